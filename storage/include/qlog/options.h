@@ -1,0 +1,62 @@
+/*
+ * qlog/options.h: every limit and period of a log directory and of a store.
+ *
+ * Zero a struct and set what differs: 0 means the default named here, so that a program that knows
+ * nothing gets the safe thing.
+ */
+#ifndef QLOG_OPTIONS_H
+#define QLOG_OPTIONS_H
+
+#include <qbase/clock.h>
+#include <qlog/io.h>
+#include <qlog/observer.h>
+#include <qlog/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct qlog_options {
+    /* The kernel seam. NULL: io_uring, or plain threads where it is refused (an event tells). */
+    struct qlog_io *io;
+    /* NULL: the machine's clocks. */
+    const struct q_clock *clock;
+    /* NULL: nobody is told. */
+    const struct qlog_observer *observer;
+    /* Size of a segment file. 0: 256 MiB, less on file systems below 16 GiB (1/64, at least 16 MiB). */
+    uint64_t segment_bytes;
+    /* A frame grows up to this with load. 0: 1 MiB. */
+    uint32_t frame_bytes_max;
+    /* Frames in flight per log. 0: 4. */
+    uint32_t depth_max;
+    /* What is written but not flushed is flushed after this time or amount. 0: 200 ms, 16 MiB. */
+    uint64_t async_flush_ns;
+    uint64_t async_flush_bytes;
+    /* Create the directory when it does not exist. */
+    bool create;
+    /* Only look: no lock, no recovery, nothing is written. */
+    bool read_only;
+};
+
+/* What a message store needs beyond its logs. */
+struct qlog_store_options {
+    struct qlog_options log;
+    /* Requests waiting for the store thread; above: Q_BUSY. 0: 65536. */
+    uint32_t mailbox_max;
+    /* Un-acknowledged messages of one consumer. 0: 10000 messages, 64 MiB. */
+    uint32_t window_messages_max;
+    uint64_t window_bytes_max;
+    /* A consumer that shows no sign of life for this long loses what it holds. 0: 30 s. */
+    uint64_t consumer_timeout_ns;
+    /* Subjects, groups. 0: 1,000,000; 200,000. */
+    uint32_t subjects_max;
+    uint32_t groups_max;
+    /* Durability of subjects that do not say otherwise. 0: sync. */
+    enum qlog_mode mode;
+};
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* QLOG_OPTIONS_H */

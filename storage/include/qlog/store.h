@@ -1,0 +1,307 @@
+/*
+ * qlog/store.h: a message store: publish, join, pull, acknowledge.
+ *
+ * A store is a message log and an action log in one directory, and what follows from them. A
+ * request is a struct of the caller's: fill it, submit it, leave it alone until `done` is called.
+ * Many requests of one turn become one write and one flush.
+ *
+ * Thread:   qlog_store_submit(), _wake(), _stop(), qlog_publish_check() and qlog_pull_release(): any.
+ *           All else, and every `done`: the store thread, which is the thread that opened it.
+ * Blocking: submit never; _open(), _wait() and _run() do.
+ * Memory:   a submitted request, and all it points to, belongs to the store until `done` has been
+ *           entered; then it is the caller's again.
+ * Failure:  after a failed write or flush every request ends with Q_E_BROKEN, _turn() returns it,
+ *           and the store must be closed. Recovery at the next open reads what the disk has.
+ * Order:    acknowledgements of one mode come in the order of the log.
+ */
+#ifndef QLOG_STORE_H
+#define QLOG_STORE_H
+
+#include <qbase/bytes.h>
+#include <qbase/list.h>
+#include <qlog/options.h>
+#include <qlog/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct qlog_store;
+struct qlog_request;
+
+/* Called exactly once, never from inside submit. For a failure, q_fault_last() tells more. */
+typedef void qlog_done_fn(struct qlog_request *request, enum q_err err);
+
+enum qlog_request_kind {
+    QLOG_PUBLISH,
+    QLOG_JOIN,
+    QLOG_PULL,
+    QLOG_ACK,
+    QLOG_KEEP_ALIVE,
+    QLOG_LEAVE,
+    QLOG_CANCEL,
+};
+
+struct qlog_request {
+    /* Set by the caller. */
+    enum qlog_request_kind kind;
+    qlog_done_fn *done;
+    void *context;
+
+    /* Private to the store between submit and done. */
+    struct q_mailbox_node node;
+    struct qlog_request *next;
+    enum q_err err;
+};
+
+/*
+ * Put batches of one or several subjects into the store, all or none.
+ *
+ * Q_OK, Q_BUSY (a queue is full), Q_TOO_BIG, Q_NO_SUCH_MODE, Q_E_BROKEN.
+ */
+struct qlog_publish {
+    struct qlog_request request;
+
+    /* Set by the caller. The store writes its prefix into each envelope (qbatch/layout.h). */
+    uint8_t *envelopes; /* of all batches, one after another */
+    uint32_t envelopes_size;
+    const uint8_t *payloads; /* of all batches, each padded to 8 */
+    uint32_t payloads_size;
+    const struct q_bytes *subjects; /* of each batch */
+    uint32_t batch_count;
+    enum qlog_mode mode;
+    uint64_t *ret_first_sequences; /* room for batch_count */
+
+    /* Set by qlog_publish_check(). */
+    bool checked;
+    uint32_t message_count;
+
+    /* Set by the store before `done`. */
+    enum qlog_mode achieved;
+    bool duplicate;
+
+    /* Private. */
+    struct {
+        uint64_t end;
+        struct qlog_request *next;
+    } private_;
+};
+
+enum { QLOG_REQUEST_BYTES_MAX = 8 * 1024 * 1024, QLOG_REQUEST_BATCHES_MAX = 1024 };
+
+/*
+ * Check everything in a publish: envelopes, payload hashes, limits, that it is one request of one
+ * producer. Must be called before it is submitted, on any thread: the store thread does not look at
+ * bodies.
+ *
+ * Q_OK, Q_E_CORRUPT, Q_E_VERSION, Q_TOO_BIG, Q_INVALID.
+ */
+Q_EXPORT Q_MUST_CHECK enum q_err qlog_publish_check(struct qlog_publish *publish);
+
+enum { QLOG_SUBJECT_MAX = 255, QLOG_GROUP_MAX = 255, QLOG_CONSUMER_MAX = 100 };
+
+/* A consumer of a group: who asks. */
+struct qlog_consumer {
+    struct q_bytes subject;
+    struct q_bytes group;
+    struct q_bytes consumer;
+    uint64_t session; /* from join */
+};
+
+enum qlog_start { QLOG_START_EARLIEST, QLOG_START_LATEST };
+
+/*
+ * Join a group, which is made when it does not exist. The consumer gets a session, and its earlier
+ * session ends.
+ *
+ * Q_OK, Q_FILTER_DIFFERS, Q_TOO_BIG (a limit), Q_INVALID, Q_E_BROKEN.
+ */
+struct qlog_join {
+    struct qlog_request request;
+
+    /* Set by the caller. `who.session` is ignored. */
+    struct qlog_consumer who;
+    struct q_bytes tags[10];
+    uint32_t tag_count;
+    bool tags_all;
+    enum qlog_start start; /* of a new group */
+    uint8_t token[16];     /* a repeated join with the same token gets the same session */
+
+    /* Set by the store before `done(Q_OK)`. */
+    uint64_t session;
+    uint64_t cursor;
+    uint64_t waiting;
+    uint64_t pending;
+    uint64_t unacked;
+    bool group_created;
+    uint64_t consumer_timeout_ns;
+
+    struct {
+        uint64_t end;
+        struct qlog_request *next;
+    } private_;
+};
+
+/* Messages of one consumer, next to each other in both orders. */
+struct qlog_run {
+    uint64_t pull_sequence;
+    uint64_t sequence;
+    uint32_t count;
+    uint32_t attempt;
+};
+
+/* A stored batch, pinned until qlog_pull_release(). */
+struct qlog_piece {
+    const uint8_t *envelope;
+    uint32_t envelope_size;
+    const uint8_t *payload;
+    uint32_t payload_size; /* padded */
+    void *pin;
+};
+
+/*
+ * Take messages. First what was handed to this consumer and did not arrive, then what is pending in
+ * the group, then new ones.
+ *
+ * Q_OK      runs and pieces are set. May be empty only when wait_ns is over (run_count 0).
+ * Q_NO_SESSION, Q_CONSUMER_REPLACED, Q_WINDOW_FULL, Q_NOT_FOUND (group), Q_STOPPING (cancelled),
+ * Q_E_BROKEN.
+ */
+struct qlog_pull {
+    struct qlog_request request;
+
+    /* Set by the caller. */
+    struct qlog_consumer who;
+    uint32_t messages_max;
+    uint32_t bytes_max; /* of pieces; at least one batch is given */
+    uint64_t wait_ns;   /* 0: answer at once */
+    uint64_t received;  /* pull sequences below have arrived */
+    struct qlog_run *runs;
+    uint32_t runs_max;
+    struct qlog_piece *pieces;
+    uint32_t pieces_max;
+
+    /* Set by the store before `done(Q_OK)`. */
+    uint32_t run_count;
+    uint32_t piece_count;
+    uint64_t unacked;
+    uint64_t waiting;
+
+    /* Private. */
+    struct {
+        uint64_t end;
+        struct qlog_request *next;
+        uint64_t park[8];
+    } private_;
+};
+
+/* Unpin the pieces. Any thread, once, after `done(Q_OK)`. */
+Q_EXPORT void qlog_pull_release(struct qlog_pull *pull);
+
+struct qlog_range {
+    uint64_t first;
+    uint64_t last; /* inclusive */
+};
+
+/*
+ * Pull sequences are done. Answered when the action is written (survives the end of the process).
+ *
+ * Q_OK, also when some came too late: `expired` holds those. Q_NO_SESSION, Q_CONSUMER_REPLACED,
+ * Q_NOT_FOUND, Q_INVALID (a range that was never handed out), Q_E_BROKEN.
+ */
+struct qlog_ack {
+    struct qlog_request request;
+
+    /* Set by the caller. */
+    struct qlog_consumer who;
+    const struct qlog_range *ranges;
+    uint32_t range_count;
+    struct qlog_range *expired; /* room for expired_max; may be `ranges`' own memory */
+    uint32_t expired_max;
+
+    /* Set by the store before `done(Q_OK)`. */
+    uint32_t expired_count;
+    uint64_t unacked;
+
+    struct {
+        uint64_t end;
+        struct qlog_request *next;
+    } private_;
+};
+
+/* KEEP_ALIVE: the consumer lives. LEAVE: goodbye; what it holds goes to the others at once. */
+struct qlog_session {
+    struct qlog_request request;
+    struct qlog_consumer who;
+
+    struct {
+        uint64_t end;
+        struct qlog_request *next;
+    } private_;
+};
+
+/* End a parked pull early: `target` is answered with Q_STOPPING unless it was answered already. The
+ * cancel itself always ends with Q_OK, after the target's `done`. */
+struct qlog_cancel {
+    struct qlog_request request;
+    struct qlog_pull *target;
+};
+
+/*
+ * Open or create a store and recover it.
+ *
+ * Q_OK, Q_NOT_FOUND (options.log.create is false), Q_E_LOCKED, Q_E_FOREIGN, Q_E_NOT_DIRECTORY,
+ * Q_E_PERMISSION, Q_E_NO_SPACE, Q_E_CORRUPT, Q_E_VERSION, Q_E_IO, Q_E_NOMEM; q_fault_last() has
+ * path, position and hint.
+ */
+Q_EXPORT Q_MUST_CHECK enum q_err qlog_store_open(
+    const char *directory, const struct qlog_store_options *options, struct qlog_store **ret_store);
+/*
+ * Flush, mark clean, and close. Requests that are still inside end with Q_STOPPING. Q_OK, or the
+ * failure that made the stop unclean (the store is closed all the same).
+ */
+Q_EXPORT enum q_err qlog_store_close(struct qlog_store *store);
+
+/* Q_OK: `done` will be called. Q_BUSY: the mailbox is full. Q_STOPPING. */
+Q_EXPORT Q_MUST_CHECK enum q_err
+qlog_store_submit(struct qlog_store *store, struct qlog_request *request);
+/* One turn: take, apply, reap, answer, write. Q_OK or the failure that broke the store. */
+Q_EXPORT Q_MUST_CHECK enum q_err qlog_store_turn(struct qlog_store *store);
+/* Sleep until there is something to do, at most `timeout_ns`. */
+Q_EXPORT Q_MUST_CHECK enum q_err qlog_store_wait(struct qlog_store *store, uint64_t timeout_ns);
+/* Turns and waits until _stop(). Q_OK, or the failure that broke the store. */
+Q_EXPORT Q_MUST_CHECK enum q_err qlog_store_run(struct qlog_store *store);
+Q_EXPORT void qlog_store_stop(struct qlog_store *store);
+
+/* A snapshot of counters and marks. The store thread, or any thread for a rough look. */
+#define QLOG_COUNTER_LIST(X)                                                                       \
+    X(messages, "messages published")                                                              \
+    X(publishes, "publish requests")                                                               \
+    X(pulls, "pulls answered")                                                                     \
+    X(pulled, "messages handed out")                                                               \
+    X(acks, "ack requests")                                                                        \
+    X(acked, "messages acknowledged")                                                              \
+    X(released, "messages taken from dead or leaving consumers")                                   \
+    X(frames, "frames written")                                                                    \
+    X(flushes, "flushes")                                                                          \
+    X(bytes, "bytes written to logs, padding included")                                            \
+    X(subjects, "subjects")                                                                        \
+    X(groups, "groups")                                                                            \
+    X(parked, "pulls waiting now")
+
+struct qlog_counters {
+#define QLOG_COUNTER_FIELD(name, help) uint64_t name;
+    QLOG_COUNTER_LIST(QLOG_COUNTER_FIELD)
+#undef QLOG_COUNTER_FIELD
+    uint64_t generation;
+    const char *io_name; /* "io_uring" or "plain" */
+    const char *io_note; /* why not io_uring; "" */
+};
+
+Q_EXPORT void qlog_store_counters(struct qlog_store *store, struct qlog_counters *ret_counters);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* QLOG_STORE_H */
