@@ -10,11 +10,11 @@ qproto_error_fill(struct qproto_error *error, enum q_err err, const struct q_fau
 {
     if (fault && fault->err == err) {
         q_fault_format(fault, error->message, sizeof(error->message));
-        snprintf(
+        (void)snprintf(
             error->hint, sizeof(error->hint), "%s", fault->hint[0] ? fault->hint : q_err_hint(err));
     } else {
-        snprintf(error->message, sizeof(error->message), "%s", q_err_message(err));
-        snprintf(error->hint, sizeof(error->hint), "%s", q_err_hint(err));
+        (void)snprintf(error->message, sizeof(error->message), "%s", q_err_message(err));
+        (void)snprintf(error->hint, sizeof(error->hint), "%s", q_err_hint(err));
     }
 
     /* protobuf-c's strings are not const; it does not write to what it packs. */
