@@ -119,7 +119,7 @@ q_fault_format(const struct q_fault *fault, char *out, size_t out_size)
     return out;
 }
 
-enum q_err
+void
 q_fault_record(enum q_err err, const char *file, int line, const struct q_fault_args *args)
 {
     Q_ASSERT(err != Q_OK);
@@ -136,7 +136,6 @@ q_fault_record(enum q_err err, const char *file, int line, const struct q_fault_
     text_copy(fault.what, sizeof(fault.what), args->what);
     text_copy(fault.hint, sizeof(fault.hint), args->hint);
     thread_fault = fault;
-    return err;
 }
 
 static void

@@ -88,9 +88,8 @@ struct q_fault_args {
     const char *hint;
 };
 
-/* Record a fault and return `err`. Use Q_FAIL. */
-enum q_err q_fault_record(
-    enum q_err err, const char *file, int line, const struct q_fault_args *args);
+/* Record a fault. Use Q_FAIL, whose value is `err` also to a compiler that can't see in here. */
+void q_fault_record(enum q_err err, const char *file, int line, const struct q_fault_args *args);
 
 /*
  * return Q_FAIL(Q_E_CORRUPT, .path = path, .position = at, .what = "record checksum differs");
@@ -99,9 +98,10 @@ enum q_err q_fault_record(
 /* clang-format off */
 #define Q_FAIL(err, ...)                                                                           \
     __extension__({                                                                                \
+        const enum q_err q_fail_ = (err);                                                          \
         _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Woverride-init\"")       \
-        enum q_err q_fail_ = q_fault_record(                                                       \
-            (err), __FILE__, __LINE__,                                                             \
+        q_fault_record(                                                                            \
+            q_fail_, __FILE__, __LINE__,                                                           \
             &(const struct q_fault_args){ .position = Q_POSITION_NONE, __VA_ARGS__ });             \
         _Pragma("GCC diagnostic pop") q_fail_;                                                     \
     })
