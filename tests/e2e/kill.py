@@ -1,0 +1,75 @@
+#!/usr/bin/python3
+"""After kill -9 at any moment everything that was acknowledged is there.
+
+One producer publishes all the time, and one consumer takes all the time, while the node is killed
+at random moments and started again; both keep trying while it is away. Before each start `qlog
+verify` may find a torn tail and nothing else; after it, nothing.
+"""
+import os
+import threading
+import time
+
+import lib
+
+KILLS = int(os.environ.get("QMQ_TEST_KILLS", "6"))
+LINES = 3000 * KILLS
+
+
+def feed(write_end, lines, pace):
+    """Lines at a steady pace, so that every kill falls into the middle of something."""
+    with open(write_end, "wb", buffering=0) as out:
+        for first in range(0, len(lines), 100):
+            out.write(b"".join(line + b"\n" for line in lines[first:first + 100]))
+            pace.wait(0.005)
+
+
+def in_order_once(lines):
+    """The first time that each line comes. Lines are unique here."""
+    return list(dict.fromkeys(lines))
+
+
+with lib.Test() as t:
+    node = t.node()
+    node.start()
+    lines = [b"%d %s" % (index, t.random.randbytes(t.random.randrange(200)).hex().encode())
+             for index in range(LINES)]
+
+    read_end, write_end = os.pipe()
+    publisher = t.spawn("qmq", "pub", "kill", "--from", "/dev/stdin", "--meta", node.meta,
+                        stdin=read_end)
+    os.close(read_end)
+    pace = threading.Event()
+    feeder = threading.Thread(target=feed, args=(write_end, lines, pace), daemon=True)
+    feeder.start()
+    live = t.spawn("qmq", "sub", "kill", "-g", "live", "--meta", node.meta)
+
+    torn = 0
+    for kill in range(KILLS):
+        time.sleep(t.random.uniform(0.02, 0.3))
+        node.kill9()
+        torn += node.verify({0, 7}) == 7
+        time.sleep(t.random.choice((0, 0, 0.3)))
+        node.start()
+        node.verify({0})
+    pace.set()
+    feeder.join(lib.PATIENCE)
+    code = publisher.wait()
+    said = publisher.stderr_text().strip().splitlines()[-1:]
+    t.check(code == 0, "the producer ended with %d: %s" % (code, said))
+    t.say("%d kills, %d torn tails; %s" % (KILLS, torn, said[0] if said else ""))
+
+    all_of_it = t.qmq(node, "sub", "kill", "-g", "all", "-e")[0].split(b"\n")[:-1]
+    t.same_lines(in_order_once(all_of_it), lines, "what was acknowledged")
+    twice = len(all_of_it) - len(lines)
+    t.check(twice == 0, "%d messages are stored twice: the producer's retries were not known" % twice)
+
+    # The live consumer was cut off in the middle; what it did not acknowledge comes again, to it or
+    # to the next member of the group.
+    live.stop(codes=(0, 130, 143))
+    got = live.stdout_bytes().split(b"\n")[:-1]
+    got += t.qmq(node, "sub", "kill", "-g", "live", "-e")[0].split(b"\n")[:-1]
+    t.same_lines(sorted(set(got)), sorted(lines), "what the live group got")
+    t.say("the live group got %d of %d messages more than once" % (len(got) - len(lines), len(lines)))
+
+    node.stop()
+    node.verify({0})
