@@ -47,3 +47,8 @@ release_built() {
     [ -f build/build.ninja ] || { rm -rf build && meson setup build; }
     ninja -C build
 }
+
+# c_sources: every C file of the tree.
+c_sources() {
+    find base batch storage proto net client servers tools bench tests examples -name '*.[ch]' | sort
+}
