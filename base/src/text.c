@@ -213,19 +213,18 @@ q_text_nearest(const char *word, const char *const *candidates, size_t count)
     size_t word_length = strlen(word);
     if (word_length > WORD_MAX) return NULL;
 
-    /* A third of the word may be wrong, and always one letter. */
-    unsigned nearest_distance = word_length < 3 ? 2 : (unsigned)(word_length / 3) + 1;
+    unsigned nearest_distance = UINT32_MAX;
     const char *nearest = NULL;
     for (size_t i = 0; i < count; i++) {
         size_t length = strlen(candidates[i]);
         if (length > WORD_MAX) continue;
+        /* A third of the letters may be wrong, and always one, but never all of them. */
+        size_t longer = q_max_u64(word_length, length);
+        size_t allowed = q_max_u64(longer / 3, 1);
         unsigned distance = edit_distance(word, word_length, candidates[i], length);
-        /* Nothing in common is not near, however short both are. */
-        if (distance >= q_max_u64(word_length, length)) continue;
-        if (distance < nearest_distance) {
-            nearest_distance = distance;
-            nearest = candidates[i];
-        }
+        if (distance > allowed || distance >= longer || distance >= nearest_distance) continue;
+        nearest_distance = distance;
+        nearest = candidates[i];
     }
     return nearest;
 }
