@@ -1,0 +1,294 @@
+/*
+ * qmq/qmq.h: publish messages, and consume them in groups.
+ *
+ *     struct qmq_client *client;
+ *     int code = qmq_connect(NULL, &client);
+ *     if (code != QMQ_OK) fprintf(stderr, "%s\n", qmq_last_error().message);
+ *
+ * A client finds the brokers through meta. A producer sends in the background: messages that wait
+ * while a request is on its way share the next one. A consumer joins a group, pulls messages and
+ * acknowledges them; what it does not acknowledge is given to the group again.
+ *
+ * Thread:   every function may be called from any thread; one object may be used by several
+ *           threads. Callbacks of one producer run one after another, on a thread of the library.
+ * Blocking: qmq_send() while the producer's memory is full; functions that take a `timeout_ms` or
+ *           `wait_ms`; everything whose comment says so. Never block in a callback.
+ * Memory:   what is handed in is copied. Free producers and consumers before their client.
+ * Failure:  functions return QMQ_OK or a code: positive codes are answers, negative ones failures.
+ *           qmq_last_error() then tells more. Zeroed options mean the defaults named here.
+ */
+#ifndef QMQ_QMQ_H
+#define QMQ_QMQ_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#    define QMQ_API __attribute__((visibility("default")))
+#else
+#    define QMQ_API
+#endif
+
+/* Codes a program may want to handle. The whole list, with texts, is in docs/errors.md. */
+enum qmq_code {
+    QMQ_OK = 0,
+    QMQ_AGAIN = 2, /* nothing now */
+    QMQ_NOT_FOUND = 3,
+    QMQ_TOO_BIG = 6,            /* a limit is exceeded */
+    QMQ_BUSY = 7,               /* a bounded queue is full */
+    QMQ_INVALID = 9,            /* an argument */
+    QMQ_EXPIRED = 11,           /* the acknowledgement came too late */
+    QMQ_CONSUMER_REPLACED = 12, /* another process uses this consumer id */
+    QMQ_FILTER_DIFFERS = 14,    /* the group consumes with other tags */
+    QMQ_NO_ROUTE = 15,          /* no broker serves the subject */
+    QMQ_TIMED_OUT = 16,
+    QMQ_UNAVAILABLE = 18, /* not reachable */
+    QMQ_WINDOW_FULL = 19, /* acknowledge some */
+    QMQ_STOPPING = 21,
+    QMQ_E_NOMEM = -1,
+    QMQ_E_CORRUPT = -4,
+    QMQ_E_CONNECTION = -13, /* lost; the outcome is unknown */
+};
+
+/* What the last call of this thread that did not return QMQ_OK met. */
+struct qmq_error {
+    int code;
+    const char *name;    /* "NO_ROUTE" */
+    const char *message; /* the fact, with numbers */
+    const char *hint;    /* what to do about it; may be "" */
+    bool retryable;
+};
+
+/* The texts live until this thread calls the library again. */
+QMQ_API struct qmq_error qmq_last_error(void);
+/* "0.1.0" */
+QMQ_API const char *qmq_version(void);
+
+/* --- Client ---------------------------------------------------------------------------------- */
+
+struct qmq_client;
+
+struct qmq_client_options {
+    const char *meta;    /* NULL: "tcp://127.0.0.1:20880" */
+    const char *program; /* who calls, for people who look at a server. NULL: "libqmq" */
+    uint32_t timeout_ms; /* of connecting, joining, leaving, acknowledging. 0: 10,000 */
+};
+
+/* Connect to meta. Blocks until it has answered. `options` may be NULL. */
+QMQ_API int qmq_connect(const struct qmq_client_options *options, struct qmq_client **ret_client);
+/* NULL is fine. Its producers and consumers have been freed. */
+QMQ_API void qmq_client_free(struct qmq_client *client);
+
+/* --- Messages -------------------------------------------------------------------------------- */
+
+struct qmq_bytes {
+    const void *data;
+    size_t size;
+};
+
+struct qmq_property {
+    struct qmq_bytes key;
+    struct qmq_bytes value;
+};
+
+/* The global name of a message. */
+struct qmq_id {
+    uint64_t time_ms;
+    uint64_t producer;
+    uint32_t counter;
+};
+
+enum {
+    QMQ_ID_TEXT_SIZE = 48
+};
+
+/* "20260111T041502.113Z-9f3c01ab22cd-1" into `out` of QMQ_ID_TEXT_SIZE bytes; returns `out`. */
+QMQ_API const char *qmq_id_text(const struct qmq_id *id, char *out);
+
+/* --- Producer -------------------------------------------------------------------------------- */
+
+struct qmq_producer;
+
+enum qmq_mode {
+    QMQ_MODE_DEFAULT = 0, /* the subject's own; sync unless set */
+    QMQ_MODE_ASYNC = 1,   /* acknowledged when it survives the end of the broker's process */
+    QMQ_MODE_SYNC = 2,    /* acknowledged when it survives power loss */
+};
+
+struct qmq_producer_options {
+    enum qmq_mode mode;
+    bool compress;
+    uint32_t batch_messages_max; /* 0: 512 */
+    uint32_t batch_bytes_max;    /* 0: 64 KiB */
+    uint64_t memory_bytes_max;   /* of messages without an outcome. 0: 32 MiB */
+    uint32_t block_ms;           /* how long a send waits for memory. 0: 10,000 */
+    uint32_t deadline_ms;        /* how long a message is tried. 0: 30,000 */
+};
+
+struct qmq_outgoing {
+    struct qmq_bytes body;
+    const struct qmq_bytes *tags; /* up to 10 */
+    size_t tag_count;
+    const struct qmq_property *properties; /* up to 64; keys don't begin with '%' */
+    size_t property_count;
+    const struct qmq_bytes *keys; /* up to 8 */
+    size_t key_count;
+    struct qmq_bytes order_key; /* size 0: none */
+};
+
+/* The outcome of one message. */
+struct qmq_sent {
+    int code; /* QMQ_OK: stored in the mode asked for. Else qmq_last_error() tells more */
+    const char *subject;
+    const char *broker_group; /* "" when it was never sent */
+    uint64_t sequence;        /* set when stored */
+    struct qmq_id id;
+    /* An earlier try may have been stored as well: its answer was lost. */
+    bool maybe_duplicate;
+};
+
+/* Called once per message. Calls of one subject come in the order of sending. */
+typedef void qmq_sent_fn(void *context, const struct qmq_sent *sent);
+
+/* `options` may be NULL. */
+QMQ_API int qmq_producer_new(
+    struct qmq_client *client,
+    const struct qmq_producer_options *options,
+    struct qmq_producer **ret_producer);
+/* Messages without an outcome end with QMQ_STOPPING: qmq_flush() first. NULL is fine. */
+QMQ_API void qmq_producer_free(struct qmq_producer *producer);
+
+/*
+ * Send a message. QMQ_OK: taken, `sent` will be called (it may be NULL). Any other code: not taken.
+ *
+ * Messages of one subject are stored in the order of sending. Failures that may pass are tried
+ * again until the deadline. Inside a callback QMQ_BUSY comes at once instead of waiting.
+ */
+QMQ_API int qmq_send(
+    struct qmq_producer *producer,
+    const char *subject,
+    const struct qmq_outgoing *message,
+    qmq_sent_fn *sent,
+    void *context);
+/*
+ * Send a message and wait for its outcome, which is returned and written to `*ret_sent` (may be
+ * NULL; its texts live as long as the producer).
+ */
+QMQ_API int qmq_send_wait(
+    struct qmq_producer *producer,
+    const char *subject,
+    const struct qmq_outgoing *message,
+    struct qmq_sent *ret_sent);
+/* Wait until every message has its outcome, good or bad. QMQ_OK or QMQ_TIMED_OUT. */
+QMQ_API int qmq_flush(struct qmq_producer *producer, uint32_t timeout_ms);
+
+/* --- Consumer -------------------------------------------------------------------------------- */
+
+struct qmq_consumer;
+struct qmq_batch;
+
+enum qmq_start {
+    QMQ_START_EARLIEST = 0,
+    QMQ_START_LATEST = 1,
+};
+
+struct qmq_consumer_options {
+    const char *subject;
+    const char *group;
+    const char *consumer; /* stable id of this process within the group. NULL: a random one */
+    const char *const *tags;
+    size_t tag_count;
+    bool tags_all;        /* a message needs all of the tags instead of any */
+    enum qmq_start start; /* of a group that does not exist yet */
+    /* By default the next messages are fetched while the last ones are worked on. */
+    bool no_prefetch;
+    uint32_t pull_bytes_max; /* of one pull. 0: 256 KiB */
+};
+
+/* A received message. */
+struct qmq_message {
+    struct qmq_bytes body;
+    uint64_t sequence; /* within the subject on one broker group */
+    uint64_t pull_sequence;
+    uint32_t source;  /* which broker group; pull sequences of each stand for themselves */
+    uint32_t attempt; /* from 1 */
+    struct qmq_id id; /* id.time_ms is the time of creation */
+    uint64_t stored_ms;
+
+    /* Private. */
+    const void *batch_;
+    struct qmq_bytes properties_;
+    uint64_t tags_;
+};
+
+struct qmq_consumer_info {
+    uint64_t cursor;       /* the group's next sequence (the sum over broker groups) */
+    uint64_t waiting;      /* messages from there to the end of the subject */
+    uint64_t pending;      /* below the cursor, to be given out again; as of joining */
+    uint64_t unacked;      /* handed to this consumer and not acknowledged */
+    uint64_t fetched;      /* of those, fetched and not pulled by the program yet */
+    uint32_t sources;      /* broker groups */
+    uint32_t sources_away; /* of those, not reachable or not joined now */
+    bool group_created;
+    const char *consumer; /* its id */
+};
+
+/* Join the group on every broker group that has the subject. Blocks until one has answered. */
+QMQ_API int qmq_consumer_new(
+    struct qmq_client *client,
+    const struct qmq_consumer_options *options,
+    struct qmq_consumer **ret_consumer);
+/* Leave: what was not acknowledged goes to the others at once. Blocks. NULL is fine. */
+QMQ_API void qmq_consumer_free(struct qmq_consumer *consumer);
+/* As the last answers told. */
+QMQ_API void qmq_consumer_info(struct qmq_consumer *consumer, struct qmq_consumer_info *ret_info);
+
+/*
+ * Take messages. `messages_max` 0: 512. What was fetched ahead has up to the last call's maximum.
+ *
+ * QMQ_OK    `*ret_batch` has one message or more; the caller frees it.
+ * QMQ_AGAIN every broker group said that there is nothing, after `wait_ms`.
+ * Else a broker is not reachable or refuses. Retryable ones pass; the consumer joins again by
+ * itself.
+ */
+QMQ_API int qmq_pull(
+    struct qmq_consumer *consumer,
+    uint32_t messages_max,
+    uint32_t wait_ms,
+    struct qmq_batch **ret_batch);
+/* End a qmq_pull() that waits, with QMQ_STOPPING; also those that come. From any thread. */
+QMQ_API void qmq_consumer_stop(struct qmq_consumer *consumer);
+
+QMQ_API size_t qmq_batch_count(const struct qmq_batch *batch);
+/* Valid until the batch is freed. */
+QMQ_API const struct qmq_message *qmq_batch_message(const struct qmq_batch *batch, size_t index);
+/* Also after its consumer was freed. */
+QMQ_API void qmq_batch_free(struct qmq_batch *batch);
+
+/* True and `*ret_value` set when the message has the property. */
+QMQ_API bool qmq_message_property(
+    const struct qmq_message *message, const char *key, struct qmq_bytes *ret_value);
+/* Tag `index` of the message; false when it has fewer. */
+QMQ_API bool qmq_message_tag(
+    const struct qmq_message *message, size_t index, struct qmq_bytes *ret_tag);
+
+/*
+ * Acknowledge messages [first, first + count) of a batch. Blocks until the broker has it on record.
+ * QMQ_EXPIRED: some came too late and were given to another consumer; the rest is done.
+ */
+QMQ_API int qmq_ack(
+    struct qmq_consumer *consumer, const struct qmq_batch *batch, size_t first, size_t count);
+/* The same by numbers: pull sequences [first, last] of one source. */
+QMQ_API int qmq_ack_range(
+    struct qmq_consumer *consumer, uint32_t source, uint64_t first, uint64_t last);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* QMQ_QMQ_H */

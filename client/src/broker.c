@@ -1,0 +1,224 @@
+/*
+ * broker.c: broker groups, where subjects are served, and calls to wherever a group is now.
+ */
+#include <stdlib.h>
+
+#include "client.h"
+
+#define ROLE_BROKER "broker"
+
+static enum q_err get_broker(
+    struct qmq_client *client, const Qmq__Wire__RouteGroup *group, struct broker **ret_broker);
+static struct broker *find_broker(struct qmq_client *client, const char *group);
+static struct broker *broker_new(struct qmq_client *client, const char *group);
+static enum q_err broker_move(struct broker *broker, const char *address);
+static enum q_err retire(struct qmq_client *client, struct broker *broker);
+static bool is_broker(const Qmq__Wire__RouteGroup *group);
+
+enum q_err
+route_build(const char *subject, struct qnet_buffer **ret_buffer)
+{
+    Qmq__Wire__RouteRequest route = QMQ__WIRE__ROUTE_REQUEST__INIT;
+    route.subject = (char *)subject;
+    route.assign = true;
+    return call_build(QPROTO_META_ROUTE, &route.base, 0, ret_buffer, NULL);
+}
+
+enum q_err
+route_read(struct qmq_client *client, struct qnet_buffer *buffer, struct route *ret_route)
+{
+    struct answer answer;
+    Q_TRY(answer_open(&answer, buffer, QPROTO_META_ROUTE));
+
+    const Qmq__Wire__RouteAnswer *route = (const Qmq__Wire__RouteAnswer *)answer.header;
+    enum q_err err = Q_OK;
+    ret_route->count = 0;
+    for (size_t index = 0; index < route->n_groups && err == Q_OK; index++) {
+        const Qmq__Wire__RouteGroup *group = route->groups[index];
+        if (!is_broker(group) || ret_route->count == ROUTE_GROUPS_MAX) continue;
+        ret_route->is_writable[ret_route->count] = group->writable;
+        err = get_broker(client, group, &ret_route->brokers[ret_route->count]);
+        if (err == Q_OK) ret_route->count++;
+    }
+    if (err == Q_OK && ret_route->count == 0)
+        err = Q_FAIL(
+            Q_NO_ROUTE,
+            .what = q_text("meta %s knows no broker group that is alive", client->meta_url));
+    answer_close(&answer);
+    return err;
+}
+
+void
+brokers_update(struct qmq_client *client, const Qmq__Wire__RouteAnswer *route)
+{
+    pthread_mutex_lock(&client->lock);
+    q_list_for_each(node, &client->brokers) {
+        struct broker *broker = q_container_of(node, struct broker, node);
+        broker->is_listed = false;
+        broker->is_writable = false;
+    }
+    pthread_mutex_unlock(&client->lock);
+
+    for (size_t index = 0; index < route->n_groups; index++) {
+        const Qmq__Wire__RouteGroup *group = route->groups[index];
+        struct broker *broker;
+        /* Without memory for one it is not listed; the next answer brings it again. */
+        if (!is_broker(group) || get_broker(client, group, &broker) != Q_OK) continue;
+        pthread_mutex_lock(&client->lock);
+        broker->is_listed = true;
+        broker->is_writable = group->writable;
+        pthread_mutex_unlock(&client->lock);
+    }
+
+    pthread_mutex_lock(&client->lock);
+    client->route_changes++;
+    pthread_mutex_unlock(&client->lock);
+}
+
+static bool
+is_broker(const Qmq__Wire__RouteGroup *group)
+{
+    return strcmp(group->role, ROLE_BROKER) == 0 || group->role[0] == '\0';
+}
+
+static enum q_err
+get_broker(
+    struct qmq_client *client, const Qmq__Wire__RouteGroup *group, struct broker **ret_broker)
+{
+    Q_TRY(qproto_check_name("broker group", group->broker_group, QPROTO_GROUP_MAX));
+
+    pthread_mutex_lock(&client->lock);
+    struct broker *broker = find_broker(client, group->broker_group);
+    if (!broker) broker = broker_new(client, group->broker_group);
+    pthread_mutex_unlock(&client->lock);
+
+    if (!broker) return Q_FAIL(Q_E_NOMEM);
+    Q_TRY(broker_move(broker, group->address));
+    *ret_broker = broker;
+    return Q_OK;
+}
+
+static struct broker *
+find_broker(struct qmq_client *client, const char *group)
+{
+    q_list_for_each(node, &client->brokers) {
+        struct broker *broker = q_container_of(node, struct broker, node);
+        if (strcmp(broker->group, group) == 0) return broker;
+    }
+    return NULL;
+}
+
+static struct broker *
+broker_new(struct qmq_client *client, const char *group)
+{
+    struct broker *broker = calloc(1, sizeof(*broker));
+    if (!broker) return NULL;
+    broker->client = client;
+    broker->number = client->broker_count++;
+    memcpy(broker->group, group, strlen(group) + 1);
+    pthread_mutex_init(&broker->lock, NULL);
+    q_list_push_back(&client->brokers, &broker->node);
+    return broker;
+}
+
+static enum q_err
+broker_move(struct broker *broker, const char *address)
+{
+    enum q_err err = Q_OK;
+
+    pthread_mutex_lock(&broker->lock);
+    if (!broker->address || strcmp(broker->address, address) != 0) {
+        char *copy = strdup(address);
+        err = copy ? retire(broker->client, broker) : Q_FAIL(Q_E_NOMEM);
+        char *obsolete = err == Q_OK ? broker->address : copy;
+        if (err == Q_OK) broker->address = copy;
+        free(obsolete);
+    }
+    pthread_mutex_unlock(&broker->lock);
+    return err;
+}
+
+/* Hand the broker's links to the client's thread: closing one waits for its calls to end. */
+static enum q_err
+retire(struct qmq_client *client, struct broker *broker)
+{
+    enum {
+        LINKS = sizeof(broker->links) / sizeof(broker->links[0])
+    };
+
+    pthread_mutex_lock(&client->lock);
+    size_t size = (client->retired_count + LINKS) * sizeof(struct link *);
+    struct link **grown = realloc(client->retired, size);
+    if (grown) {
+        client->retired = grown;
+        for (unsigned which = 0; which < LINKS; which++) {
+            if (broker->links[which]) grown[client->retired_count++] = broker->links[which];
+            broker->links[which] = NULL;
+        }
+    }
+    pthread_mutex_unlock(&client->lock);
+    return grown ? Q_OK : Q_FAIL(Q_E_NOMEM);
+}
+
+void
+brokers_free(struct qmq_client *client)
+{
+    struct q_list *node;
+    while ((node = q_list_pop_front(&client->brokers))) {
+        struct broker *broker = q_container_of(node, struct broker, node);
+        link_close(broker->links[BROKER_CALLS]);
+        link_close(broker->links[BROKER_BULK]);
+        pthread_mutex_destroy(&broker->lock);
+        free(broker->address);
+        free(broker);
+    }
+}
+
+bool
+client_should_leave_broker(struct qmq_client *client, struct broker *broker)
+{
+    bool is_other_writable = false;
+
+    pthread_mutex_lock(&client->lock);
+    q_list_for_each(node, &client->brokers) {
+        struct broker *other = q_container_of(node, struct broker, node);
+        is_other_writable |= other != broker && other->is_writable;
+    }
+    bool is_writable = broker->is_writable;
+    pthread_mutex_unlock(&client->lock);
+    return is_other_writable && !is_writable;
+}
+
+enum q_err
+broker_submit(struct broker *broker, enum broker_link which, struct call *call)
+{
+    enum q_err err = Q_OK;
+
+    pthread_mutex_lock(&broker->lock);
+    if (!broker->links[which])
+        err = link_open(broker->address, broker->client->program, &broker->links[which]);
+    if (err == Q_OK)
+        err = link_submit(broker->links[which], call);
+    else
+        qnet_buffer_free(call->net.buffer);
+    pthread_mutex_unlock(&broker->lock);
+    return err;
+}
+
+enum q_err
+broker_call(
+    struct broker *broker,
+    unsigned op,
+    const ProtobufCMessage *header,
+    uint64_t timeout_ms,
+    struct answer *ret_answer)
+{
+    struct qnet_buffer *buffer;
+    Q_TRY(call_build(op, header, 0, &buffer, NULL));
+
+    struct call_waiter waiter;
+    call_waiter_init(&waiter, buffer, timeout_ms);
+    enum q_err err = broker_submit(broker, BROKER_CALLS, &waiter.call);
+    Q_TRY(call_wait(&waiter, err, &buffer));
+    return answer_open(ret_answer, buffer, op);
+}

@@ -1,0 +1,121 @@
+/*
+ * client.h: what producers and consumers of one client share: the way to meta, the brokers, and a
+ * thread for everything that happens because time has passed.
+ *
+ * Locks, outer first: a member's own lock, client.lock, broker.lock. None of them is held while a
+ * program's callback runs.
+ */
+#ifndef QMQ_SRC_CLIENT_H
+#define QMQ_SRC_CLIENT_H
+
+#include <qbase/clock.h>
+#include <qbase/list.h>
+#include <qmq/qmq.h>
+
+#include "call.h"
+#include "support.h"
+
+enum {
+    ROUTE_GROUPS_MAX = 64
+};
+
+/* A broker group as this client knows it. Lives as long as the client. */
+struct broker {
+    struct q_list node; /* client.brokers */
+    struct qmq_client *client;
+    uint32_t number; /* counted by this client, from 0 */
+    char group[QPROTO_GROUP_MAX + 1];
+
+    /* Guarded by client.lock: what meta said last about all broker groups. */
+    bool is_listed;
+    bool is_writable;
+
+    pthread_mutex_t lock; /* guards what follows */
+    char *address;
+    struct link *links[2]; /* by enum broker_link; NULL until used */
+};
+
+/* Bulk has a connection of its own, so that it does not delay small calls. */
+enum broker_link {
+    BROKER_CALLS,
+    BROKER_BULK,
+};
+
+/* Something that wants to be called when time has passed. */
+struct member {
+    struct q_list node; /* client.members */
+    /* Does what is due and returns when it wants to be called next. On the client's thread. */
+    uint64_t (*tick)(struct member *member, uint64_t now_ns);
+};
+
+struct qmq_client {
+    char *meta_url;
+    char *program;
+    uint64_t timeout_ms;
+    struct link *meta;
+    const struct q_clock *clock;
+
+    pthread_mutex_t lock; /* guards what follows */
+    pthread_cond_t wake;
+    bool is_woken;
+    bool is_stopping;
+    struct q_list brokers;
+    uint32_t broker_count;
+    uint64_t route_changes; /* raised whenever the broker groups change */
+    struct q_list members;
+    struct member *ticking;
+    pthread_cond_t ticked;
+    struct link **retired; /* links to addresses of the past, to be closed by the thread */
+    size_t retired_count;
+
+    pthread_t thread;
+
+    /* The watch on all broker groups; the client's thread and its `done` take turns. */
+    struct {
+        struct call call;
+        bool is_under_way; /* with client.lock */
+        bool has_failed;
+        struct qnet_buffer *answer;
+        uint64_t known_version;
+        uint64_t next_ns;
+        uint32_t backoff_ms;
+    } watch;
+};
+
+void client_join(struct qmq_client *client, struct member *member);
+/* Afterwards the member is not and will not be ticked. */
+void client_part(struct qmq_client *client, struct member *member);
+/* Tick all members soon. */
+void client_wake(struct qmq_client *client);
+uint64_t client_route_changes(struct qmq_client *client);
+/* Whether meta lists a writable broker group other than `broker`, and `broker` as not writable. */
+bool client_should_leave_broker(struct qmq_client *client, struct broker *broker);
+uint64_t client_now_ns(const struct qmq_client *client);
+
+/* The request for where a subject is served. */
+Q_MUST_CHECK enum q_err route_build(const char *subject, struct qnet_buffer **ret_buffer);
+struct route {
+    struct broker *brokers[ROUTE_GROUPS_MAX];
+    bool is_writable[ROUTE_GROUPS_MAX];
+    uint32_t count;
+};
+/* Takes `buffer`. Q_OK, Q_NO_ROUTE (no broker group at all), what the answer says. */
+Q_MUST_CHECK enum q_err route_read(
+    struct qmq_client *client, struct qnet_buffer *buffer, struct route *ret_route);
+
+/* As link_submit(), to the broker's present address. */
+Q_MUST_CHECK enum q_err broker_submit(
+    struct broker *broker, enum broker_link which, struct call *call);
+/* Make a call and wait. Unless Q_OK there is no answer to close. */
+Q_MUST_CHECK enum q_err broker_call(
+    struct broker *broker,
+    unsigned op,
+    const ProtobufCMessage *header,
+    uint64_t timeout_ms,
+    struct answer *ret_answer);
+
+/* What meta said about all broker groups: the others are not listed any more. */
+void brokers_update(struct qmq_client *client, const Qmq__Wire__RouteAnswer *route);
+void brokers_free(struct qmq_client *client);
+
+#endif /* QMQ_SRC_CLIENT_H */

@@ -1,0 +1,365 @@
+/*
+ * lane.c: requests to one broker group: sealed, sent, and sent again.
+ *
+ * A request is immutable: its batches were closed when it was sealed, and are written with the same
+ * sequence whenever it is sent.
+ */
+#include <stdlib.h>
+
+#include <qbase/assert.h>
+
+#include "producer.h"
+
+enum {
+    REQUEST_BYTES = 256 * 1024, /* full: the next batch goes into the next request */
+    REQUEST_BATCHES_MAX = 512,
+    ON_AIR_SMALL = 2, /* while requests are not full, waiting makes them larger */
+    ON_AIR_MAX = 4,
+    TRY_TIMEOUT_MS = 10 * 1000,
+};
+
+struct request {
+    struct call call;
+    struct q_list node; /* lane.requests */
+    struct lane *lane;
+    struct q_list batches;
+    uint32_t batch_count;
+    uint32_t envelopes_size;
+    uint32_t payloads_size;
+    uint64_t sequence;
+    uint64_t deadline_ns; /* of its first batch */
+    bool is_on_air;
+    bool is_settled;    /* has an outcome; waits for those before it */
+    bool may_be_stored; /* an answer was lost */
+    enum q_err err;     /* of the last try */
+    struct q_fault fault;
+};
+
+static struct request *seal(struct lane *lane);
+static enum q_err take_batches(struct lane *lane, struct request *request);
+static enum q_err submit(struct request *request);
+static enum q_err build(struct request *request);
+static void write_batches(struct request *request, uint8_t *payload);
+static void on_published(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffer);
+static enum q_err check_answer(const struct request *request, const struct answer *answer);
+static bool is_outcome_unknown(enum q_err err);
+static void settle(struct request *request, const Qmq__Wire__PublishAnswer *answer);
+static void finish_settled(struct lane *lane);
+static void finish(struct request *request);
+static void stall(struct lane *lane);
+static void resume(struct lane *lane, uint64_t now_ns);
+
+enum q_err
+lane_get(struct qmq_producer *producer, struct broker *broker, struct lane **ret_lane)
+{
+    q_list_for_each(node, &producer->lanes) {
+        *ret_lane = q_container_of(node, struct lane, node);
+        if ((*ret_lane)->broker == broker) return Q_OK;
+    }
+
+    struct lane *lane = calloc(1, sizeof(*lane));
+    if (!lane) return Q_FAIL(Q_E_NOMEM);
+    lane->producer = producer;
+    lane->broker = broker;
+    q_list_init(&lane->waiting);
+    q_list_init(&lane->requests);
+    q_list_push_back(&producer->lanes, &lane->node);
+    *ret_lane = lane;
+    return Q_OK;
+}
+
+void
+lane_pump(struct lane *lane)
+{
+    while (!lane->is_stalled && !q_list_is_empty(&lane->waiting)) {
+        uint32_t on_air_max = lane->waiting_bytes >= REQUEST_BYTES ? ON_AIR_MAX : ON_AIR_SMALL;
+        if (lane->on_air >= on_air_max) return;
+
+        struct request *request = seal(lane);
+        if (!request || submit(request) != Q_OK) stall(lane);
+    }
+}
+
+static struct request *
+seal(struct lane *lane)
+{
+    struct request *request = calloc(1, sizeof(*request));
+    if (!request) return NULL;
+    request->lane = lane;
+    q_list_init(&request->batches);
+
+    enum q_err err = take_batches(lane, request);
+    if (request->batch_count == 0) {
+        Q_ASSERT(err != Q_OK);
+        free(request);
+        return NULL;
+    }
+    request->sequence = lane->next_sequence++;
+    request->deadline_ns = q_container_of(request->batches.next, struct batch, node)->deadline_ns;
+    q_list_push_back(&lane->requests, &request->node);
+    return request;
+}
+
+static enum q_err
+take_batches(struct lane *lane, struct request *request)
+{
+    while (!q_list_is_empty(&lane->waiting) && request->batch_count < REQUEST_BATCHES_MAX) {
+        struct batch *batch = q_container_of(lane->waiting.next, struct batch, node);
+        Q_TRY(batch_close(batch));
+
+        uint32_t size = batch->envelope_size + batch->payload_size;
+        uint32_t taken = request->envelopes_size + request->payloads_size;
+        if (taken > 0 && taken + size > REQUEST_BYTES) break;
+        request->envelopes_size += batch->envelope_size;
+        request->payloads_size += batch->payload_size;
+        request->batch_count++;
+        lane->waiting_bytes -= batch->held_bytes;
+        q_list_remove(&batch->node);
+        q_list_push_back(&request->batches, &batch->node);
+    }
+    return Q_OK;
+}
+
+static enum q_err
+submit(struct request *request)
+{
+    struct lane *lane = request->lane;
+    uint64_t now_ns = client_now_ns(lane->producer->client);
+    uint64_t rest_ns = request->deadline_ns - q_min_u64(now_ns, request->deadline_ns);
+    uint64_t timeout_ms = q_min_u64(rest_ns / Q_NS_PER_MS + 1, TRY_TIMEOUT_MS);
+
+    request->call.net = (struct qnet_request){ .timeout_ms = timeout_ms, .done = on_published };
+    enum q_err err = build(request);
+    if (err == Q_OK) err = broker_submit(lane->broker, BROKER_CALLS, &request->call);
+    if (err == Q_OK) {
+        request->is_on_air = true;
+        lane->on_air++;
+        return Q_OK;
+    }
+    request->err = err;
+    request->fault = *q_fault_last();
+    return err;
+}
+
+static enum q_err
+build(struct request *request)
+{
+    Qmq__Wire__PublishRequest header = QMQ__WIRE__PUBLISH_REQUEST__INIT;
+    char *subjects[REQUEST_BATCHES_MAX];
+    header.subjects = subjects;
+    header.envelopes_length = request->envelopes_size;
+    header.mode = request->lane->producer->mode;
+    q_list_for_each(node, &request->batches) {
+        subjects[header.n_subjects++] = q_container_of(node, struct batch, node)->subject->name;
+    }
+
+    uint8_t *payload;
+    size_t size = (size_t)request->envelopes_size + request->payloads_size;
+    Q_TRY(call_build(QPROTO_PUBLISH, &header.base, size, &request->call.net.buffer, &payload));
+    write_batches(request, payload);
+    return Q_OK;
+}
+
+static void
+write_batches(struct request *request, uint8_t *payload)
+{
+    struct qbatch_request_place place = {
+        .request_sequence = request->sequence,
+        .request_count = request->batch_count,
+    };
+    uint8_t *envelope_to = payload;
+    uint8_t *payload_to = payload + request->envelopes_size;
+
+    q_list_for_each(node, &request->batches) {
+        struct batch *batch = q_container_of(node, struct batch, node);
+        qbatch_builder_write(batch->builder, &place, envelope_to, payload_to);
+        envelope_to += batch->envelope_size;
+        payload_to += batch->payload_size;
+        place.request_index++;
+    }
+}
+
+static void
+on_published(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffer)
+{
+    struct call *call = q_container_of(net, struct call, net);
+    struct request *request = q_container_of(call, struct request, call);
+    struct lane *lane = request->lane;
+    struct qmq_producer *producer = lane->producer;
+    struct answer answer;
+
+    if (err == Q_OK) err = answer_open(&answer, buffer, QPROTO_PUBLISH);
+    bool has_answer = err == Q_OK;
+    if (has_answer) err = check_answer(request, &answer);
+
+    pthread_mutex_lock(&producer->lock);
+    lane->on_air--;
+    request->is_on_air = false;
+    request->err = err;
+    if (err == Q_OK) {
+        lane->backoff_ms = 0;
+        settle(request, (const Qmq__Wire__PublishAnswer *)answer.header);
+    } else {
+        request->fault = *q_fault_last();
+        request->may_be_stored |= is_outcome_unknown(err);
+        bool is_in_time = client_now_ns(producer->client) < request->deadline_ns;
+        if (is_passing(err) && is_in_time && !producer->is_stopping)
+            stall(lane);
+        else
+            settle(request, NULL);
+    }
+    finish_settled(lane);
+    if (lane->is_stalled && lane->on_air == 0) client_wake(producer->client);
+    lane_pump(lane);
+    batches_deliver(producer);
+    if (producer->is_stopping) pthread_cond_broadcast(&producer->changed);
+    pthread_mutex_unlock(&producer->lock);
+
+    if (has_answer) answer_close(&answer);
+}
+
+static enum q_err
+check_answer(const struct request *request, const struct answer *answer)
+{
+    size_t count = ((const Qmq__Wire__PublishAnswer *)answer->header)->n_first_sequences;
+    if (count == request->batch_count) return Q_OK;
+    return Q_FAIL(
+        Q_E_PROTOCOL,
+        .what = q_text("%zu sequences came for %u batches", count, request->batch_count));
+}
+
+/* STOPPING is also what a call gets whose link was given up, since the broker has moved. */
+static bool
+is_outcome_unknown(enum q_err err)
+{
+    return err == Q_E_CONNECTION || err == Q_TIMED_OUT || err == Q_STOPPING;
+}
+
+/* `answer` NULL: it failed for good. */
+static void
+settle(struct request *request, const Qmq__Wire__PublishAnswer *answer)
+{
+    bool maybe_duplicate = request->may_be_stored && !(answer && answer->duplicate);
+    size_t index = 0;
+
+    request->is_settled = true;
+    q_list_for_each(node, &request->batches) {
+        struct batch *batch = q_container_of(node, struct batch, node);
+        if (answer) batch->first_sequence = answer->first_sequences[index++];
+        batch->maybe_duplicate |= maybe_duplicate;
+    }
+}
+
+/* Outcomes are told in the order of sending. */
+static void
+finish_settled(struct lane *lane)
+{
+    while (!q_list_is_empty(&lane->requests)) {
+        struct request *request = q_container_of(lane->requests.next, struct request, node);
+        if (!request->is_settled) return;
+        finish(request);
+    }
+}
+
+static void
+finish(struct request *request)
+{
+    if (request->err != Q_OK) q_fault_adopt(&request->fault);
+    q_list_for_each_safe(node, &request->batches) {
+        struct batch *batch = q_container_of(node, struct batch, node);
+        batch_finish(batch, request->err, request->lane->broker);
+    }
+    q_list_remove(&request->node);
+    free(request);
+}
+
+static void
+stall(struct lane *lane)
+{
+    struct qmq_client *client = lane->producer->client;
+
+    if (lane->is_stalled) return;
+    lane->is_stalled = true;
+    lane->resume_ns = client_now_ns(client) + backoff_next(&lane->backoff_ms);
+    if (lane->on_air == 0) client_wake(client);
+}
+
+uint64_t
+lane_tick(struct lane *lane, uint64_t now_ns)
+{
+    if (!lane->is_stalled || lane->on_air > 0) return UINT64_MAX;
+    if (now_ns >= lane->resume_ns) resume(lane, now_ns);
+    return lane->is_stalled ? lane->resume_ns : UINT64_MAX;
+}
+
+static void
+resume(struct lane *lane, uint64_t now_ns)
+{
+    enum q_err err = Q_TIMED_OUT;
+    struct q_fault fault = { .err = err };
+
+    q_list_for_each(node, &lane->requests) {
+        struct request *request = q_container_of(node, struct request, node);
+        if (request->is_settled) continue;
+        err = request->err;
+        fault = request->fault;
+        if (now_ns >= request->deadline_ns) settle(request, NULL);
+    }
+    finish_settled(lane);
+
+    lane->is_stalled = false;
+    q_list_for_each(node, &lane->requests) {
+        struct request *request = q_container_of(node, struct request, node);
+        if (!request->is_settled && submit(request) != Q_OK) {
+            stall(lane);
+            return;
+        }
+    }
+
+    uint64_t expired_bytes;
+    q_fault_adopt(&fault);
+    batches_expire(&lane->waiting, now_ns, err, NULL, &expired_bytes);
+    lane->waiting_bytes -= expired_bytes;
+    lane_pump(lane);
+}
+
+void
+lane_empty(struct lane *lane, struct q_list *batches)
+{
+    Q_ASSERT(lane->on_air == 0);
+
+    struct q_list *node;
+    while ((node = lane->requests.next) != &lane->requests) {
+        struct request *request = q_container_of(node, struct request, node);
+        if (request->is_settled) {
+            finish(request);
+            continue;
+        }
+        q_list_for_each(at, &request->batches) {
+            q_container_of(at, struct batch, node)->maybe_duplicate |= request->may_be_stored;
+        }
+        q_list_splice_back(batches, &request->batches);
+        q_list_remove(&request->node);
+        free(request);
+    }
+    q_list_splice_back(batches, &lane->waiting);
+    lane->waiting_bytes = 0;
+    lane->is_stalled = false;
+}
+
+void
+lane_cancel(struct lane *lane)
+{
+    lane->is_stalled = true;
+    q_list_for_each(node, &lane->requests) {
+        struct request *request = q_container_of(node, struct request, node);
+        if (request->is_on_air) call_cancel(&request->call);
+    }
+}
+
+void
+lane_free(struct lane *lane)
+{
+    Q_ASSERT(q_list_is_empty(&lane->requests));
+    free(lane);
+}

@@ -1,0 +1,403 @@
+/*
+ * producer.c: what a program sees of a producer.
+ */
+#include "producer.h"
+
+#include <stdlib.h>
+
+#include <qbase/assert.h>
+
+enum {
+    BLOCK_MS_DEFAULT = 10 * 1000,
+    DEADLINE_MS_DEFAULT = 30 * 1000,
+    MEMORY_BYTES_DEFAULT = 32 * 1024 * 1024,
+};
+
+/* A message as libqbatch wants it, and what it points to. */
+struct translation {
+    struct qbatch_message message;
+    struct qbatch_property properties[QBATCH_PROPERTIES_MAX];
+    struct q_bytes tags[QBATCH_TAGS_MAX];
+    struct q_bytes keys[QBATCH_KEYS_MAX];
+};
+
+/* What a thread in qmq_send_wait() waits on. */
+struct send_waiter {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    bool is_over;
+    struct qmq_sent sent;
+    struct q_fault fault;
+};
+
+static uint64_t tick(struct member *member, uint64_t now_ns);
+static void leave_lane(struct lane *lane);
+static enum q_err send_message(
+    struct qmq_producer *producer,
+    const char *name,
+    const struct qmq_outgoing *outgoing,
+    qmq_sent_fn *sent,
+    void *context);
+static enum q_err translate(const struct qmq_outgoing *outgoing, struct translation *translation);
+static enum q_err wait_for_memory(struct qmq_producer *producer, size_t size);
+static enum q_err add(
+    struct subject *subject, struct qbatch_message *message, qmq_sent_fn *sent, void *context);
+static enum q_err open_batch(struct subject *subject);
+static void drop_if_empty(struct batch *batch);
+static struct q_bytes bytes_of(struct qmq_bytes bytes);
+static void wake_sender(void *context, const struct qmq_sent *sent);
+static enum q_err flush(struct qmq_producer *producer, uint32_t timeout_ms);
+static void give_up(struct qmq_producer *producer);
+static bool is_under_way(const struct qmq_producer *producer);
+
+int
+qmq_producer_new(
+    struct qmq_client *client,
+    const struct qmq_producer_options *options,
+    struct qmq_producer **ret_producer)
+{
+    static const struct qmq_producer_options defaults;
+    if (!options) options = &defaults;
+
+    struct qmq_producer *producer = calloc(1, sizeof(*producer));
+    if (!producer) return Q_FAIL(Q_E_NOMEM);
+    uint32_t block_ms = options->block_ms ? options->block_ms : BLOCK_MS_DEFAULT;
+    uint32_t deadline_ms = options->deadline_ms ? options->deadline_ms : DEADLINE_MS_DEFAULT;
+    producer->member.tick = tick;
+    producer->client = client;
+    producer->mode = options->mode;
+    producer->memory_bytes_max =
+        options->memory_bytes_max ? options->memory_bytes_max : MEMORY_BYTES_DEFAULT;
+    producer->block_ns = (uint64_t)block_ms * Q_NS_PER_MS;
+    producer->deadline_ns = (uint64_t)deadline_ms * Q_NS_PER_MS;
+    producer->batch_options = (struct qbatch_builder_options){
+        .messages_max = options->batch_messages_max,
+        .bytes_max = options->batch_bytes_max,
+        .compress = options->compress,
+    };
+    random_bytes(producer->batch_options.producer_id, sizeof(producer->batch_options.producer_id));
+    pthread_mutex_init(&producer->lock, NULL);
+    condition_init(&producer->changed);
+    q_list_init(&producer->lanes);
+    q_list_init(&producer->unrouted);
+    q_list_init(&producer->finished);
+    q_list_init(&producer->spare);
+    client_join(client, &producer->member);
+    *ret_producer = producer;
+    return Q_OK;
+}
+
+static uint64_t
+tick(struct member *member, uint64_t now_ns)
+{
+    struct qmq_producer *producer = q_container_of(member, struct qmq_producer, member);
+
+    pthread_mutex_lock(&producer->lock);
+    uint64_t due_ns = UINT64_MAX;
+    if (!producer->is_stopping) {
+        q_list_for_each(node, &producer->lanes) {
+            struct lane *lane = q_container_of(node, struct lane, node);
+            bool is_idle = lane->is_stalled && lane->on_air == 0;
+            if (is_idle && client_should_leave_broker(producer->client, lane->broker))
+                leave_lane(lane);
+            due_ns = q_min_u64(due_ns, lane_tick(lane, now_ns));
+        }
+        due_ns = q_min_u64(due_ns, subjects_tick(producer, now_ns));
+        batches_deliver(producer);
+    }
+    pthread_mutex_unlock(&producer->lock);
+    return due_ns;
+}
+
+/* Its broker group is gone and another one is there: its subjects ask for their route again. */
+static void
+leave_lane(struct lane *lane)
+{
+    struct qmq_producer *producer = lane->producer;
+    struct q_list batches = Q_LIST_INIT(batches);
+
+    lane_empty(lane, &batches);
+    for (uint32_t index = 0; index < producer->subject_count; index++)
+        if (producer->subjects[index]->lane == lane) producer->subjects[index]->lane = NULL;
+
+    struct q_list *node;
+    while ((node = q_list_pop_front(&batches))) {
+        struct subject *subject = q_container_of(node, struct batch, node)->subject;
+        q_list_push_back(&subject->unrouted, node);
+        subject_wants_route(subject);
+    }
+}
+
+int
+qmq_send(
+    struct qmq_producer *producer,
+    const char *subject,
+    const struct qmq_outgoing *message,
+    qmq_sent_fn *sent,
+    void *context)
+{
+    return send_message(producer, subject, message, sent, context);
+}
+
+static enum q_err
+send_message(
+    struct qmq_producer *producer,
+    const char *name,
+    const struct qmq_outgoing *outgoing,
+    qmq_sent_fn *sent,
+    void *context)
+{
+    struct translation translation;
+    Q_TRY(translate(outgoing, &translation));
+
+    pthread_mutex_lock(&producer->lock);
+    struct subject *subject;
+    enum q_err err = subject_get(producer, name, &subject);
+    if (err == Q_OK) err = wait_for_memory(producer, outgoing->body.size);
+    if (err == Q_OK) err = add(subject, &translation.message, sent, context);
+    if (err == Q_OK && subject->lane) lane_pump(subject->lane);
+    if (err == Q_OK && !subject->lane) subject_wants_route(subject);
+    pthread_mutex_unlock(&producer->lock);
+    return err;
+}
+
+static enum q_err
+translate(const struct qmq_outgoing *outgoing, struct translation *translation)
+{
+    if (outgoing->property_count > QBATCH_PROPERTIES_MAX)
+        return Q_FAIL(
+            Q_TOO_BIG,
+            .what = q_text(
+                "%zu properties, at most %d fit", outgoing->property_count, QBATCH_PROPERTIES_MAX));
+    if (outgoing->tag_count > QBATCH_TAGS_MAX)
+        return Q_FAIL(
+            Q_TOO_BIG,
+            .what = q_text("%zu tags, at most %d fit", outgoing->tag_count, QBATCH_TAGS_MAX));
+    if (outgoing->key_count > QBATCH_KEYS_MAX)
+        return Q_FAIL(
+            Q_TOO_BIG,
+            .what = q_text("%zu keys, at most %d fit", outgoing->key_count, QBATCH_KEYS_MAX));
+
+    for (size_t index = 0; index < outgoing->property_count; index++)
+        translation->properties[index] = (struct qbatch_property){
+            .key = bytes_of(outgoing->properties[index].key),
+            .value = bytes_of(outgoing->properties[index].value),
+        };
+    for (size_t index = 0; index < outgoing->tag_count; index++)
+        translation->tags[index] = bytes_of(outgoing->tags[index]);
+    for (size_t index = 0; index < outgoing->key_count; index++)
+        translation->keys[index] = bytes_of(outgoing->keys[index]);
+    translation->message = (struct qbatch_message){
+        .body = bytes_of(outgoing->body),
+        .properties = translation->properties,
+        .property_count = (uint32_t)outgoing->property_count,
+        .tags = translation->tags,
+        .tag_count = (uint32_t)outgoing->tag_count,
+        .keys = translation->keys,
+        .key_count = (uint32_t)outgoing->key_count,
+        .order_key = bytes_of(outgoing->order_key),
+    };
+    return Q_OK;
+}
+
+static struct q_bytes
+bytes_of(struct qmq_bytes bytes)
+{
+    return q_bytes_from(bytes.data, bytes.size);
+}
+
+static enum q_err
+wait_for_memory(struct qmq_producer *producer, size_t size)
+{
+    /* In a callback nothing can become free: it is the thread that frees. */
+    uint64_t now_ns = client_now_ns(producer->client);
+    uint64_t until_ns = is_in_callback() ? now_ns : now_ns + producer->block_ns;
+
+    for (;;) {
+        if (producer->is_stopping)
+            return Q_FAIL(Q_STOPPING, .what = "the producer is being freed", .hint = "");
+        /* One message is taken however large it is. */
+        if (producer->held_bytes == 0) return Q_OK;
+        if (producer->held_bytes + size <= producer->memory_bytes_max) return Q_OK;
+        if (!condition_wait(&producer->changed, &producer->lock, until_ns))
+            return Q_FAIL(
+                Q_BUSY, .what = q_text(
+                            "%llu bytes wait for their outcome, %llu may",
+                            (unsigned long long)producer->held_bytes,
+                            (unsigned long long)producer->memory_bytes_max));
+    }
+}
+
+static enum q_err
+add(struct subject *subject, struct qbatch_message *message, qmq_sent_fn *sent, void *context)
+{
+    struct qmq_producer *producer = subject->producer;
+    struct note note = {
+        .sent = sent,
+        .context = context,
+        .time_ms = q_clock_wall_ms(producer->client->clock),
+        .counter = producer->counter,
+    };
+    message->time_ms = note.time_ms;
+    message->counter = note.counter;
+
+    if (!subject->open) Q_TRY(open_batch(subject));
+    uint64_t held_before = subject->open->held_bytes;
+    enum q_err err = batch_add(subject->open, message, &note);
+    if (err == Q_AGAIN) {
+        Q_TRY(open_batch(subject));
+        held_before = 0;
+        err = batch_add(subject->open, message, &note);
+    }
+    if (err == Q_OK) {
+        producer->counter++;
+        if (subject->lane) subject->lane->waiting_bytes += subject->open->held_bytes - held_before;
+    } else {
+        drop_if_empty(subject->open);
+    }
+    return err;
+}
+
+/* The batch that was open before stays where it waits, and gets nothing more. */
+static enum q_err
+open_batch(struct subject *subject)
+{
+    Q_TRY(batch_get(subject, &subject->open));
+    q_list_push_back(
+        subject->lane ? &subject->lane->waiting : &subject->unrouted, &subject->open->node);
+    return Q_OK;
+}
+
+static void
+drop_if_empty(struct batch *batch)
+{
+    if (qbatch_builder_count(batch->builder) > 0) return;
+    batch->subject->open = NULL;
+    q_list_remove(&batch->node);
+    batch_recycle(batch);
+}
+
+int
+qmq_send_wait(
+    struct qmq_producer *producer,
+    const char *subject,
+    const struct qmq_outgoing *message,
+    struct qmq_sent *ret_sent)
+{
+    if (is_in_callback())
+        return Q_FAIL(Q_INVALID, .what = "qmq_send_wait() in a callback would wait for ever");
+
+    struct send_waiter waiter = { .is_over = false };
+    pthread_mutex_init(&waiter.lock, NULL);
+    pthread_cond_init(&waiter.wake, NULL);
+    enum q_err err = send_message(producer, subject, message, wake_sender, &waiter);
+    if (err == Q_OK) {
+        pthread_mutex_lock(&waiter.lock);
+        while (!waiter.is_over)
+            pthread_cond_wait(&waiter.wake, &waiter.lock);
+        pthread_mutex_unlock(&waiter.lock);
+        err = waiter.sent.code;
+        if (err != Q_OK) q_fault_adopt(&waiter.fault);
+        if (ret_sent) *ret_sent = waiter.sent;
+    }
+    pthread_cond_destroy(&waiter.wake);
+    pthread_mutex_destroy(&waiter.lock);
+    return err;
+}
+
+static void
+wake_sender(void *context, const struct qmq_sent *sent)
+{
+    struct send_waiter *waiter = context;
+
+    /* Signalled under the lock: the waiter lives on a stack that is left right after. */
+    pthread_mutex_lock(&waiter->lock);
+    waiter->sent = *sent;
+    if (sent->code != QMQ_OK) waiter->fault = *q_fault_last();
+    waiter->is_over = true;
+    pthread_cond_signal(&waiter->wake);
+    pthread_mutex_unlock(&waiter->lock);
+}
+
+int
+qmq_flush(struct qmq_producer *producer, uint32_t timeout_ms)
+{
+    return flush(producer, timeout_ms);
+}
+
+static enum q_err
+flush(struct qmq_producer *producer, uint32_t timeout_ms)
+{
+    uint64_t until_ns =
+        client_now_ns(producer->client) + (uint64_t)timeout_ms * (uint64_t)Q_NS_PER_MS;
+    enum q_err err = Q_OK;
+
+    pthread_mutex_lock(&producer->lock);
+    while (producer->held_bytes > 0 && err == Q_OK)
+        if (!condition_wait(&producer->changed, &producer->lock, until_ns))
+            err = Q_FAIL(
+                Q_TIMED_OUT, .what = q_text("messages without an outcome after %u ms", timeout_ms));
+    pthread_mutex_unlock(&producer->lock);
+    return err;
+}
+
+void
+qmq_producer_free(struct qmq_producer *producer)
+{
+    if (!producer) return;
+    Q_ASSERT(!is_in_callback());
+    client_part(producer->client, &producer->member);
+    give_up(producer);
+
+    struct q_list *node;
+    while ((node = q_list_pop_front(&producer->spare)))
+        batch_free(q_container_of(node, struct batch, node));
+    while ((node = q_list_pop_front(&producer->lanes)))
+        lane_free(q_container_of(node, struct lane, node));
+    for (uint32_t index = 0; index < producer->subject_count; index++)
+        free(producer->subjects[index]);
+    free(producer->subjects);
+    q_map_fini(&producer->map);
+    pthread_cond_destroy(&producer->changed);
+    pthread_mutex_destroy(&producer->lock);
+    free(producer);
+}
+
+/* What has no outcome yet gets one. */
+static void
+give_up(struct qmq_producer *producer)
+{
+    struct q_list batches = Q_LIST_INIT(batches);
+
+    pthread_mutex_lock(&producer->lock);
+    producer->is_stopping = true;
+    q_list_for_each(node, &producer->lanes) {
+        lane_cancel(q_container_of(node, struct lane, node));
+    }
+    for (uint32_t index = 0; index < producer->subject_count; index++)
+        if (producer->subjects[index]->is_routing) call_cancel(&producer->subjects[index]->route);
+    while (is_under_way(producer))
+        pthread_cond_wait(&producer->changed, &producer->lock);
+
+    q_list_for_each(node, &producer->lanes) {
+        lane_empty(q_container_of(node, struct lane, node), &batches);
+    }
+    q_list_for_each(node, &producer->unrouted) {
+        q_list_splice_back(&batches, &q_container_of(node, struct subject, node)->unrouted);
+    }
+    enum q_err err = Q_FAIL(Q_STOPPING, .what = "the producer was freed", .hint = "");
+    uint64_t expired_bytes;
+    (void)batches_expire(&batches, UINT64_MAX, err, NULL, &expired_bytes);
+    batches_deliver(producer);
+    pthread_mutex_unlock(&producer->lock);
+}
+
+static bool
+is_under_way(const struct qmq_producer *producer)
+{
+    if (producer->routing_count > 0 || producer->is_delivering) return true;
+    q_list_for_each(node, &producer->lanes) {
+        if (q_container_of(node, struct lane, node)->on_air > 0) return true;
+    }
+    return false;
+}

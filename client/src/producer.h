@@ -1,0 +1,159 @@
+/*
+ * producer.h: how a message travels through a producer.
+ *
+ *   qmq_send() adds it to the open batch of its subject. A subject belongs to a lane, one for each
+ *   broker group in use; until its route is known its batches wait at the subject. A lane seals
+ *   what waits into a request, sends up to four, and tries a failed one again. A batch with an
+ *   outcome goes to `finished`, from where its callbacks are run.
+ *
+ *   subject.unrouted → lane.waiting → request.batches → producer.finished → producer.spare
+ *
+ * Order: batches never overtake each other on this way. A request is tried again only when no other
+ * of its lane is on the air, together with all later ones that failed.
+ *
+ * Invariants, with producer.lock held:
+ *   (1) a batch is in exactly one of the five lists
+ *   (2) lane.on_air == requests of the lane between submit and the begin of their `done`
+ *   (3) lane.is_stalled: nothing is submitted until the client's thread resumes the lane
+ *   (4) subject.open is in subject.unrouted or in its lane's waiting, not closed
+ *
+ * Thread: any, with producer.lock held, unless said otherwise.
+ */
+#ifndef QMQ_SRC_PRODUCER_H
+#define QMQ_SRC_PRODUCER_H
+
+#include <qbase/map.h>
+#include <qbatch/build.h>
+
+#include "client.h"
+
+/* What is remembered of a message until its outcome. */
+struct note {
+    qmq_sent_fn *sent; /* may be NULL */
+    void *context;
+    uint64_t time_ms;
+    uint32_t counter;
+};
+
+struct batch {
+    struct q_list node;
+    struct qmq_producer *producer;
+    struct subject *subject;
+    struct qbatch_builder *builder;
+    struct note *notes; /* of each message */
+    uint32_t note_capacity;
+    uint64_t held_bytes; /* counted against the producer's limit */
+    uint64_t deadline_ns;
+    bool is_closed;
+    uint32_t envelope_size; /* once closed */
+    uint32_t payload_size;
+    bool maybe_duplicate;
+
+    /* The outcome. */
+    enum q_err err;
+    struct q_fault *fault; /* NULL when there was no memory for it */
+    struct broker *broker; /* NULL: was never sent */
+    uint64_t first_sequence;
+};
+
+struct subject {
+    struct qmq_producer *producer;
+    struct lane *lane; /* NULL: the route is not known */
+    struct batch *open;
+    struct q_list unrouted; /* batches */
+    struct q_list node;     /* producer.unrouted, while `unrouted` has something */
+    struct call route;
+    bool is_routing; /* `route` is under way */
+    uint32_t backoff_ms;
+    uint64_t next_ns; /* not before: ask for the route again */
+    char name[];
+};
+
+/* The way to one broker group. */
+struct lane {
+    struct q_list node; /* producer.lanes */
+    struct qmq_producer *producer;
+    struct broker *broker;
+    struct q_list waiting; /* batches */
+    uint64_t waiting_bytes;
+    struct q_list requests; /* sealed, in order */
+    uint32_t on_air;
+    uint64_t next_sequence; /* of requests */
+    bool is_stalled;
+    uint32_t backoff_ms;
+    uint64_t resume_ns;
+};
+
+struct qmq_producer {
+    struct member member;
+    struct qmq_client *client;
+    enum qmq_mode mode;
+    struct qbatch_builder_options batch_options;
+    uint64_t memory_bytes_max;
+    uint64_t block_ns;
+    uint64_t deadline_ns;
+
+    pthread_mutex_t lock;   /* guards what follows */
+    pthread_cond_t changed; /* less held, or nothing under way */
+    bool is_stopping;
+    uint32_t counter; /* of message ids */
+    struct q_map map; /* name → index in subjects */
+    struct subject **subjects;
+    uint32_t subject_count;
+    uint32_t routing_count;
+    struct q_list lanes;
+    struct q_list unrouted; /* subjects */
+    struct q_list finished; /* batches */
+    struct q_list spare;    /* batches */
+    uint32_t spare_count;
+    uint64_t held_bytes;
+    bool is_delivering;
+    uint64_t route_changes;     /* of the client, as last seen */
+    struct q_fault route_fault; /* why the last route was not found */
+};
+
+/* subject.c */
+Q_MUST_CHECK enum q_err subject_get(
+    struct qmq_producer *producer, const char *name, struct subject **ret_subject);
+/* A batch was put into subject.unrouted: have its route asked for. */
+void subject_wants_route(struct subject *subject);
+/* Ask for routes that are due. Returns when to come back. */
+uint64_t subjects_tick(struct qmq_producer *producer, uint64_t now_ns);
+
+/* lane.c */
+Q_MUST_CHECK enum q_err lane_get(
+    struct qmq_producer *producer, struct broker *broker, struct lane **ret_lane);
+/* Send what may be sent now. */
+void lane_pump(struct lane *lane);
+/* Try failed requests again, give up late ones. Returns when to come back. */
+uint64_t lane_tick(struct lane *lane, uint64_t now_ns);
+/* Nothing is on the air: every batch of the lane, in order, to the end of `batches`. */
+void lane_empty(struct lane *lane, struct q_list *batches);
+/* End soon what is on the air. */
+void lane_cancel(struct lane *lane);
+void lane_free(struct lane *lane);
+
+/* batch.c */
+/* A spare one, or new. */
+Q_MUST_CHECK enum q_err batch_get(struct subject *subject, struct batch **ret_batch);
+/* Q_OK, Q_AGAIN: full. Counts what it takes. */
+Q_MUST_CHECK enum q_err batch_add(
+    struct batch *batch, const struct qbatch_message *message, const struct note *note);
+Q_MUST_CHECK enum q_err batch_close(struct batch *batch);
+/* Out of its list, into `finished`. For a failure this thread's fault tells more. */
+void batch_finish(struct batch *batch, enum q_err err, struct broker *broker);
+/* The first of `batches` that are over their deadline. Returns the deadline of the next one. */
+uint64_t batches_expire(
+    struct q_list *batches,
+    uint64_t now_ns,
+    enum q_err err,
+    struct broker *broker,
+    uint64_t *ret_expired_bytes);
+/* Run the callbacks of what is finished. Gives the lock away meanwhile. */
+void batches_deliver(struct qmq_producer *producer);
+void batch_recycle(struct batch *batch);
+void batch_free(struct batch *batch);
+/* Whether this thread is inside a callback. */
+bool is_in_callback(void);
+
+#endif /* QMQ_SRC_PRODUCER_H */
