@@ -211,48 +211,58 @@ class Process:
 
 
 class Node:
-    """A `qmq dev`: meta and broker in one process."""
+    """A server process with a data directory; by default `qmq dev`: meta and broker in one."""
 
-    def __init__(self, test, name, port_base=None, directory=None, options=()):
+    def __init__(self, test, name, port_base=None, program=("qmq", "dev")):
         self.test = test
         self.name = name
+        self.program = program
         if port_base is None:
             port_base, lock = free_port_base()
             test.locks.append(lock)
         self.port_base = port_base
-        self.directory = directory or test.path(name)
-        self.options = options
+        self.directory = test.path(name)
         self.meta = "tcp://127.0.0.1:%d" % port_base
         self.process = None
-        self.starts = 0
 
     @property
     def store(self):
         return os.path.join(self.directory, "broker")
 
-    def argv(self, ready):
-        return ("qmq", "dev", "--dir", self.directory, "--port-base", str(self.port_base),
-                "--ready-file", ready, *self.options)
+    @property
+    def ready_file(self):
+        return self.directory + ".ready"
 
-    def start(self):
-        """Start and wait until it is ready. Returns the seconds that took."""
-        self.starts += 1
-        ready = self.test.path("%s-ready-%d" % (self.name, self.starts))
-        began = time.monotonic()
-        self.process = self.test.spawn(*self.argv(ready))
-        while not os.path.exists(ready):
+    def begin(self):
+        self.began = time.monotonic()
+        if os.path.exists(self.ready_file):
+            os.unlink(self.ready_file)  # of a killed process
+        self.process = self.test.spawn(
+            *self.program, "--dir", self.directory, "--port-base", str(self.port_base),
+            "--ready-file", self.ready_file)
+
+    def is_ready(self):
+        return os.path.exists(self.ready_file)
+
+    def wait_ready(self):
+        """Returns the seconds since begin()."""
+        while not self.is_ready():
             if self.process.poll() is not None:
                 raise Failure("%s ended with %s before it was ready: %s" % (
                     self.name, self.process.poll(), self.process.stderr_text()[-2000:]))
-            if time.monotonic() - began > PATIENCE:
+            if time.monotonic() - self.began > PATIENCE:
                 raise Failure("%s is not ready after %d s" % (self.name, PATIENCE))
             time.sleep(0.002)
-        took = time.monotonic() - began
+        took = time.monotonic() - self.began
         expected = os.environ.get("QMQ_EXPECT_IO")
-        if expected:
+        if expected and os.path.exists(self.store):
             self.test.check(self.io_line(expected), "no line says that the %s backend is in use:\n%s"
                             % (expected, self.said()))
         return took
+
+    def start(self):
+        self.begin()
+        return self.wait_ready()
 
     def said(self):
         return self.process.stdout_bytes().decode(errors="replace") + self.process.stderr_text()
