@@ -1,0 +1,40 @@
+/*
+ * meta/routes.h: which broker groups serve a subject.
+ *
+ * A subject is given broker groups on first use: META_GROUPS_MIN of them, or all there are; the
+ * choice is stored and never taken back. A subject that got fewer than that, since there were no
+ * more, gets the rest on a later use. Who is chosen follows from the names alone (highest random
+ * weight), so that the load is even without anybody counting.
+ *
+ * The version of a route is a hash of what it says. It is the same after a restart of meta, and
+ * differs when anything in the route does, which is all that a client waits for.
+ *
+ * Keys: "subjects/NAME" → names of broker groups, each ended by a newline.
+ *
+ * Thread:   the store's. Blocking: as the store. Memory: a route points into `nodes`.
+ */
+#ifndef META_ROUTES_H
+#define META_ROUTES_H
+
+#include "meta/nodes.h"
+
+enum {
+    META_GROUPS_MIN = 2,
+    META_ROUTE_GROUPS_MAX = 256
+};
+
+struct meta_route {
+    uint64_t version; /* never 0 */
+    size_t group_count;
+    const struct meta_node *groups[META_ROUTE_GROUPS_MAX]; /* alive */
+    bool assigned_now;                                     /* groups were given by this call */
+};
+
+/*
+ * The route of `subject`, "": all broker groups. `assign`: somebody is about to use the subject.
+ * A route without groups is a valid answer: nobody serves it now. Q_OK or failures of the store.
+ */
+Q_MUST_CHECK enum q_err meta_route_find(
+    struct meta_nodes *nodes, const char *subject, bool assign, struct meta_route *ret_route);
+
+#endif /* META_ROUTES_H */
