@@ -32,6 +32,11 @@ struct qlog_request;
 /* Called exactly once, never from inside submit. For a failure, q_fault_last() tells more. */
 typedef void qlog_done_fn(struct qlog_request *request, enum q_err err);
 
+/* The store's, between submit and done. Needs no initialisation. */
+struct qlog_private {
+    uint64_t words[12];
+};
+
 enum qlog_request_kind {
     QLOG_PUBLISH,
     QLOG_JOIN,
@@ -80,14 +85,13 @@ struct qlog_publish {
     enum qlog_mode achieved;
     bool duplicate;
 
-    /* Private. */
-    struct {
-        uint64_t end;
-        struct qlog_request *next;
-    } private_;
+    struct qlog_private private_;
 };
 
-enum { QLOG_REQUEST_BYTES_MAX = 8 * 1024 * 1024, QLOG_REQUEST_BATCHES_MAX = 1024 };
+enum {
+    QLOG_REQUEST_BYTES_MAX = 8 * 1024 * 1024,
+    QLOG_REQUEST_BATCHES_MAX = 1024
+};
 
 /*
  * Check everything in a publish: envelopes, payload hashes, limits, that it is one request of one
@@ -98,7 +102,11 @@ enum { QLOG_REQUEST_BYTES_MAX = 8 * 1024 * 1024, QLOG_REQUEST_BATCHES_MAX = 1024
  */
 Q_EXPORT Q_MUST_CHECK enum q_err qlog_publish_check(struct qlog_publish *publish);
 
-enum { QLOG_SUBJECT_MAX = 255, QLOG_GROUP_MAX = 255, QLOG_CONSUMER_MAX = 100 };
+enum {
+    QLOG_SUBJECT_MAX = 255,
+    QLOG_GROUP_MAX = 255,
+    QLOG_CONSUMER_MAX = 100
+};
 
 /* A consumer of a group: who asks. */
 struct qlog_consumer {
@@ -108,7 +116,10 @@ struct qlog_consumer {
     uint64_t session; /* from join */
 };
 
-enum qlog_start { QLOG_START_EARLIEST, QLOG_START_LATEST };
+enum qlog_start {
+    QLOG_START_EARLIEST,
+    QLOG_START_LATEST
+};
 
 /*
  * Join a group, which is made when it does not exist. The consumer gets a session, and its earlier
@@ -136,10 +147,7 @@ struct qlog_join {
     bool group_created;
     uint64_t consumer_timeout_ns;
 
-    struct {
-        uint64_t end;
-        struct qlog_request *next;
-    } private_;
+    struct qlog_private private_;
 };
 
 /* Messages of one consumer, next to each other in both orders. */
@@ -187,12 +195,7 @@ struct qlog_pull {
     uint64_t unacked;
     uint64_t waiting;
 
-    /* Private. */
-    struct {
-        uint64_t end;
-        struct qlog_request *next;
-        uint64_t park[8];
-    } private_;
+    struct qlog_private private_;
 };
 
 /* Unpin the pieces. Any thread, once, after `done(Q_OK)`. */
@@ -223,10 +226,7 @@ struct qlog_ack {
     uint32_t expired_count;
     uint64_t unacked;
 
-    struct {
-        uint64_t end;
-        struct qlog_request *next;
-    } private_;
+    struct qlog_private private_;
 };
 
 /* KEEP_ALIVE: the consumer lives. LEAVE: goodbye; what it holds goes to the others at once. */
@@ -234,10 +234,7 @@ struct qlog_session {
     struct qlog_request request;
     struct qlog_consumer who;
 
-    struct {
-        uint64_t end;
-        struct qlog_request *next;
-    } private_;
+    struct qlog_private private_;
 };
 
 /* End a parked pull early: `target` is answered with Q_STOPPING unless it was answered already. The
@@ -263,8 +260,8 @@ Q_EXPORT Q_MUST_CHECK enum q_err qlog_store_open(
 Q_EXPORT enum q_err qlog_store_close(struct qlog_store *store);
 
 /* Q_OK: `done` will be called. Q_BUSY: the mailbox is full. Q_STOPPING. */
-Q_EXPORT Q_MUST_CHECK enum q_err
-qlog_store_submit(struct qlog_store *store, struct qlog_request *request);
+Q_EXPORT Q_MUST_CHECK enum q_err qlog_store_submit(
+    struct qlog_store *store, struct qlog_request *request);
 /* One turn: take, apply, reap, answer, write. Q_OK or the failure that broke the store. */
 Q_EXPORT Q_MUST_CHECK enum q_err qlog_store_turn(struct qlog_store *store);
 /* Sleep until there is something to do, at most `timeout_ns`. */

@@ -1,0 +1,269 @@
+/*
+ * format/describe.c: records as text and as JSON, for people and tools.
+ */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <qbase/text.h>
+
+#include "format/record.h"
+
+/* Text that stops growing when it is full. */
+struct line {
+    char *out;
+    size_t size;
+    size_t used;
+    bool json;
+    bool first;
+};
+
+typedef bool describe_fn(struct line *line, const struct ql_record *record);
+
+#define QL_DESCRIBE_DECLARE(name, number, stem, log)                                               \
+    static bool ql_describe_##stem(struct line *line, const struct ql_record *record);
+QL_RECORD_LIST(QL_DESCRIBE_DECLARE)
+#undef QL_DESCRIBE_DECLARE
+
+static const struct {
+    unsigned kind;
+    const char *name;
+    describe_fn *describe;
+} kinds[] = {
+#define QL_DESCRIBE_ROW(name, number, stem, log) { (number), #name, ql_describe_##stem },
+    QL_RECORD_LIST(QL_DESCRIBE_ROW)
+#undef QL_DESCRIBE_ROW
+};
+
+static void line_number(struct line *line, const char *name, uint64_t value);
+static void line_bytes(struct line *line, const char *name, struct q_bytes value);
+static void line_begin_list(struct line *line, const char *name);
+static void line_end_list(struct line *line);
+static void Q_PRINTF(2, 3) line_raw(struct line *line, const char *format, ...);
+
+const char *
+ql_record_name(unsigned kind)
+{
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+        if (kinds[i].kind == kind) return kinds[i].name;
+    return "UNKNOWN";
+}
+
+bool
+ql_record_describe(const struct ql_record *record, bool json, char *out, size_t out_size)
+{
+    struct line line = { .out = out, .size = out_size, .json = json, .first = true };
+    if (out_size > 0) out[0] = '\0';
+    if (json)
+        line_raw(&line, "\"kind\":\"%s\"", ql_record_name(record->kind));
+    else
+        line_raw(&line, "%-8s", ql_record_name(record->kind));
+    line.first = false;
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+        if (kinds[i].kind == record->kind) return kinds[i].describe(&line, record);
+    line_number(&line, "number", record->kind);
+    line_number(&line, "bytes", record->bytes.size);
+    return false;
+}
+
+static bool
+ql_describe_batch(struct line *line, const struct ql_record *record)
+{
+    struct qbatch batch;
+    if (qbatch_open(record->bytes, &batch) != Q_OK) return false;
+    char time[32];
+    char id[QBATCH_ID_TEXT_SIZE];
+    struct qbatch_id first = qbatch_id_at(&batch, 0);
+    line_number(line, "subject", batch.subject_id);
+    line_number(line, "sequence", batch.first_sequence);
+    line_number(line, "messages", batch.message_count);
+    line_number(line, "payload", batch.payload_length);
+    line_number(line, "content", batch.content_length);
+    line_bytes(line, "id", q_bytes_from_text(qbatch_id_format(&first, id)));
+    line_bytes(
+        line, "stored",
+        q_bytes_from_text(q_text_format_time(batch.store_time_ms, time, sizeof(time))));
+    if (batch.tag_count > 0) {
+        line_begin_list(line, "tags");
+        for (uint32_t i = 0; i < batch.tag_count; i++)
+            line_bytes(line, NULL, qbatch_tag_at(&batch, i));
+        line_end_list(line);
+    }
+    return true;
+}
+
+static bool
+ql_describe_subject(struct line *line, const struct ql_record *record)
+{
+    struct ql_subject_record subject;
+    if (ql_subject_record_decode(record->bytes, &subject) != Q_OK) return false;
+    line_number(line, "subject", subject.subject_id);
+    line_bytes(line, "name", subject.name);
+    return true;
+}
+
+static bool
+ql_describe_group(struct line *line, const struct ql_record *record)
+{
+    struct ql_group_record group;
+    if (ql_group_record_decode(record->bytes, &group) != Q_OK) return false;
+    line_number(line, "group", group.group_id);
+    line_bytes(line, "name", group.name);
+    line_number(line, "subject", group.subject_id);
+    line_bytes(line, "subject_name", group.subject);
+    line_number(line, "cursor", group.cursor);
+    if (group.filter.tag_count > 0) {
+        line_begin_list(line, group.filter.mode == QBATCH_TAGS_ALL ? "tags_all" : "tags_any");
+        for (uint32_t i = 0; i < group.filter.tag_count; i++)
+            line_bytes(line, NULL, group.filter.tags[i]);
+        line_end_list(line);
+    }
+    return true;
+}
+
+static bool
+ql_describe_join(struct line *line, const struct ql_record *record)
+{
+    struct ql_join_record join;
+    if (ql_join_record_decode(record->bytes, &join) != Q_OK) return false;
+    line_number(line, "group", join.group_id);
+    line_number(line, "consumer", join.consumer_id);
+    line_bytes(line, "name", join.name);
+    line_number(line, "session", join.session);
+    line_number(line, "next_pull_sequence", join.next_pull_sequence);
+    return true;
+}
+
+static bool
+ql_describe_pull(struct line *line, const struct ql_record *record)
+{
+    struct ql_pull_record pull;
+    if (ql_pull_record_decode(record->bytes, &pull) != Q_OK) return false;
+    line_number(line, "group", pull.group_id);
+    line_number(line, "consumer", pull.consumer_id);
+    line_number(line, "pull_sequence", pull.first_pull_sequence);
+    line_number(line, "cursor", pull.cursor);
+    line_begin_list(line, "runs");
+    for (uint32_t i = 0; i < pull.run_count; i++) {
+        struct ql_pull_run run = ql_pull_run_at(&pull, i);
+        const char *comma = line->first ? "" : ",";
+        line->first = false;
+        if (line->json)
+            line_raw(
+                line, "%s{\"sequence\":%" PRIu64 ",\"count\":%u,\"attempt\":%u}", comma,
+                run.sequence, run.count, run.attempt);
+        else
+            line_raw(line, "%s%" PRIu64 "+%u", comma, run.sequence, run.count);
+    }
+    line_end_list(line);
+    return true;
+}
+
+static bool
+ql_describe_ack(struct line *line, const struct ql_record *record)
+{
+    struct ql_ack_record ack;
+    if (ql_ack_record_decode(record->bytes, &ack) != Q_OK) return false;
+    line_number(line, "group", ack.group_id);
+    line_number(line, "consumer", ack.consumer_id);
+    line_begin_list(line, "ranges");
+    for (uint32_t i = 0; i < ack.range_count; i++) {
+        struct qlog_range range = ql_ack_range_at(&ack, i);
+        const char *comma = line->first ? "" : ",";
+        line->first = false;
+        if (line->json)
+            line_raw(
+                line, "%s{\"first\":%" PRIu64 ",\"last\":%" PRIu64 "}", comma, range.first,
+                range.last);
+        else
+            line_raw(line, "%s%" PRIu64 "-%" PRIu64, comma, range.first, range.last);
+    }
+    line_end_list(line);
+    return true;
+}
+
+static bool
+ql_describe_release(struct line *line, const struct ql_record *record)
+{
+    static const char *const reasons[] = { "?", "died", "left", "forgotten" };
+    struct ql_release_record release;
+    if (ql_release_record_decode(record->bytes, &release) != Q_OK) return false;
+    line_number(line, "group", release.group_id);
+    line_number(line, "consumer", release.consumer_id);
+    line_bytes(line, "reason", q_bytes_from_text(reasons[release.reason]));
+    return true;
+}
+
+static bool
+ql_describe_bytes(struct line *line, const struct ql_record *record)
+{
+    struct q_bytes bytes;
+    if (ql_bytes_record_decode(record->bytes, &bytes) != Q_OK) return false;
+    line_number(line, "size", bytes.size);
+    line_bytes(line, "bytes", q_bytes_from(bytes.data, q_min_u64(bytes.size, 64)));
+    return true;
+}
+
+static void
+line_name(struct line *line, const char *name)
+{
+    if (line->json) {
+        line_raw(line, "%s", line->first ? "" : ",");
+        if (name != NULL) line_raw(line, "\"%s\":", name);
+    } else if (name != NULL) {
+        line_raw(line, " %s=", name);
+    } else {
+        line_raw(line, "%s", line->first ? "" : ",");
+    }
+    line->first = false;
+}
+
+static void
+line_number(struct line *line, const char *name, uint64_t value)
+{
+    line_name(line, name);
+    line_raw(line, "%" PRIu64, value);
+}
+
+static void
+line_bytes(struct line *line, const char *name, struct q_bytes value)
+{
+    line_name(line, name);
+    if (line->json) line_raw(line, "\"");
+    for (size_t i = 0; i < value.size; i++) {
+        uint8_t byte = value.data[i];
+        /* Names are checked where they come in; anything else is shown escaped. */
+        if (byte >= 0x20 && byte < 0x7f && byte != '"' && byte != '\\')
+            line_raw(line, "%c", byte);
+        else
+            line_raw(line, line->json ? "\\u%04x" : "\\x%02x", byte);
+    }
+    if (line->json) line_raw(line, "\"");
+}
+
+static void
+line_begin_list(struct line *line, const char *name)
+{
+    line_name(line, name);
+    line_raw(line, "[");
+    line->first = true;
+}
+
+static void
+line_end_list(struct line *line)
+{
+    line_raw(line, "]");
+    line->first = false;
+}
+
+static void
+line_raw(struct line *line, const char *format, ...)
+{
+    if (line->used >= line->size) return;
+    va_list args;
+    va_start(args, format);
+    int size = vsnprintf(line->out + line->used, line->size - line->used, format, args);
+    va_end(args);
+    if (size > 0) line->used += (size_t)size;
+}

@@ -1,0 +1,128 @@
+/*
+ * format/layout.h: every byte of a log directory that is not a batch (those: qbatch/layout.h).
+ *
+ *   directory   := LOCK superblock LOG/segment-NNNNNN…          (LOG: "message", "action", "log")
+ *   superblock  := super{4}                                      at 0, 4096, 8192, 12288
+ *   segment     := segment-header frame…                         header at 0, frames from 4096 on
+ *   frame       := frame-header records payloads zero-padding to 4096
+ *   record      := record-head bytes                             length a multiple of 8
+ *
+ * A position is a byte address in a log. Byte `p` lies in the segment with the largest base <= p,
+ * at 4096 + (p - base) of its file. Names of segment files are hints; identity is in the header.
+ *
+ * Frames are never rewritten until their segment is recycled. What a reader may believe:
+ *
+ *   - a frame header is a frame only if its hash, magic, version, position and the incarnation of
+ *     its segment fit, and it lies wholly inside the segment;
+ *   - its generation is not below its predecessor's, and `previous` is the predecessor's header
+ *     hash (not checked across a border behind which the older segment is gone);
+ *   - above the newest durable mark, also every payload hash must be right.
+ *
+ * All numbers are little-endian. Every reserved byte is written as zero.
+ *
+ * To change the format (version 0 has no compatibility until the storage issues close): change the
+ * layout here, docs/format.md, the golden files in tests/assets, and raise QL_FORMAT_VERSION when
+ * old files can no longer be read.
+ */
+#ifndef QL_FORMAT_LAYOUT_H
+#define QL_FORMAT_LAYOUT_H
+
+#include <stdint.h>
+
+enum {
+    QL_FORMAT_VERSION = 0,
+    QL_BLOCK = 4096, /* unit of placement: superblock copies, headers, frames */
+    QL_LOGS_MAX = 4,
+    QL_LOG_NAME_MAX = 16, /* with the terminating zero */
+};
+
+/* clang-format off */
+
+/* Superblock copy, 4096 bytes. The copy with the highest `sequence` and a right hash counts. */
+#define QL_SUPER_MAGIC 0x31505551u /* "QUP1" */
+enum {
+    QL_SUPER_COPIES       = 4,
+    QL_SUPER_HASH         = 0,    /* u64: XXH3-64 of [8, 4096) */
+    QL_SUPER_MAGIC_AT     = 8,    /* u32 */
+    QL_SUPER_VERSION      = 12,   /* u16 */
+    QL_SUPER_CLEAN        = 14,   /* u8: 1 after an orderly stop */
+    QL_SUPER_LOG_COUNT    = 15,   /* u8 */
+    QL_SUPER_STORE_ID     = 16,   /* 16 random bytes, in every segment header too */
+    QL_SUPER_SEQUENCE     = 32,   /* u64: rises with every write of a copy */
+    QL_SUPER_GENERATION   = 40,   /* u64: raised at every open that does not follow a clean stop */
+    QL_SUPER_CREATED_MS   = 48,   /* u64 */
+    QL_SUPER_WRITTEN_MS   = 56,   /* u64 */
+    QL_SUPER_LOGS         = 64,   /* QL_LOGS_MAX x 64 bytes: */
+    QL_SUPER_LOG_SIZE     = 64,
+    QL_SUPER_LOG_NAME     = 0,    /* 16 bytes, zero padded */
+    QL_SUPER_LOG_DURABLE  = 16,   /* u64: everything below is flushed */
+    QL_SUPER_LOG_END      = 24,   /* u64: where the log ended when recovery or a clean stop said so */
+    QL_SUPER_LOG_CHAIN    = 32,   /* u64: header hash of the last frame below END */
+    QL_SUPER_LOG_INCARNATION = 40,/* u64: highest ever given to a segment of this log */
+    QL_SUPER_SIZE         = 4096,
+};
+
+/* Segment header, one block. A spare has no base yet: its state is 0. */
+#define QL_SEGMENT_MAGIC 0x31475351u /* "QSG1" */
+enum {
+    QL_SEGMENT_HASH        = 0,   /* u64: XXH3-64 of [8, 4096) */
+    QL_SEGMENT_MAGIC_AT    = 8,   /* u32 */
+    QL_SEGMENT_VERSION     = 12,  /* u16 */
+    QL_SEGMENT_STATE       = 14,  /* u8: 0 spare, 1 in use */
+    QL_SEGMENT_ZERO        = 15,
+    QL_SEGMENT_STORE_ID    = 16,  /* 16 bytes */
+    QL_SEGMENT_LOG_NAME    = 32,  /* 16 bytes */
+    QL_SEGMENT_INCARNATION = 48,  /* u64: unique in its log, for ever */
+    QL_SEGMENT_BASE        = 56,  /* u64: position of its first frame */
+    QL_SEGMENT_FILE_SIZE   = 64,  /* u64: header and frames, a multiple of 4096 */
+    QL_SEGMENT_GENERATION  = 72,  /* u64 */
+    QL_SEGMENT_CREATED_MS  = 80,  /* u64 */
+    QL_SEGMENT_CHAIN       = 88,  /* u64: header hash of the frame before its first one */
+    QL_SEGMENT_HEADER_SIZE = 4096,
+};
+
+/* Frame header, 128 bytes. */
+#define QL_FRAME_MAGIC 0x31524651u /* "QFR1" */
+enum {
+    QL_FRAME_HASH          = 0,   /* u64: XXH3-64 of [8, 128) */
+    QL_FRAME_MAGIC_AT      = 8,   /* u32 */
+    QL_FRAME_VERSION       = 12,  /* u8 */
+    QL_FRAME_KIND          = 13,  /* u8: enum ql_frame_kind */
+    QL_FRAME_FLAGS         = 14,  /* u16: QL_FRAME_FLAG_* */
+    QL_FRAME_POSITION      = 16,  /* u64: its own */
+    QL_FRAME_INCARNATION   = 24,  /* u64: of its segment */
+    QL_FRAME_EPOCH         = 32,  /* u64: reign of the broker group; 0 without replication */
+    QL_FRAME_GENERATION    = 40,  /* u64 */
+    QL_FRAME_BODY_LENGTH   = 48,  /* u32: records and payloads, without the padding */
+    QL_FRAME_RECORDS_LENGTH= 52,  /* u32: of the records alone */
+    QL_FRAME_RECORD_COUNT  = 56,  /* u32 */
+    QL_FRAME_ZERO          = 60,  /* u32 */
+    QL_FRAME_WALL_MS       = 64,  /* u64: clamped monotone within the log */
+    QL_FRAME_DURABLE       = 72,  /* u64: the durable mark when the frame was built */
+    QL_FRAME_PREVIOUS      = 80,  /* u64: header hash of the frame before; 0 for the first of a log */
+    QL_FRAME_RECORDS_HASH  = 88,  /* u64: XXH3-64 of the records */
+    QL_FRAME_RESERVED      = 96,  /* 32 bytes */
+    QL_FRAME_HEADER_SIZE   = 128,
+
+    QL_FRAME_FLAG_LAST     = 1 << 0, /* the next frame is the first of another segment */
+};
+
+/* Record head, 8 bytes; the first 8 of a batch's broker prefix are one. */
+enum {
+    QL_RECORD_KIND         = 0,   /* u16: format/record_list.h */
+    QL_RECORD_FLAGS        = 2,   /* u16: 0 */
+    QL_RECORD_LENGTH       = 4,   /* u32: with the head; a multiple of 8 */
+    QL_RECORD_HEAD_SIZE    = 8,
+};
+/* clang-format on */
+
+enum ql_frame_kind {
+    QL_FRAME_DATA = 0,
+    QL_FRAME_SEAL = 1, /* no records; flagged LAST */
+};
+
+_Static_assert(QL_FRAME_HEADER_SIZE % 8 == 0, "records are aligned to 8");
+_Static_assert(
+    QL_SUPER_LOGS + QL_LOGS_MAX * QL_SUPER_LOG_SIZE <= QL_SUPER_SIZE, "superblock overflows");
+
+#endif /* QL_FORMAT_LAYOUT_H */

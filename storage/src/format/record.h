@@ -1,0 +1,146 @@
+/*
+ * format/record.h: the records of a frame: encode, decode, check, describe.
+ *
+ * Decoders take bytes from strangers: every length is checked against what is left, by
+ * subtraction. Encoders write into memory whose size the caller asked for first.
+ *
+ * Thread: any. Blocking: never. Memory: the caller's; decoded names are views. Pure functions.
+ * Format: docs/format.md, "Records".
+ */
+#ifndef QL_FORMAT_RECORD_H
+#define QL_FORMAT_RECORD_H
+
+#include <qbase/bytes.h>
+#include <qbatch/batch.h>
+#include <qlog/store.h>
+
+#include "format/layout.h"
+#include "format/record_list.h"
+
+/* One record of a frame. */
+struct ql_record {
+    unsigned kind;
+    struct q_bytes bytes;   /* with the head */
+    const uint8_t *payload; /* of a batch: padded payload in the same frame; else NULL */
+    uint32_t payload_size;  /* padded */
+};
+
+/* Walks records and payloads of one frame's body together. */
+struct ql_record_walk {
+    struct q_bytes records;
+    struct q_bytes payloads;
+};
+
+/*
+ * Q_OK, Q_END (both are used up), Q_E_CORRUPT (lengths do not add up). Batches are opened trusted:
+ * the frame's hash over the records is checked before.
+ */
+Q_MUST_CHECK enum q_err ql_record_next(struct ql_record_walk *walk, struct ql_record *ret_record);
+
+/* "BATCH"; "UNKNOWN" for others. */
+const char *ql_record_name(unsigned kind);
+/* One line of text, or one JSON object, without the line's end. False: the record does not decode. */
+bool ql_record_describe(const struct ql_record *record, bool json, char *out, size_t out_size);
+
+/* --- SUBJECT --- */
+struct ql_subject_record {
+    uint32_t subject_id;
+    uint8_t mode; /* enum qlog_mode; 0: the store's default */
+    struct q_bytes name;
+};
+
+/* --- GROUP --- */
+struct ql_group_record {
+    uint32_t group_id;
+    uint32_t subject_id;
+    uint64_t cursor;
+    struct q_bytes subject;
+    struct q_bytes name;
+    struct qbatch_filter filter;
+};
+
+/* --- JOIN --- */
+struct ql_join_record {
+    uint32_t group_id;
+    uint32_t consumer_id; /* ordinal within the group; new when unknown */
+    uint64_t session;
+    uint64_t next_pull_sequence; /* of a new consumer */
+    uint8_t token[16];
+    struct q_bytes name;
+};
+
+/* --- PULL --- what was handed out, in pull sequence order, and where the cursor is now. */
+struct ql_pull_run {
+    uint64_t sequence;
+    uint32_t count;
+    uint32_t attempt;
+};
+
+struct ql_pull_record {
+    uint32_t group_id;
+    uint32_t consumer_id;
+    uint64_t first_pull_sequence;
+    uint64_t cursor;
+    uint32_t run_count;
+    const uint8_t *runs; /* encoded; see ql_pull_run_at() */
+};
+
+/* --- ACK --- */
+struct ql_ack_record {
+    uint32_t group_id;
+    uint32_t consumer_id;
+    uint32_t range_count;
+    const uint8_t *ranges; /* encoded; see ql_ack_range_at() */
+};
+
+/* --- RELEASE --- */
+enum ql_release_reason {
+    QL_RELEASE_DIED = 1,
+    QL_RELEASE_LEFT = 2,
+    QL_RELEASE_FORGOTTEN = 3
+};
+
+struct ql_release_record {
+    uint32_t group_id;
+    uint32_t consumer_id;
+    uint8_t reason;
+};
+
+/* Sizes (multiples of 8) and encoders. */
+uint32_t ql_subject_record_size(const struct ql_subject_record *record);
+void ql_subject_record_encode(const struct ql_subject_record *record, uint8_t *out);
+uint32_t ql_group_record_size(const struct ql_group_record *record);
+void ql_group_record_encode(const struct ql_group_record *record, uint8_t *out);
+uint32_t ql_join_record_size(const struct ql_join_record *record);
+void ql_join_record_encode(const struct ql_join_record *record, uint8_t *out);
+uint32_t ql_pull_record_size(uint32_t run_count);
+void ql_pull_record_encode(
+    const struct ql_pull_record *record, const struct qlog_run *runs, uint8_t *out);
+uint32_t ql_ack_record_size(uint32_t range_count);
+void ql_ack_record_encode(
+    const struct ql_ack_record *record, const struct qlog_range *ranges, uint8_t *out);
+uint32_t ql_release_record_size(void);
+void ql_release_record_encode(const struct ql_release_record *record, uint8_t *out);
+/* A record of a program's own bytes: head, u32 length, bytes, padding. */
+uint32_t ql_bytes_record_size(size_t size);
+void ql_bytes_record_encode(struct q_bytes bytes, uint8_t *out);
+
+/* Q_OK or Q_E_CORRUPT. */
+Q_MUST_CHECK enum q_err ql_subject_record_decode(
+    struct q_bytes bytes, struct ql_subject_record *ret_record);
+Q_MUST_CHECK enum q_err ql_group_record_decode(
+    struct q_bytes bytes, struct ql_group_record *ret_record);
+Q_MUST_CHECK enum q_err ql_join_record_decode(
+    struct q_bytes bytes, struct ql_join_record *ret_record);
+Q_MUST_CHECK enum q_err ql_pull_record_decode(
+    struct q_bytes bytes, struct ql_pull_record *ret_record);
+Q_MUST_CHECK enum q_err ql_ack_record_decode(
+    struct q_bytes bytes, struct ql_ack_record *ret_record);
+Q_MUST_CHECK enum q_err ql_release_record_decode(
+    struct q_bytes bytes, struct ql_release_record *ret_record);
+Q_MUST_CHECK enum q_err ql_bytes_record_decode(struct q_bytes bytes, struct q_bytes *ret_bytes);
+
+struct ql_pull_run ql_pull_run_at(const struct ql_pull_record *record, uint32_t index);
+struct qlog_range ql_ack_range_at(const struct ql_ack_record *record, uint32_t index);
+
+#endif /* QL_FORMAT_RECORD_H */

@@ -1,0 +1,29 @@
+/*
+ * format/record_list.h: every kind of record, once.
+ *
+ * QL_RECORD_LIST(X) expands X(NAME, number, stem, log). Each layer expands it to its own table:
+ * format to decode and describe (ql_describe_<stem>), store to apply (apply_<stem>), so that a kind
+ * that can be replayed but not printed does not link. Numbers are never reused.
+ */
+#ifndef QL_FORMAT_RECORD_LIST_H
+#define QL_FORMAT_RECORD_LIST_H
+
+/* clang-format off */
+#define QL_RECORD_LIST(X) \
+    X(BATCH,     1, batch,    "message") /* qbatch/layout.h; its payload lies in the frame */ \
+    X(SUBJECT,   2, subject,  "any")     /* a subject's id and name */ \
+    X(GROUP,    16, group,    "action")  /* a consumer group is made */ \
+    X(JOIN,     17, join,     "action")  /* a consumer gets a session */ \
+    X(PULL,     18, pull,     "action")  /* messages were handed out, the cursor moved */ \
+    X(ACK,      19, ack,      "action")  /* messages are done */ \
+    X(RELEASE,  20, release,  "action")  /* what a consumer held goes back to its group */ \
+    X(BYTES,   256, bytes,    "log")     /* whatever a program put into a log of its own */
+/* clang-format on */
+
+enum ql_record_kind {
+#define QL_RECORD_ENUM(name, number, stem, log) QL_RECORD_##name = (number),
+    QL_RECORD_LIST(QL_RECORD_ENUM)
+#undef QL_RECORD_ENUM
+};
+
+#endif /* QL_FORMAT_RECORD_LIST_H */

@@ -1,0 +1,84 @@
+#include "io/transfer.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include <qbase/clock.h>
+
+static void transfer_step(struct ql_transfer *transfer);
+static void transfer_on_done(struct qlog_io_op *op);
+static void transfer_finish(struct ql_transfer *transfer, int error);
+
+void
+ql_transfer_submit(struct qlog_io *io, struct ql_transfer *transfer)
+{
+    transfer->io = io;
+    transfer->error = 0;
+    transfer->moved = 0;
+    transfer->finished = false;
+    transfer->data = transfer->op.data;
+    transfer->length = transfer->op.length;
+    transfer->at = transfer->op.at;
+    transfer_step(transfer);
+}
+
+int
+ql_transfer_wait(struct qlog_io *io, struct ql_transfer *transfer)
+{
+    transfer->done = NULL;
+    ql_transfer_submit(io, transfer);
+    while (!transfer->finished) {
+        int rv = io->table->enter(io, Q_NS_PER_S);
+        if (rv < 0) return rv;
+    }
+    return transfer->error;
+}
+
+static void
+transfer_step(struct ql_transfer *transfer)
+{
+    transfer->op.data = transfer->data + transfer->moved;
+    transfer->op.length = transfer->length - transfer->moved;
+    transfer->op.at = transfer->at + transfer->moved;
+    transfer->op.done = transfer_on_done;
+    transfer->io->table->submit(transfer->io, &transfer->op);
+}
+
+static void
+transfer_on_done(struct qlog_io_op *op)
+{
+    struct ql_transfer *transfer = q_container_of(op, struct ql_transfer, op);
+    if (op->result == -EINTR || op->result == -EAGAIN) {
+        transfer_step(transfer);
+        return;
+    }
+    /* A direct read that goes on at the odd end of a cut file: that is its end. */
+    if (op->result == -EINVAL && op->kind == QLOG_IO_READ && transfer->moved > 0) op->result = 0;
+    if (op->result < 0) {
+        transfer_finish(transfer, (int)op->result);
+        return;
+    }
+    if (op->kind == QLOG_IO_FLUSH) {
+        transfer_finish(transfer, 0);
+        return;
+    }
+    transfer->moved += (uint32_t)op->result;
+    if (transfer->moved == transfer->length) {
+        transfer_finish(transfer, 0);
+    } else if (op->result > 0) {
+        transfer_step(transfer);
+    } else if (op->kind == QLOG_IO_READ) {
+        memset(transfer->data + transfer->moved, 0, transfer->length - transfer->moved);
+        transfer_finish(transfer, 0);
+    } else {
+        transfer_finish(transfer, -EIO);
+    }
+}
+
+static void
+transfer_finish(struct ql_transfer *transfer, int error)
+{
+    transfer->error = error;
+    transfer->finished = true;
+    if (transfer->done != NULL) transfer->done(transfer);
+}

@@ -1,0 +1,182 @@
+#include "log/index.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <qbase/assert.h>
+
+#include "format/block.h"
+
+static enum q_err index_add(
+    struct ql_index *index, uint32_t id, struct q_bytes name, struct ql_subject **ret_subject);
+static bool index_name_equal(const void *key, uint32_t value, const void *context);
+
+void
+ql_index_init(struct ql_index *index, uint32_t subjects_max)
+{
+    *index = (struct ql_index){ .subjects_max = subjects_max };
+}
+
+void
+ql_index_fini(struct ql_index *index)
+{
+    for (uint32_t i = 0; i < index->count; i++) {
+        if (index->subjects[i] == NULL) continue;
+        Q_ASSERT(q_list_is_empty(&index->subjects[i]->parked_groups));
+        free(index->subjects[i]->entries);
+        free(index->subjects[i]);
+    }
+    free(index->subjects);
+    q_map_fini(&index->by_name);
+}
+
+enum q_err
+ql_index_find(const struct ql_index *index, struct q_bytes name, struct ql_subject **ret_subject)
+{
+    uint32_t id;
+    if (!q_map_get(
+            &index->by_name, ql_hash(name.data, name.size), index_name_equal, &name, index, &id))
+        return Q_NOT_FOUND;
+    *ret_subject = index->subjects[id];
+    return Q_OK;
+}
+
+static bool
+index_name_equal(const void *key, uint32_t value, const void *context)
+{
+    const struct ql_index *index = context;
+    const struct ql_subject *subject = index->subjects[value];
+    return q_bytes_equal(
+        *(const struct q_bytes *)key, q_bytes_from(subject->name, subject->name_size));
+}
+
+struct ql_subject *
+ql_index_get(const struct ql_index *index, uint32_t id)
+{
+    return id < index->count ? index->subjects[id] : NULL;
+}
+
+enum q_err
+ql_index_need(
+    struct ql_index *index, struct q_bytes name, struct ql_subject **ret_subject, bool *ret_created)
+{
+    *ret_created = false;
+    if (ql_index_find(index, name, ret_subject) == Q_OK) return Q_OK;
+    if (name.size == 0 || name.size > QLOG_SUBJECT_MAX)
+        return Q_FAIL(
+            Q_INVALID, .what = q_text(
+                           "a subject's name has 1 to %u bytes, this one %zu",
+                           (unsigned)QLOG_SUBJECT_MAX, name.size));
+    if (index->count >= index->subjects_max)
+        return Q_FAIL(
+            Q_TOO_BIG, .what = q_text("the store holds %u subjects already", index->subjects_max),
+            .hint = "raise the limit of subjects, or delete some");
+    Q_TRY(index_add(index, index->count, name, ret_subject));
+    *ret_created = true;
+    return Q_OK;
+}
+
+enum q_err
+ql_index_apply_subject(
+    struct ql_index *index, uint32_t id, struct q_bytes name, enum qlog_mode mode)
+{
+    struct ql_subject *subject = ql_index_get(index, id);
+    struct ql_subject *named;
+    bool known = ql_index_find(index, name, &named) == Q_OK;
+    if (subject == NULL && !known) {
+        if (id >= index->subjects_max)
+            return Q_FAIL(Q_E_CORRUPT, .what = q_text("subject id %u is above the limit", id));
+        Q_TRY(index_add(index, id, name, &subject));
+    } else if (subject == NULL || !known || named != subject) {
+        return Q_FAIL(
+            Q_E_CORRUPT,
+            .what = q_text(
+                "subject id %u stands for \"%s\" and for \"%.*s\"", id,
+                subject == NULL ? "" : subject->name, (int)name.size, (const char *)name.data));
+    }
+    subject->mode = mode;
+    return Q_OK;
+}
+
+static enum q_err
+index_add(struct ql_index *index, uint32_t id, struct q_bytes name, struct ql_subject **ret_subject)
+{
+    if (id >= index->capacity) {
+        uint32_t capacity = index->capacity == 0 ? 16 : index->capacity;
+        while (capacity <= id)
+            capacity *= 2;
+        struct ql_subject **subjects =
+            realloc(index->subjects, capacity * sizeof(struct ql_subject *));
+        if (subjects == NULL) return Q_FAIL(Q_E_NOMEM, .what = "table of subjects");
+        index->subjects = subjects;
+        index->capacity = capacity;
+    }
+    struct ql_subject *subject = calloc(1, sizeof(*subject) + name.size + 1);
+    if (subject == NULL) return Q_FAIL(Q_E_NOMEM, .what = "subject");
+    subject->id = id;
+    subject->name_size = (uint8_t)name.size;
+    memcpy(subject->name, name.data, name.size);
+    q_list_init(&subject->parked_groups);
+    q_list_init(&subject->stirred_link);
+    q_list_init(&subject->groups);
+    enum q_err err = q_map_put(&index->by_name, ql_hash(name.data, name.size), id);
+    if (err != Q_OK) {
+        free(subject);
+        return err;
+    }
+    while (index->count <= id)
+        index->subjects[index->count++] = NULL;
+    index->subjects[id] = subject;
+    *ret_subject = subject;
+    return Q_OK;
+}
+
+enum q_err
+ql_subject_reserve(struct ql_subject *subject, uint32_t entries)
+{
+    if (subject->entry_capacity - subject->entry_count >= entries) return Q_OK;
+    uint64_t capacity = q_max_u64((uint64_t)subject->entry_capacity * 2, 4);
+    capacity = q_max_u64(capacity, (uint64_t)subject->entry_count + entries);
+    if (capacity > UINT32_MAX) return Q_FAIL(Q_TOO_BIG, .what = "too many batches of one subject");
+    struct ql_entry *grown = realloc(subject->entries, capacity * sizeof(struct ql_entry));
+    if (grown == NULL) return Q_FAIL(Q_E_NOMEM, .what = "index of a subject");
+    subject->entries = grown;
+    subject->entry_capacity = (uint32_t)capacity;
+    return Q_OK;
+}
+
+void
+ql_subject_add(struct ql_subject *subject, const struct ql_entry *entry)
+{
+    Q_ASSERT(subject->entry_count < subject->entry_capacity);
+    Q_ASSERT(entry->first_sequence >= subject->next_sequence);
+    subject->entries[subject->entry_count++] = *entry;
+    subject->next_sequence = entry->first_sequence + entry->count;
+}
+
+const struct ql_entry *
+ql_subject_entry(const struct ql_subject *subject, uint64_t sequence)
+{
+    uint32_t low = 0;
+    uint32_t high = subject->entry_count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        const struct ql_entry *entry = &subject->entries[middle];
+        if (entry->first_sequence + entry->count <= sequence)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < subject->entry_count ? &subject->entries[low] : NULL;
+}
+
+uint64_t
+ql_subject_visible_end(const struct ql_subject *subject, uint64_t mark)
+{
+    /* Only the frames in flight are above the mark: a few entries at the end. */
+    for (uint32_t i = subject->entry_count; i > 0; i--) {
+        const struct ql_entry *entry = &subject->entries[i - 1];
+        if (entry->frame + entry->frame_size <= mark) return entry->first_sequence + entry->count;
+    }
+    return subject->entry_count > 0 ? subject->entries[0].first_sequence : subject->next_sequence;
+}

@@ -1,0 +1,101 @@
+/*
+ * log/index.h: subjects, and where their messages are.
+ *
+ * Derived from the message log: applying its records in order, live or in recovery, gives the same
+ * index. One entry per batch. In memory, all of it, until sealed segments get index files of their
+ * own (the second storage issue).
+ *
+ * Invariants: entries of a subject are sorted by first sequence and do not overlap; next_sequence is
+ * behind the last of them.
+ *
+ * Thread: the store's. Memory: one block per table and subject, grown by doubling.
+ */
+#ifndef QL_LOG_INDEX_H
+#define QL_LOG_INDEX_H
+
+#include <qbase/bytes.h>
+#include <qbase/list.h>
+#include <qbase/map.h>
+#include <qlog/store.h>
+
+/* A batch. Positions: `frame` + what is told. */
+struct ql_entry {
+    uint64_t first_sequence;
+    uint64_t frame;
+    uint32_t envelope_at;
+    uint32_t payload_at;
+    uint32_t envelope_size;
+    uint32_t payload_size; /* padded */
+    uint32_t count;
+    uint32_t frame_size; /* visible once frame + frame_size is below the mark */
+};
+
+struct ql_append;
+
+struct ql_subject {
+    uint32_t id;
+    enum qlog_mode mode; /* DEFAULT: the store's */
+    uint64_t next_sequence;
+    struct ql_entry *entries;
+    uint32_t entry_count;
+    uint32_t entry_capacity;
+    uint32_t promised; /* entries of publishes that are queued: room is there */
+
+    /* Which segment names it, and which append is about to write that SUBJECT record. */
+    uint64_t named_in;
+    const struct ql_append *namer;
+    uint32_t namer_batch;
+
+    /* Groups with parked pulls; struct ql_group.parked_link. */
+    struct q_list parked_groups;
+    /* In the store's list of subjects whose parked groups are to be looked at. */
+    struct q_list stirred_link;
+
+    /* Groups of this subject; struct ql_group.subject_link. */
+    struct q_list groups;
+
+    uint8_t name_size;
+    char name[];
+};
+
+struct ql_index {
+    struct ql_subject **subjects; /* by id */
+    uint32_t count;
+    uint32_t capacity;
+    uint32_t subjects_max;
+    struct q_map by_name;
+};
+
+void ql_index_init(struct ql_index *index, uint32_t subjects_max);
+void ql_index_fini(struct ql_index *index);
+
+/* Q_OK or Q_NOT_FOUND. */
+Q_MUST_CHECK enum q_err ql_index_find(
+    const struct ql_index *index, struct q_bytes name, struct ql_subject **ret_subject);
+/* NULL when there is no such id. */
+struct ql_subject *ql_index_get(const struct ql_index *index, uint32_t id);
+/*
+ * The subject with this name, made when it is not there yet. Q_OK (`*ret_created`), Q_TOO_BIG (the
+ * limit of subjects), Q_INVALID (the name's length), Q_E_NOMEM.
+ */
+Q_MUST_CHECK enum q_err ql_index_need(
+    struct ql_index *index,
+    struct q_bytes name,
+    struct ql_subject **ret_subject,
+    bool *ret_created);
+/* Apply a SUBJECT record. Q_OK, Q_E_CORRUPT (id and name contradict what is known), Q_E_NOMEM. */
+Q_MUST_CHECK enum q_err ql_index_apply_subject(
+    struct ql_index *index, uint32_t id, struct q_bytes name, enum qlog_mode mode);
+/* Room for more entries, so that adding them can't fail. */
+Q_MUST_CHECK enum q_err ql_subject_reserve(struct ql_subject *subject, uint32_t entries);
+/* Append an entry; its first sequence is at or above next_sequence. */
+void ql_subject_add(struct ql_subject *subject, const struct ql_entry *entry);
+/*
+ * The entry that holds `sequence`, or the first behind it. NULL when there is none. The gap between
+ * entries is what rot took.
+ */
+const struct ql_entry *ql_subject_entry(const struct ql_subject *subject, uint64_t sequence);
+/* One past the last sequence whose frame ends at or below `mark`; the first one kept when none. */
+uint64_t ql_subject_visible_end(const struct ql_subject *subject, uint64_t mark);
+
+#endif /* QL_LOG_INDEX_H */

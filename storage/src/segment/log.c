@@ -1,0 +1,579 @@
+#include "segment/log.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include <qbase/assert.h>
+#include <qbase/bytes.h>
+
+enum {
+    /* Up to here one write with RWF_DSYNC costs less than a write and a flush (measured; see
+     * docs/decisions). */
+    DSYNC_BYTES_MAX = 128 * 1024,
+    /* A second frame beside one in flight is started from this many bytes on. */
+    WORTH_BYTES = 64 * 1024,
+    SPARE_RETRY_NS = Q_NS_PER_S,
+};
+
+struct gather {
+    struct ql_append *first;
+    unsigned count;
+    uint64_t records;
+    uint64_t payloads;
+    uint32_t record_count;
+    bool flushed;
+};
+
+static bool log_may_start(const struct ql_log *log);
+static bool log_build(struct ql_log *log, uint64_t now_ns);
+static bool log_gather(struct ql_log *log, struct gather *ret_gather);
+static void log_fill(struct ql_log *log, const struct gather *gather, struct ql_buffer *buffer);
+static void log_submit(
+    struct ql_log *log, struct ql_frame *frame, struct ql_buffer *buffer, bool durable);
+static void log_on_written(struct ql_transfer *transfer);
+static void log_reap(struct ql_log *log, uint64_t now_ns);
+static void log_flush(struct ql_log *log, uint64_t now_ns, bool force);
+static void log_on_flushed(struct ql_transfer *transfer);
+static void log_roll_start(struct ql_log *log);
+static void log_roll_go_on(struct ql_log *log, uint64_t now_ns);
+static void log_on_header(struct ql_transfer *transfer);
+static void log_use_segment(struct ql_log *log, struct ql_segment *segment);
+static void log_refuse_queue(struct ql_log *log, enum q_err err);
+
+static void
+queue_init(struct ql_append_queue *queue)
+{
+    queue->first = NULL;
+    queue->last = &queue->first;
+}
+
+static void
+queue_push(struct ql_append_queue *queue, struct ql_append *append)
+{
+    append->next = NULL;
+    *queue->last = append;
+    queue->last = &append->next;
+}
+
+static struct ql_append *
+queue_pop(struct ql_append_queue *queue)
+{
+    struct ql_append *append = queue->first;
+    if (append == NULL) return NULL;
+    queue->first = append->next;
+    if (queue->first == NULL) queue->last = &queue->first;
+    return append;
+}
+
+uint64_t
+ql_body_bytes_max(const struct ql_env *env)
+{
+    /* Header block and seal frame are not for bodies. */
+    return env->segment_bytes - 2 * QL_BLOCK - QL_FRAME_HEADER_SIZE;
+}
+
+void
+ql_log_init(struct ql_log *log, struct ql_env *env, const char *name)
+{
+    memset(log, 0, sizeof(*log));
+    log->env = env;
+    (void)snprintf(log->name, sizeof(log->name), "%s", name);
+    queue_init(&log->queue);
+    queue_init(&log->wait_written);
+    queue_init(&log->wait_durable);
+    queue_init(&log->finished);
+}
+
+enum q_err
+ql_log_start(struct ql_log *log)
+{
+    if (log->active != NULL) return Q_OK;
+    struct ql_env *env = log->env;
+    if (log->spare == NULL)
+        Q_TRY(
+            ql_segment_create(env, log->name, log->number_next++, ++log->incarnation, &log->spare));
+    struct ql_segment *segment = log->spare;
+    segment->state = QL_SEGMENT_ACTIVE;
+    segment->base = log->tail;
+    segment->chain = log->chain;
+    struct ql_buffer *buffer;
+    Q_TRY(ql_buffer_take(env, QL_BLOCK, &buffer));
+    ql_segment_activation(env, segment, log->name, buffer->data);
+    struct ql_transfer write = {
+        .op = {
+            .kind = QLOG_IO_WRITE,
+            .durable = true,
+            .file = segment->file,
+            .buffer = buffer->index,
+            .data = buffer->data,
+            .length = QL_BLOCK,
+        },
+    };
+    int rv = ql_transfer_wait(env->io, &write);
+    ql_buffer_give(env, buffer);
+    if (rv < 0) {
+        char path[QL_PATH_MAX];
+        return Q_FAIL(
+            q_err_from_errno(-rv), .path = ql_segment_path(env, log->name, segment->number, path),
+            .sys = -rv, .what = "write segment header");
+    }
+    Q_TRY(ql_segment_set_add(&log->segments, segment));
+    log->spare = NULL;
+    log->active = segment;
+    return Q_OK;
+}
+
+void
+ql_log_fini(struct ql_log *log)
+{
+    Q_ASSERT(log->flight_count == 0 && !log->flush_busy);
+    log_refuse_queue(log, Q_STOPPING);
+    struct ql_append *append;
+    while ((append = queue_pop(&log->wait_written)) != NULL)
+        queue_push(&log->finished, append);
+    while ((append = queue_pop(&log->wait_durable)) != NULL)
+        queue_push(&log->finished, append);
+    log->refused = log->env->broken != Q_OK ? log->env->broken : Q_STOPPING;
+    while ((append = queue_pop(&log->finished)) != NULL)
+        append->table->done(append, log->refused);
+    if (log->header_buffer != NULL) ql_buffer_give(log->env, log->header_buffer);
+    ql_segment_set_free(log->env, &log->segments);
+    ql_segment_free(log->env, log->spare);
+}
+
+enum q_err
+ql_log_append(struct ql_log *log, struct ql_append *append)
+{
+    append->table->measure(append, log->active->incarnation);
+    uint64_t size = (uint64_t)append->records_size + append->payloads_size;
+    if (size > ql_body_bytes_max(log->env))
+        return Q_FAIL(
+            Q_TOO_BIG, .what = q_text(
+                           "%llu bytes do not fit into a segment of %llu", (unsigned long long)size,
+                           (unsigned long long)log->env->segment_bytes));
+    append->end = 0;
+    queue_push(&log->queue, append);
+    log->queued_bytes += size;
+    return Q_OK;
+}
+
+void
+ql_log_write(struct ql_log *log, uint64_t now_ns)
+{
+    while (log_may_start(log) && log_build(log, now_ns))
+        continue;
+}
+
+static bool
+log_may_start(const struct ql_log *log)
+{
+    if (log->env->broken != Q_OK || log->roll != QL_ROLL_NONE) return false;
+    if (log->queue.first == NULL || log->flight_count >= log->env->depth_max) return false;
+    return log->flight_count == 0 || log->queued_bytes >= WORTH_BYTES;
+}
+
+/* One frame of what is queued. False when that can't be done now. */
+static bool
+log_build(struct ql_log *log, uint64_t now_ns)
+{
+    struct gather gather;
+    if (!log_gather(log, &gather)) {
+        log_roll_start(log);
+        return false;
+    }
+    uint32_t body = (uint32_t)(gather.records + gather.payloads);
+    struct ql_buffer *buffer;
+    if (ql_buffer_take(log->env, ql_frame_size(body), &buffer) != Q_OK) {
+        /* Out of memory: go on when a frame in flight gives its buffer back. */
+        if (log->flight_count == 0) log_refuse_queue(log, Q_E_NOMEM);
+        return false;
+    }
+    if (log->unflushed_since_ns == 0) log->unflushed_since_ns = now_ns;
+    log_fill(log, &gather, buffer);
+    return true;
+}
+
+/* As much of the queue as one frame may hold. False: not even the first fits into the segment. */
+static bool
+log_gather(struct ql_log *log, struct gather *ret_gather)
+{
+    uint64_t room = ql_segment_limit(log->active) - log->tail;
+    uint64_t room_for_body = room < 2 * QL_BLOCK ? 0 : room - QL_BLOCK - QL_FRAME_HEADER_SIZE;
+    uint64_t wanted = q_min_u64(log->env->frame_bytes_max, room_for_body);
+    struct gather gather = { .first = log->queue.first };
+    for (struct ql_append *append = log->queue.first; append != NULL; append = append->next) {
+        append->table->measure(append, log->active->incarnation);
+        uint64_t body =
+            gather.records + append->records_size + gather.payloads + append->payloads_size;
+        if (body > (gather.count == 0 ? room_for_body : wanted)) break;
+        gather.count++;
+        gather.records += append->records_size;
+        gather.payloads += append->payloads_size;
+        gather.record_count += append->record_count;
+        gather.flushed = gather.flushed || append->flushed;
+    }
+    *ret_gather = gather;
+    return gather.count > 0;
+}
+
+static void
+log_fill(struct ql_log *log, const struct gather *gather, struct ql_buffer *buffer)
+{
+    log->wall_ms = q_max_u64(log->wall_ms, q_clock_wall_ms(log->env->clock));
+    uint32_t body = (uint32_t)(gather->records + gather->payloads);
+    struct ql_frame frame = {
+        .kind = QL_FRAME_DATA,
+        .position = log->tail,
+        .body_length = body,
+        .records_length = (uint32_t)gather->records,
+        .record_count = gather->record_count,
+        .wall_ms = log->wall_ms,
+    };
+    struct ql_place place = {
+        .frame = log->tail,
+        .frame_size = (uint32_t)ql_frame_size(body),
+        .records_at = QL_FRAME_HEADER_SIZE,
+        .payloads_at = QL_FRAME_HEADER_SIZE + (uint32_t)gather->records,
+        .wall_ms = log->wall_ms,
+    };
+    uint64_t end = log->tail + ql_frame_size(body);
+    for (unsigned i = 0; i < gather->count; i++) {
+        struct ql_append *append = queue_pop(&log->queue);
+        append->table->fill(
+            append, &place, buffer->data + place.records_at, buffer->data + place.payloads_at);
+        place.records_at += append->records_size;
+        place.payloads_at += append->payloads_size;
+        append->end = end;
+        uint64_t size = (uint64_t)append->records_size + append->payloads_size;
+        log->queued_bytes -= q_min_u64(log->queued_bytes, size);
+        queue_push(append->flushed ? &log->wait_durable : &log->wait_written, append);
+    }
+    if (log->queue.first == NULL) log->queued_bytes = 0;
+    frame.records_hash = ql_hash(buffer->data + QL_FRAME_HEADER_SIZE, frame.records_length);
+    log_submit(log, &frame, buffer, gather->flushed);
+}
+
+/* Complete the header of a filled buffer and send it on its way. Moves the tail. */
+static void
+log_submit(struct ql_log *log, struct ql_frame *frame, struct ql_buffer *buffer, bool durable)
+{
+    struct ql_env *env = log->env;
+    uint64_t size = ql_frame_size(frame->body_length);
+    uint64_t used = QL_FRAME_HEADER_SIZE + (uint64_t)frame->body_length;
+    Q_ASSERT(log->tail + size <= ql_segment_limit(log->active));
+    frame->incarnation = log->active->incarnation;
+    frame->generation = env->generation;
+    frame->durable = log->durable;
+    frame->previous = log->chain;
+    ql_frame_encode(frame, buffer->data);
+    memset(buffer->data + used, 0, size - used);
+
+    unsigned slot = (log->flight_first + log->flight_count) % QL_DEPTH_MAX;
+    struct ql_flight *flight = &log->flights[slot];
+    *flight = (struct ql_flight){
+        .write = {
+            .op = {
+                .kind = QLOG_IO_WRITE,
+                .durable = durable && size <= DSYNC_BYTES_MAX,
+                .file = log->active->file,
+                .buffer = buffer->index,
+                .data = buffer->data,
+                .length = (uint32_t)size,
+                .at = ql_segment_offset(log->active, log->tail),
+            },
+            .done = log_on_written,
+        },
+        .log = log,
+        .buffer = buffer,
+        .position = log->tail,
+        .end = log->tail + size,
+    };
+    log->flight_count++;
+    log->tail = flight->end;
+    log->chain = frame->hash;
+    env->frame_count++;
+    env->byte_count += size;
+    ql_transfer_submit(env->io, &flight->write);
+}
+
+static void
+log_on_written(struct ql_transfer *transfer)
+{
+    struct ql_flight *flight = q_container_of(transfer, struct ql_flight, write);
+    struct ql_log *log = flight->log;
+    flight->complete = true;
+    if (transfer->error == 0) return;
+    char path[QL_PATH_MAX];
+    ql_env_break(
+        log->env, log->name, ql_segment_path(log->env, log->name, log->active->number, path),
+        flight->position, -transfer->error);
+}
+
+void
+ql_log_advance(struct ql_log *log, uint64_t now_ns, bool force_flush)
+{
+    log_reap(log, now_ns);
+    if (log->env->broken != Q_OK) {
+        log_refuse_queue(log, log->env->broken);
+        return;
+    }
+    log_flush(log, now_ns, force_flush);
+    while (log->wait_written.first != NULL && log->wait_written.first->end <= log->written)
+        queue_push(&log->finished, queue_pop(&log->wait_written));
+    while (log->wait_durable.first != NULL && log->wait_durable.first->end <= log->durable)
+        queue_push(&log->finished, queue_pop(&log->wait_durable));
+    log_roll_go_on(log, now_ns);
+    ql_log_check(log);
+}
+
+/* `written` follows the longest prefix of complete frames; `durable` too while each was its own. */
+static void
+log_reap(struct ql_log *log, uint64_t now_ns)
+{
+    while (log->flight_count > 0 && log->flights[log->flight_first].complete) {
+        struct ql_flight *flight = &log->flights[log->flight_first];
+        if (log->env->broken == Q_OK) {
+            log->written = flight->end;
+            if (flight->write.op.durable && log->durable == flight->position)
+                log->durable = flight->end;
+        }
+        ql_buffer_give(log->env, flight->buffer);
+        flight->buffer = NULL;
+        log->flight_first = (log->flight_first + 1) % QL_DEPTH_MAX;
+        log->flight_count--;
+    }
+    if (log->durable == log->written) log->unflushed_since_ns = log->flight_count > 0 ? now_ns : 0;
+}
+
+static void
+log_flush(struct ql_log *log, uint64_t now_ns, bool force)
+{
+    if (log->flush_busy || log->written == log->durable) return;
+    const struct ql_env *env = log->env;
+    bool wanted = log->wait_durable.first != NULL && log->wait_durable.first->end <= log->written;
+    bool sealing = log->roll == QL_ROLL_SEALING && log->flight_count == 0;
+    bool due =
+        log->written - log->durable >= env->async_flush_bytes ||
+        (log->unflushed_since_ns != 0 && now_ns - log->unflushed_since_ns >= env->async_flush_ns);
+    if (!wanted && !sealing && !due && !force) return;
+    log->flush_busy = true;
+    log->flush_covers = log->written;
+    log->unflushed_since_ns = now_ns;
+    log->flush = (struct ql_transfer){
+        .op = { .kind = QLOG_IO_FLUSH, .file = log->active->file, .buffer = -1 },
+        .done = log_on_flushed,
+    };
+    log->env->flush_count++;
+    ql_transfer_submit(env->io, &log->flush);
+}
+
+static void
+log_on_flushed(struct ql_transfer *transfer)
+{
+    struct ql_log *log = q_container_of(transfer, struct ql_log, flush);
+    log->flush_busy = false;
+    if (transfer->error == 0) {
+        log->durable = q_max_u64(log->durable, log->flush_covers);
+        return;
+    }
+    char path[QL_PATH_MAX];
+    ql_env_break(
+        log->env, log->name, ql_segment_path(log->env, log->name, log->active->number, path),
+        log->durable, -transfer->error);
+}
+
+void
+ql_log_finish(struct ql_log *log)
+{
+    /* `done` may append again; what it appends can't be finished before the next advance. */
+    struct ql_append_queue finished = log->finished;
+    if (finished.first == NULL) return;
+    if (finished.last == &log->finished.first) finished.last = &finished.first;
+    queue_init(&log->finished);
+    enum q_err err = log->refused;
+    log->refused = Q_OK;
+    if (log->env->broken != Q_OK) err = ql_env_check(log->env);
+    while (finished.first != NULL) {
+        struct ql_append *append = finished.first;
+        finished.first = append->next;
+        /* What reached its mark before the log broke or filled up is good all the same. */
+        bool reached =
+            append->end != 0 && append->end <= (append->flushed ? log->durable : log->written);
+        append->table->done(append, reached ? Q_OK : err);
+    }
+}
+
+bool
+ql_log_is_idle(const struct ql_log *log, bool flushed)
+{
+    if (log->flight_count > 0 || log->flush_busy || log->roll == QL_ROLL_OPENING) return false;
+    if (log->env->broken != Q_OK) return true;
+    if (log->queue.first != NULL || log->roll != QL_ROLL_NONE) return false;
+    return !flushed || log->durable == log->tail;
+}
+
+uint64_t
+ql_log_deadline_ns(const struct ql_log *log)
+{
+    uint64_t deadline = UINT64_MAX;
+    if (log->written > log->durable && !log->flush_busy)
+        deadline = log->unflushed_since_ns + log->env->async_flush_ns;
+    if (log->roll == QL_ROLL_SEALING && log->spare_retry_ns != 0)
+        deadline = q_min_u64(deadline, log->spare_retry_ns);
+    return deadline;
+}
+
+static void
+log_roll_start(struct ql_log *log)
+{
+    struct ql_buffer *buffer;
+    if (ql_buffer_take(log->env, QL_BLOCK, &buffer) != Q_OK) return;
+    log->wall_ms = q_max_u64(log->wall_ms, q_clock_wall_ms(log->env->clock));
+    struct ql_frame frame = {
+        .kind = QL_FRAME_SEAL,
+        .last = true,
+        .position = log->tail,
+        .wall_ms = log->wall_ms,
+        .records_hash = ql_hash(NULL, 0),
+    };
+    log_submit(log, &frame, buffer, true);
+    log->roll = QL_ROLL_SEALING;
+}
+
+static void
+log_roll_go_on(struct ql_log *log, uint64_t now_ns)
+{
+    if (log->roll != QL_ROLL_SEALING || log->durable != log->tail) return;
+    struct ql_env *env = log->env;
+    if (log->spare == NULL) {
+        if (now_ns < log->spare_retry_ns) {
+            log_refuse_queue(log, Q_E_NO_SPACE);
+            return;
+        }
+        enum q_err err =
+            ql_segment_create(env, log->name, log->number_next++, ++log->incarnation, &log->spare);
+        if (err != Q_OK) {
+            log->spare_retry_ns = now_ns + SPARE_RETRY_NS;
+            log_refuse_queue(log, err);
+            return;
+        }
+        log->spare_retry_ns = 0;
+    }
+    if (ql_buffer_take(env, QL_BLOCK, &log->header_buffer) != Q_OK) return;
+    log->spare->state = QL_SEGMENT_ACTIVE;
+    log->spare->base = log->tail;
+    log->spare->chain = log->chain;
+    ql_segment_activation(env, log->spare, log->name, log->header_buffer->data);
+    log->header_write = (struct ql_transfer){
+        .op = {
+            .kind = QLOG_IO_WRITE,
+            .durable = true,
+            .file = log->spare->file,
+            .buffer = log->header_buffer->index,
+            .data = log->header_buffer->data,
+            .length = QL_BLOCK,
+        },
+        .done = log_on_header,
+    };
+    log->roll = QL_ROLL_OPENING;
+    ql_transfer_submit(env->io, &log->header_write);
+}
+
+static void
+log_on_header(struct ql_transfer *transfer)
+{
+    struct ql_log *log = q_container_of(transfer, struct ql_log, header_write);
+    ql_buffer_give(log->env, log->header_buffer);
+    log->header_buffer = NULL;
+    log->roll = QL_ROLL_NONE;
+    char path[QL_PATH_MAX];
+    ql_segment_path(log->env, log->name, log->spare->number, path);
+    if (transfer->error != 0) {
+        ql_env_break(log->env, log->name, path, log->tail, -transfer->error);
+        return;
+    }
+    struct ql_segment *segment = log->spare;
+    log->spare = NULL;
+    log_use_segment(log, segment);
+    QL_TELL(
+        log->env, ROLLED, .log = log->name, .path = path, .position = log->tail,
+        .text = "next segment");
+}
+
+static void
+log_use_segment(struct ql_log *log, struct ql_segment *segment)
+{
+    log->active->state = QL_SEGMENT_SEALED;
+    log->active->end = log->tail;
+    if (ql_segment_set_add(&log->segments, segment) != Q_OK) {
+        /* The table of segments can't grow: the log can't go on, but it is whole on the disk. */
+        ql_env_break(log->env, log->name, log->env->path, log->tail, 0);
+        log->spare = segment;
+        return;
+    }
+    log->active = segment;
+}
+
+/* What is queued and not yet in a frame ends with `err`: no sequence was given, nothing was said. */
+static void
+log_refuse_queue(struct ql_log *log, enum q_err err)
+{
+    struct ql_append *append;
+    if (log->queue.first == NULL && log->env->broken == Q_OK) return;
+    log->refused = err;
+    while ((append = queue_pop(&log->queue)) != NULL) {
+        append->end = 0;
+        queue_push(&log->finished, append);
+    }
+    log->queued_bytes = 0;
+    if (log->env->broken == Q_OK) return;
+    while ((append = queue_pop(&log->wait_written)) != NULL)
+        queue_push(&log->finished, append);
+    while ((append = queue_pop(&log->wait_durable)) != NULL)
+        queue_push(&log->finished, append);
+}
+
+void
+ql_log_prepare_spare(struct ql_log *log, uint64_t now_ns)
+{
+    if (log->spare != NULL || log->roll != QL_ROLL_NONE || now_ns < log->spare_retry_ns) return;
+    uint64_t used = log->tail - log->active->base;
+    if (used < (log->active->file_size - QL_BLOCK) / 2) return;
+    enum q_err err =
+        ql_segment_create(log->env, log->name, log->number_next++, ++log->incarnation, &log->spare);
+    log->spare_retry_ns = err == Q_OK ? 0 : now_ns + SPARE_RETRY_NS;
+}
+
+enum q_err
+ql_log_view(
+    struct ql_log *log,
+    uint64_t position,
+    uint32_t size,
+    const uint8_t **ret_data,
+    struct ql_segment **ret_segment)
+{
+    struct ql_segment *segment = ql_segment_set_find(&log->segments, position);
+    if (segment == NULL) return Q_GONE;
+    Q_ASSERT(size <= log->written && position <= log->written - size);
+    Q_ASSERT(position + size <= ql_segment_limit(segment));
+    Q_TRY(ql_segment_map(log->env, segment));
+    ql_segment_pin(segment);
+    *ret_data = segment->map + ql_segment_offset(segment, position);
+    *ret_segment = segment;
+    return Q_OK;
+}
+
+void
+ql_log_check(const struct ql_log *log)
+{
+    Q_ASSERT(log->durable <= log->written && log->written <= log->tail);
+    Q_ASSERT((log->durable | log->written | log->tail) % QL_BLOCK == 0);
+    if (log->flight_count > 0) {
+        unsigned last = (log->flight_first + log->flight_count - 1) % QL_DEPTH_MAX;
+        Q_ASSERT(log->flights[log->flight_first].position == log->written);
+        Q_ASSERT(log->flights[last].end == log->tail);
+    } else {
+        Q_ASSERT(log->written == log->tail);
+    }
+    Q_ASSERT(log->tail >= log->active->base && log->tail <= ql_segment_limit(log->active));
+}

@@ -1,0 +1,132 @@
+#include "segment/recover.h"
+
+#include <inttypes.h>
+
+#include <qbase/assert.h>
+
+/* Frames in flight at a crash lie within this distance behind the first that is missing. */
+enum {
+    FLIGHT_BYTES_MAX = 32 * 1024 * 1024
+};
+
+static bool recover_at_gap(
+    struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_state state);
+static uint64_t recover_torn_bytes(const struct ql_scan *scan, enum ql_scan_state state);
+
+enum q_err
+ql_recover(struct ql_recover *recover)
+{
+    ql_recover_begin(recover);
+    enum q_err err;
+    while ((err = ql_recover_next(recover)) == Q_OK) {
+        if (recover->on_frame != NULL) err = recover->on_frame(recover->context, &recover->scan);
+        if (err != Q_OK) break;
+    }
+    ql_recover_end(recover);
+    return err == Q_END ? Q_OK : err;
+}
+
+void
+ql_recover_begin(struct ql_recover *recover)
+{
+    ql_scan_init(&recover->scan, recover->env, recover->segments, recover->from);
+    recover->durable = recover->marks.durable;
+    if (recover->live) recover->scan.limit = recover->marks.durable;
+    recover->end = recover->from;
+}
+
+enum q_err
+ql_recover_next(struct ql_recover *recover)
+{
+    struct ql_scan *scan = &recover->scan;
+    for (;;) {
+        scan->payloads_above = recover->deep ? 0 : recover->durable;
+        enum ql_scan_state state = ql_scan_next(scan);
+        if (state == QL_SCAN_FRAME) {
+            const struct ql_frame *frame = &scan->frame;
+            recover->frames++;
+            recover->records += frame->record_count;
+            recover->durable = q_max_u64(recover->durable, frame->durable);
+            recover->generation = q_max_u64(recover->generation, frame->generation);
+            recover->sealed = frame->last;
+            return Q_OK;
+        }
+        if (state == QL_SCAN_NEWER)
+            return Q_FAIL(
+                Q_E_VERSION, .path = recover->env->path, .position = (int64_t)scan->position,
+                .what = q_text("the %s log was written by a newer version", recover->log));
+        if (!recover_at_gap(recover, scan, state)) return Q_END;
+    }
+}
+
+void
+ql_recover_end(struct ql_recover *recover)
+{
+    recover->end = recover->scan.position;
+    recover->chain = recover->scan.chain;
+    recover->wall_ms = recover->scan.wall_ms;
+    ql_scan_fini(&recover->scan);
+}
+
+/* True: the scan goes on behind a range of rot. False: the log ends where the scan stands. */
+static bool
+recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_state state)
+{
+    uint64_t gap = scan->position;
+    if (recover->live && gap >= recover->marks.durable) return false;
+    if (recover->clean && gap == recover->marks.end) return false;
+    /* A log that fills its last segment, or was never written. */
+    if (state == QL_SCAN_LIMIT && gap >= recover->durable) return false;
+
+    /* Whole frames behind the gap may know a newer durable mark. */
+    struct ql_scan ahead = *scan;
+    ahead.linked = false;
+    uint64_t until = q_max_u64(recover->durable, gap + FLIGHT_BYTES_MAX);
+    bool found = ql_scan_search(&ahead, until);
+    uint64_t next = ahead.position;
+    uint64_t durable = recover->durable;
+    bool more = found;
+    while (more) {
+        if (ql_scan_next(&ahead) == QL_SCAN_FRAME)
+            durable = q_max_u64(durable, ahead.frame.durable);
+        else
+            more = ql_scan_search(&ahead, until);
+    }
+    /* The window moved with the look ahead. */
+    scan->buffer = ahead.buffer;
+    scan->buffer_size = ahead.buffer_size;
+    scan->window = ahead.window;
+    scan->window_size = ahead.window_size;
+    scan->window_segment = ahead.window_segment;
+
+    if (gap >= durable) {
+        recover->torn_bytes = found ? ahead.position - gap : recover_torn_bytes(scan, state);
+        if (gap == recover->marks.end) recover->torn_bytes = 0;
+        return false;
+    }
+    /* Rot. Go on at the next whole frame below the mark, or at the mark itself. */
+    uint64_t to = found && next < durable ? next : durable;
+    recover->durable = durable;
+    recover->rot_bytes += to - gap;
+    if (recover->on_rot != NULL) recover->on_rot(recover->context, gap, to, state);
+    scan->position = to;
+    scan->linked = false;
+    return true;
+}
+
+/* How much was there behind the end, when no whole frame follows. */
+static uint64_t
+recover_torn_bytes(const struct ql_scan *scan, enum ql_scan_state state)
+{
+    switch (state) {
+    case QL_SCAN_RECORDS:
+    case QL_SCAN_PAYLOAD:
+        return ql_frame_size(scan->frame.body_length);
+    case QL_SCAN_GARBAGE:
+    case QL_SCAN_READ:
+        return QL_BLOCK;
+    default:
+        /* Zeros, and frames of earlier times: nothing of this log's last flight. */
+        return 0;
+    }
+}

@@ -1,0 +1,238 @@
+#include "segment/scan.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <qbase/assert.h>
+
+#include "format/record.h"
+#include "io/transfer.h"
+
+enum {
+    WINDOW_BYTES = 1024 * 1024
+};
+
+static enum ql_scan_state scan_check(struct ql_scan *scan, const struct ql_segment *segment);
+static enum ql_scan_state scan_check_body(struct ql_scan *scan, const uint8_t *body);
+static bool scan_load(
+    struct ql_scan *scan,
+    const struct ql_segment *segment,
+    uint64_t position,
+    uint64_t size,
+    const uint8_t **ret_data);
+static bool scan_grow(struct ql_scan *scan, uint64_t size);
+static bool scan_is_frame_at(
+    struct ql_scan *scan, const struct ql_segment *segment, uint64_t position);
+
+void
+ql_scan_init(
+    struct ql_scan *scan,
+    struct ql_env *env,
+    const struct ql_segment_set *segments,
+    uint64_t position)
+{
+    memset(scan, 0, sizeof(*scan));
+    scan->env = env;
+    scan->segments = segments;
+    scan->position = position;
+    scan->limit = UINT64_MAX;
+}
+
+void
+ql_scan_fini(struct ql_scan *scan)
+{
+    if (scan->buffer != NULL) (void)munmap(scan->buffer, scan->buffer_size);
+    scan->buffer = NULL;
+}
+
+enum ql_scan_state
+ql_scan_next(struct ql_scan *scan)
+{
+    const struct ql_segment *segment = ql_segment_set_find(scan->segments, scan->position);
+    if (segment == NULL || scan->position + QL_BLOCK > ql_segment_limit(segment) ||
+        scan->position >= scan->limit)
+        return QL_SCAN_LIMIT;
+    /* The first frame of a log whose head was dropped: its segment knows the link. */
+    if (!scan->linked && scan->position == segment->base) {
+        scan->chain = segment->chain;
+        scan->linked = true;
+    }
+    enum ql_scan_state state = scan_check(scan, segment);
+    if (state != QL_SCAN_FRAME) return state;
+    scan->position += ql_frame_size(scan->frame.body_length);
+    scan->chain = scan->frame.hash;
+    scan->linked = true;
+    scan->generation = scan->frame.generation;
+    scan->wall_ms = scan->frame.wall_ms;
+    return QL_SCAN_FRAME;
+}
+
+static enum ql_scan_state
+scan_check(struct ql_scan *scan, const struct ql_segment *segment)
+{
+    const uint8_t *block;
+    if (!scan_load(scan, segment, scan->position, QL_BLOCK, &block)) return QL_SCAN_READ;
+    struct ql_frame frame;
+    switch (ql_frame_decode(block, &frame)) {
+    case QL_BLOCK_GOOD:
+        break;
+    case QL_BLOCK_NEWER:
+        return QL_SCAN_NEWER;
+    case QL_BLOCK_ZERO:
+        return q_is_zero(block, QL_BLOCK) ? QL_SCAN_ZERO : QL_SCAN_GARBAGE;
+    default:
+        return QL_SCAN_GARBAGE;
+    }
+    if (frame.incarnation != segment->incarnation || frame.position != scan->position)
+        return QL_SCAN_STALE;
+    if (frame.generation < scan->generation) return QL_SCAN_ORPHAN;
+    if (scan->linked && frame.previous != scan->chain) return QL_SCAN_ORPHAN;
+    uint64_t size = ql_frame_size(frame.body_length);
+    if (size > ql_segment_limit(segment) - scan->position) return QL_SCAN_GARBAGE;
+    if (scan->limit - scan->position < size) return QL_SCAN_LIMIT;
+
+    const uint8_t *data;
+    if (!scan_load(scan, segment, scan->position, size, &data)) return QL_SCAN_READ;
+    scan->frame = frame;
+    return scan_check_body(scan, data + QL_FRAME_HEADER_SIZE);
+}
+
+static enum ql_scan_state
+scan_check_body(struct ql_scan *scan, const uint8_t *body)
+{
+    const struct ql_frame *frame = &scan->frame;
+    if (ql_hash(body, frame->records_length) != frame->records_hash) return QL_SCAN_RECORDS;
+    scan->records = q_bytes_from(body, frame->records_length);
+    scan->payloads =
+        q_bytes_from(body + frame->records_length, frame->body_length - frame->records_length);
+    bool check = frame->position + ql_frame_size(frame->body_length) > scan->payloads_above;
+    struct ql_record_walk walk = { .records = scan->records, .payloads = scan->payloads };
+    uint32_t count = 0;
+    for (;;) {
+        struct ql_record record;
+        enum q_err err = ql_record_next(&walk, &record);
+        if (err == Q_END) break;
+        if (err != Q_OK) return QL_SCAN_RECORDS;
+        count++;
+        if (!check || record.payload == NULL) continue;
+        struct qbatch batch;
+        if (qbatch_open_trusted(record.bytes, &batch) != Q_OK) return QL_SCAN_RECORDS;
+        if (qbatch_check_payload(&batch, record.payload) != Q_OK) return QL_SCAN_PAYLOAD;
+    }
+    return count == frame->record_count ? QL_SCAN_FRAME : QL_SCAN_RECORDS;
+}
+
+bool
+ql_scan_search(struct ql_scan *scan, uint64_t until)
+{
+    uint64_t position = scan->position + QL_BLOCK;
+    while (position < until) {
+        const struct ql_segment *segment = ql_segment_set_find(scan->segments, position);
+        if (segment == NULL) return false;
+        if (position + QL_BLOCK > ql_segment_limit(segment)) return false;
+        if (scan_is_frame_at(scan, segment, position)) {
+            scan->position = position;
+            scan->linked = false;
+            return true;
+        }
+        position += QL_BLOCK;
+    }
+    return false;
+}
+
+static bool
+scan_is_frame_at(struct ql_scan *scan, const struct ql_segment *segment, uint64_t position)
+{
+    const uint8_t *block;
+    if (!scan_load(scan, segment, position, QL_BLOCK, &block)) return false;
+    if (q_load_le32(block + QL_FRAME_MAGIC_AT) != QL_FRAME_MAGIC) return false;
+    struct ql_scan probe = *scan;
+    probe.position = position;
+    probe.linked = false;
+    probe.payloads_above = 0;
+    enum ql_scan_state state = scan_check(&probe, segment);
+    /* The probe shares the window, and may have grown it. */
+    scan->buffer = probe.buffer;
+    scan->buffer_size = probe.buffer_size;
+    scan->window = probe.window;
+    scan->window_size = probe.window_size;
+    scan->window_segment = probe.window_segment;
+    return state == QL_SCAN_FRAME;
+}
+
+/* `size` bytes of the segment from `position` on, through the window. */
+static bool
+scan_load(
+    struct ql_scan *scan,
+    const struct ql_segment *segment,
+    uint64_t position,
+    uint64_t size,
+    const uint8_t **ret_data)
+{
+    bool inside = scan->window_segment == segment && position >= scan->window &&
+                  position - scan->window <= scan->window_size &&
+                  size <= scan->window_size - (position - scan->window);
+    if (!inside) {
+        if (!scan_grow(scan, q_max_u64(size, WINDOW_BYTES))) return false;
+        uint64_t wanted = q_min_u64(scan->buffer_size, ql_segment_limit(segment) - position);
+        struct ql_transfer read = {
+            .op = {
+                .kind = QLOG_IO_READ,
+                .file = segment->file,
+                .buffer = -1,
+                .data = scan->buffer,
+                .length = (uint32_t)wanted,
+                .at = ql_segment_offset(segment, position),
+            },
+        };
+        scan->window_segment = NULL;
+        int rv = ql_transfer_wait(scan->env->io, &read);
+        if (rv < 0) {
+            scan->error = -rv;
+            return false;
+        }
+        scan->window_segment = segment;
+        scan->window = position;
+        scan->window_size = wanted;
+    }
+    *ret_data = scan->buffer + (position - scan->window);
+    return true;
+}
+
+static bool
+scan_grow(struct ql_scan *scan, uint64_t size)
+{
+    size = q_align_up(size, QL_BLOCK);
+    if (size <= scan->buffer_size) return true;
+    ql_scan_fini(scan);
+    void *data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data == MAP_FAILED) {
+        scan->buffer_size = 0;
+        scan->error = ENOMEM;
+        return false;
+    }
+    scan->buffer = data;
+    scan->buffer_size = size;
+    scan->window_segment = NULL;
+    return true;
+}
+
+const char *
+ql_scan_state_text(enum ql_scan_state state)
+{
+    static const char *const texts[] = {
+        [QL_SCAN_FRAME] = "a frame",
+        [QL_SCAN_LIMIT] = "the end of the segments",
+        [QL_SCAN_ZERO] = "never written",
+        [QL_SCAN_STALE] = "a frame of another place or an earlier use",
+        [QL_SCAN_ORPHAN] = "a frame that does not follow the one before",
+        [QL_SCAN_GARBAGE] = "no frame header",
+        [QL_SCAN_RECORDS] = "a frame with damaged records",
+        [QL_SCAN_PAYLOAD] = "a frame with a damaged payload",
+        [QL_SCAN_NEWER] = "a frame of a newer format",
+        [QL_SCAN_READ] = "unreadable",
+    };
+    return texts[state];
+}

@@ -1,0 +1,309 @@
+#include "segment/segment.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <qbase/assert.h>
+#include <qbase/bytes.h>
+
+#include "io/transfer.h"
+#include "segment/buffer.h"
+
+static enum q_err segment_read_header(
+    struct ql_env *env, struct ql_segment *segment, const char *log, const char *path);
+static bool segment_header_from_frame(
+    const struct ql_env *env,
+    const char *log,
+    const uint8_t *block,
+    uint64_t file_size,
+    struct ql_segment_header *ret_header);
+static int segment_open_file(struct ql_env *env, const char *path, unsigned flags);
+
+const char *
+ql_segment_path(const struct ql_env *env, const char *log, uint32_t number, char out[QL_PATH_MAX])
+{
+    (void)snprintf(out, QL_PATH_MAX, "%s/%s/segment-%06u", env->path, log, number);
+    return out;
+}
+
+enum q_err
+ql_segment_create(
+    struct ql_env *env,
+    const char *log,
+    uint32_t number,
+    uint64_t incarnation,
+    struct ql_segment **ret_segment)
+{
+    char path[QL_PATH_MAX];
+    ql_segment_path(env, log, number, path);
+    struct ql_segment *segment = calloc(1, sizeof(*segment));
+    if (segment == NULL) return Q_FAIL(Q_E_NOMEM, .what = "segment");
+    segment->state = QL_SEGMENT_SPARE;
+    segment->number = number;
+    segment->incarnation = incarnation;
+    segment->file_size = env->segment_bytes;
+    segment->file = segment_open_file(env, path, QLOG_IO_OPEN_CREATE);
+    if (segment->file < 0) {
+        int error = -segment->file;
+        free(segment);
+        return Q_FAIL(
+            q_err_from_errno(error), .path = path, .sys = error, .what = "create segment");
+    }
+
+    enum q_err err = Q_OK;
+    int rv = env->io->table->allocate(env->io, segment->file, segment->file_size);
+    if (rv < 0)
+        err = Q_FAIL(
+            q_err_from_errno(-rv), .path = path, .sys = -rv,
+            .what = q_text("allocate %llu bytes", (unsigned long long)segment->file_size));
+    struct ql_buffer *buffer = NULL;
+    if (err == Q_OK) err = ql_buffer_take(env, QL_BLOCK, &buffer);
+    if (err == Q_OK) {
+        ql_segment_activation(env, segment, log, buffer->data);
+        struct ql_transfer write = {
+            .op = {
+                .kind = QLOG_IO_WRITE,
+                .durable = true,
+                .file = segment->file,
+                .buffer = buffer->index,
+                .data = buffer->data,
+                .length = QL_BLOCK,
+            },
+        };
+        rv = ql_transfer_wait(env->io, &write);
+        ql_buffer_give(env, buffer);
+        char directory[QL_PATH_MAX];
+        (void)snprintf(directory, sizeof(directory), "%s/%s", env->path, log);
+        if (rv == 0) rv = env->io->table->sync_directory(env->io, directory);
+        if (rv < 0)
+            err = Q_FAIL(
+                q_err_from_errno(-rv), .path = path, .sys = -rv, .what = "write segment header");
+    }
+    if (err != Q_OK) {
+        ql_segment_free(env, segment);
+        return err;
+    }
+    *ret_segment = segment;
+    return Q_OK;
+}
+
+enum q_err
+ql_segment_open(
+    struct ql_env *env, const char *log, uint32_t number, struct ql_segment **ret_segment)
+{
+    char path[QL_PATH_MAX];
+    ql_segment_path(env, log, number, path);
+    struct ql_segment *segment = calloc(1, sizeof(*segment));
+    if (segment == NULL) return Q_FAIL(Q_E_NOMEM, .what = "segment");
+    segment->number = number;
+    segment->file = segment_open_file(env, path, env->read_only ? QLOG_IO_OPEN_READ : 0);
+    if (segment->file < 0) {
+        int error = -segment->file;
+        free(segment);
+        return Q_FAIL(q_err_from_errno(error), .path = path, .sys = error, .what = "open segment");
+    }
+    enum q_err err = segment_read_header(env, segment, log, path);
+    if (err != Q_OK) {
+        ql_segment_free(env, segment);
+        return err;
+    }
+    *ret_segment = segment;
+    return Q_OK;
+}
+
+/* Direct where the file system can, through the page cache where it can't. */
+static int
+segment_open_file(struct ql_env *env, const char *path, unsigned flags)
+{
+    if (!env->buffered) {
+        int file = env->io->table->open(env->io, path, flags | QLOG_IO_OPEN_DIRECT);
+        if (file != -EINVAL) return file;
+        env->buffered = true;
+        QL_TELL(env, BUFFERED, .path = path, .text = "no direct I/O here; using the page cache");
+    }
+    return env->io->table->open(env->io, path, flags);
+}
+
+static enum q_err
+segment_read_header(
+    struct ql_env *env, struct ql_segment *segment, const char *log, const char *path)
+{
+    uint64_t size;
+    int rv = env->io->table->size(env->io, segment->file, &size);
+    if (rv < 0)
+        return Q_FAIL(q_err_from_errno(-rv), .path = path, .sys = -rv, .what = "segment size");
+    struct ql_buffer *buffer;
+    Q_TRY(ql_buffer_take(env, 2 * QL_BLOCK, &buffer));
+    struct ql_transfer read = {
+        .op = {
+            .kind = QLOG_IO_READ,
+            .file = segment->file,
+            .buffer = -1,
+            .data = buffer->data,
+            .length = 2 * QL_BLOCK, /* the header, and the first frame's */
+        },
+    };
+    rv = ql_transfer_wait(env->io, &read);
+    struct ql_segment_header header;
+    enum ql_block_state state = QL_BLOCK_FOREIGN;
+    bool rebuilt = false;
+    if (rv == 0) {
+        state = ql_segment_header_decode(buffer->data, &header);
+        if (state == QL_BLOCK_FOREIGN)
+            rebuilt = segment_header_from_frame(env, log, buffer->data + QL_BLOCK, size, &header);
+    }
+    ql_buffer_give(env, buffer);
+    if (rv < 0)
+        return Q_FAIL(
+            q_err_from_errno(-rv), .path = path, .sys = -rv, .what = "read segment header");
+    if (state == QL_BLOCK_NEWER)
+        return Q_FAIL(Q_E_VERSION, .path = path, .what = "segment of a newer format");
+    if (rebuilt)
+        QL_TELL(
+            env, ROT, .log = log, .path = path, .position = header.base, .bytes = QL_BLOCK,
+            .text = "the segment's header is damaged; its first frame tells the same");
+    else if (state != QL_BLOCK_GOOD)
+        return Q_NOT_FOUND;
+    if (strcmp(header.log_name, log) != 0 ||
+        memcmp(header.store_id, env->store_id, sizeof(env->store_id)) != 0)
+        return Q_FAIL(
+            Q_E_CORRUPT, .path = path, .what = "the segment belongs to another log or directory",
+            .hint = "move the file back to where it came from");
+    if (size < QL_BLOCK || header.file_size < 2 * QL_BLOCK)
+        return Q_FAIL(Q_E_CORRUPT, .path = path, .what = "segment file is too short");
+    segment->state = header.in_use ? QL_SEGMENT_ACTIVE : QL_SEGMENT_SPARE;
+    segment->incarnation = header.incarnation;
+    segment->base = header.base;
+    segment->chain = header.chain;
+    segment->file_size = header.file_size;
+    return Q_OK;
+}
+
+/*
+ * A damaged header in front of a good frame: the frame knows position and incarnation. Without a
+ * good frame the file is a spare whose making, or whose first use, was cut short.
+ */
+static bool
+segment_header_from_frame(
+    const struct ql_env *env,
+    const char *log,
+    const uint8_t *block,
+    uint64_t file_size,
+    struct ql_segment_header *ret_header)
+{
+    struct ql_frame frame;
+    if (ql_frame_decode(block, &frame) != QL_BLOCK_GOOD) return false;
+    *ret_header = (struct ql_segment_header){
+        .in_use = true,
+        .incarnation = frame.incarnation,
+        .base = frame.position,
+        .file_size = file_size - file_size % QL_BLOCK,
+        .generation = frame.generation,
+        .chain = frame.previous,
+    };
+    memcpy(ret_header->store_id, env->store_id, sizeof(env->store_id));
+    (void)snprintf(ret_header->log_name, sizeof(ret_header->log_name), "%s", log);
+    return true;
+}
+
+void
+ql_segment_free(struct ql_env *env, struct ql_segment *segment)
+{
+    if (segment == NULL) return;
+    Q_ASSERT(atomic_load_explicit(&segment->pins, memory_order_acquire) == 0);
+    if (segment->map != NULL) env->io->table->unmap(env->io, segment->map, segment->file_size);
+    env->io->table->close(env->io, segment->file);
+    free(segment);
+}
+
+void
+ql_segment_activation(
+    const struct ql_env *env, const struct ql_segment *segment, const char *log, uint8_t *block)
+{
+    struct ql_segment_header header = {
+        .in_use = segment->state != QL_SEGMENT_SPARE,
+        .incarnation = segment->incarnation,
+        .base = segment->base,
+        .file_size = segment->file_size,
+        .generation = env->generation,
+        .created_ms = q_clock_wall_ms(env->clock),
+        .chain = segment->chain,
+    };
+    memcpy(header.store_id, env->store_id, sizeof(header.store_id));
+    (void)snprintf(header.log_name, sizeof(header.log_name), "%s", log);
+    ql_segment_header_encode(&header, block);
+}
+
+enum q_err
+ql_segment_map(struct ql_env *env, struct ql_segment *segment)
+{
+    if (segment->map != NULL) return Q_OK;
+    int error = 0;
+    segment->map = env->io->table->map(env->io, segment->file, segment->file_size, &error);
+    if (segment->map != NULL) return Q_OK;
+    return Q_FAIL(
+        q_err_from_errno(-error), .path = env->path, .sys = -error,
+        .what = q_text("map segment %u", segment->number));
+}
+
+void
+ql_segment_pin(struct ql_segment *segment)
+{
+    /* Only the owner pins, so nothing has to be ordered after it. */
+    atomic_fetch_add_explicit(&segment->pins, 1, memory_order_relaxed);
+}
+
+void
+ql_segment_unpin(struct ql_segment *segment)
+{
+    /* Pairs with the acquire in ql_segment_free(): reads through the map come before it goes. */
+    unsigned before = atomic_fetch_sub_explicit(&segment->pins, 1, memory_order_release);
+    Q_ASSERT(before > 0);
+}
+
+enum q_err
+ql_segment_set_add(struct ql_segment_set *set, struct ql_segment *segment)
+{
+    if (set->count == set->capacity) {
+        uint32_t capacity = set->capacity == 0 ? 8 : set->capacity * 2;
+        struct ql_segment **segments =
+            realloc(set->segments, capacity * sizeof(struct ql_segment *));
+        if (segments == NULL) return Q_FAIL(Q_E_NOMEM, .what = "table of segments");
+        set->segments = segments;
+        set->capacity = capacity;
+    }
+    uint32_t at = set->count;
+    while (at > 0 && set->segments[at - 1]->base > segment->base) {
+        set->segments[at] = set->segments[at - 1];
+        at--;
+    }
+    set->segments[at] = segment;
+    set->count++;
+    return Q_OK;
+}
+
+struct ql_segment *
+ql_segment_set_find(const struct ql_segment_set *set, uint64_t position)
+{
+    uint32_t low = 0;
+    uint32_t high = set->count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (set->segments[middle]->base <= position)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low == 0 ? NULL : set->segments[low - 1];
+}
+
+void
+ql_segment_set_free(struct ql_env *env, struct ql_segment_set *set)
+{
+    for (uint32_t i = 0; i < set->count; i++)
+        ql_segment_free(env, set->segments[i]);
+    free(set->segments);
+    *set = (struct ql_segment_set){ 0 };
+}

@@ -1,0 +1,97 @@
+/*
+ * segment/segment.h: one file of a log, and the ordered set of a log's files.
+ *
+ * Life of a segment (who moves it; what may be trusted):
+ *
+ *   from -> to        by                          trusted
+ *   –      -> SPARE   ql_segment_create()         its space
+ *   SPARE  -> ACTIVE  ql_segment_activation()     header; frames below the log's marks
+ *   ACTIVE -> SEALED  the log, behind a SEAL frame that is durable     everything up to `end`
+ *
+ * Names are segment-NNNNNN with a number that is free; identity (log, base, incarnation) is in the
+ * header, so that going on to the next segment needs no change to the directory.
+ *
+ * Thread: the owner of the directory, but ql_segment_unpin(): any.
+ */
+#ifndef QL_SEGMENT_SEGMENT_H
+#define QL_SEGMENT_SEGMENT_H
+
+#include <stdatomic.h>
+
+#include "format/block.h"
+#include "segment/env.h"
+
+enum ql_segment_state {
+    QL_SEGMENT_SPARE,
+    QL_SEGMENT_ACTIVE,
+    QL_SEGMENT_SEALED
+};
+
+struct ql_segment {
+    enum ql_segment_state state;
+    int file;
+    uint32_t number; /* in its name */
+    uint64_t file_size;
+    uint64_t incarnation;
+    uint64_t base;
+    uint64_t end;   /* SEALED: position behind its last frame */
+    uint64_t chain; /* header hash of the frame before its first */
+    const uint8_t *map;
+    atomic_uint pins;
+};
+
+struct ql_segment_set {
+    struct ql_segment **segments; /* in use, by base */
+    uint32_t count;
+    uint32_t capacity;
+};
+
+/* First position that is not in the segment's file. */
+static inline uint64_t
+ql_segment_limit(const struct ql_segment *segment)
+{
+    return segment->base + (segment->file_size - QL_BLOCK);
+}
+
+/* Byte of the file where `position` lies. */
+static inline uint64_t
+ql_segment_offset(const struct ql_segment *segment, uint64_t position)
+{
+    return QL_BLOCK + (position - segment->base);
+}
+
+/* Path of a segment of `log` by its number; returns `out`. */
+const char *ql_segment_path(
+    const struct ql_env *env, const char *log, uint32_t number, char out[QL_PATH_MAX]);
+
+/* Make a spare: space really there, header durable, name durable. */
+Q_MUST_CHECK enum q_err ql_segment_create(
+    struct ql_env *env,
+    const char *log,
+    uint32_t number,
+    uint64_t incarnation,
+    struct ql_segment **ret_segment);
+/*
+ * Open the file and read its header. Q_OK; Q_NOT_FOUND: no header of this directory and log there
+ * (a half-made spare); failures.
+ */
+Q_MUST_CHECK enum q_err ql_segment_open(
+    struct ql_env *env, const char *log, uint32_t number, struct ql_segment **ret_segment);
+/* Closes the file and unmaps. No pins. NULL is fine. */
+void ql_segment_free(struct ql_env *env, struct ql_segment *segment);
+/* The header block that makes a spare the segment with this base. `block` is aligned memory. */
+void ql_segment_activation(
+    const struct ql_env *env, const struct ql_segment *segment, const char *log, uint8_t *block);
+
+/* The whole file, mapped for reading. Q_OK or a failure. */
+Q_MUST_CHECK enum q_err ql_segment_map(struct ql_env *env, struct ql_segment *segment);
+void ql_segment_pin(struct ql_segment *segment);
+void ql_segment_unpin(struct ql_segment *segment);
+
+/* Add one in use, at its place. */
+Q_MUST_CHECK enum q_err ql_segment_set_add(struct ql_segment_set *set, struct ql_segment *segment);
+/* The segment whose range holds `position`; NULL when it is before the first. */
+struct ql_segment *ql_segment_set_find(const struct ql_segment_set *set, uint64_t position);
+void ql_segment_set_free(struct ql_env *env, struct ql_segment_set *set);
+
+#endif /* QL_SEGMENT_SEGMENT_H */

@@ -1,0 +1,139 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include <qbase/assert.h>
+
+#include "store/store.h"
+
+static void action_measure(struct ql_append *append, uint64_t incarnation);
+static void action_fill(
+    struct ql_append *append, const struct ql_place *place, uint8_t *records, uint8_t *payloads);
+static void action_done(struct ql_append *append, enum q_err err);
+
+static const struct ql_append_table action_table = {
+    .measure = action_measure,
+    .fill = action_fill,
+    .done = action_done,
+};
+
+enum q_err
+ql_action_new(struct qlog_store *store, uint32_t size, struct ql_action **ret_action)
+{
+    /* A change that is applied must reach the log. So changes are refused while the log could not
+     * go on to a next segment, long before this one is full. */
+    const struct ql_log *log = store->actions;
+    uint64_t left = ql_segment_limit(log->active) - log->tail;
+    if (log->spare == NULL && log->roll == QL_ROLL_NONE && left < log->active->file_size / 4)
+        return Q_FAIL(
+            Q_E_NO_SPACE, .path = store->home->env.path,
+            .what = "no room for the next segment of the action log",
+            .hint = "free some space on this file system");
+
+    struct ql_action *action = store->free_actions;
+    if (action != NULL) {
+        store->free_actions = action->next;
+    } else {
+        action = calloc(1, sizeof(*action));
+        if (action == NULL) return Q_FAIL(Q_E_NOMEM, .what = "action");
+        action->store = store;
+        action->append.table = &action_table;
+    }
+    if (size > action->record_capacity) {
+        uint8_t *record = realloc(action->record, size);
+        if (record == NULL) {
+            ql_action_drop(action);
+            return Q_FAIL(Q_E_NOMEM, .what = "action record");
+        }
+        action->record = record;
+        action->record_capacity = size;
+    }
+    action->record_size = size;
+    action->request = NULL;
+    *ret_action = action;
+    return Q_OK;
+}
+
+void
+ql_action_drop(struct ql_action *action)
+{
+    action->next = action->store->free_actions;
+    action->store->free_actions = action;
+}
+
+void
+ql_action_append(struct ql_action *action, struct qlog_request *request)
+{
+    action->request = request;
+    enum q_err err = ql_log_append(action->store->actions, &action->append);
+    /* Records are bounded far below a segment: windows and names have limits. */
+    Q_ASSERT(err == Q_OK);
+}
+
+void
+ql_actions_free(struct qlog_store *store)
+{
+    while (store->free_actions != NULL) {
+        struct ql_action *action = store->free_actions;
+        store->free_actions = action->next;
+        free(action->record);
+        free(action);
+    }
+}
+
+static void
+action_measure(struct ql_append *append, uint64_t incarnation)
+{
+    (void)incarnation;
+    struct ql_action *action = q_container_of(append, struct ql_action, append);
+    append->records_size = action->record_size;
+    append->payloads_size = 0;
+    append->record_count = 1;
+}
+
+static void
+action_fill(
+    struct ql_append *append, const struct ql_place *place, uint8_t *records, uint8_t *payloads)
+{
+    (void)place;
+    (void)payloads;
+    struct ql_action *action = q_container_of(append, struct ql_action, append);
+    memcpy(records, action->record, action->record_size);
+}
+
+static void
+action_done(struct ql_append *append, enum q_err err)
+{
+    struct ql_action *action = q_container_of(append, struct ql_action, append);
+    struct ql_env *env = &action->store->home->env;
+    /* The change is in memory but can't get into the log: memory is ahead of what a restart would
+     * find, so the store must not go on. A stop is no such case: nothing follows it. */
+    if (err != Q_OK && err != Q_STOPPING && env->broken == Q_OK)
+        ql_env_break(env, action->store->actions->name, env->path, action->store->actions->tail, 0);
+    struct qlog_request *request = action->request;
+    ql_action_drop(action);
+    if (request != NULL) ql_request_finish(request, err);
+}
+
+enum q_err
+ql_store_need_subject(
+    struct qlog_store *store, struct q_bytes name, struct ql_subject **ret_subject)
+{
+    if (ql_index_find(&store->index, name, ret_subject) == Q_OK) return Q_OK;
+    /* The message log names a subject in each segment; the action log once, so that the name
+     * outlives the messages. */
+    if (name.size > QLOG_SUBJECT_MAX)
+        return Q_FAIL(Q_INVALID, .what = q_text("a subject's name of %zu bytes", name.size));
+    struct ql_subject_record record = { .name = name };
+    struct ql_action *action;
+    Q_TRY(ql_action_new(store, ql_subject_record_size(&record), &action));
+    bool created;
+    enum q_err err = ql_index_need(&store->index, name, ret_subject, &created);
+    if (err != Q_OK) {
+        ql_action_drop(action);
+        return err;
+    }
+    record.subject_id = (*ret_subject)->id;
+    ql_subject_record_encode(&record, action->record);
+    ql_action_append(action, NULL);
+    return Q_OK;
+}

@@ -1,0 +1,298 @@
+/*
+ * store/publish.c: batches into the message log, sequences to messages, entries to the index.
+ */
+#include <string.h>
+
+#include <qbase/assert.h>
+
+#include "store/store.h"
+
+/* What a publish carries between submit and done, in its private words. */
+struct publish_state {
+    struct ql_append append;
+    struct qlog_store *store;
+};
+
+_Static_assert(
+    sizeof(struct publish_state) <= sizeof(struct qlog_private), "private words are too few");
+
+static enum q_err publish_accept(struct qlog_store *store, struct qlog_publish *publish);
+static void publish_measure(struct ql_append *append, uint64_t incarnation);
+static void publish_fill(
+    struct ql_append *append, const struct ql_place *place, uint8_t *records, uint8_t *payloads);
+static void publish_done(struct ql_append *append, enum q_err err);
+static void publish_withdraw(
+    struct qlog_store *store, struct qlog_publish *publish, uint32_t batch_count);
+
+static const struct ql_append_table publish_table = {
+    .measure = publish_measure,
+    .fill = publish_fill,
+    .done = publish_done,
+};
+
+static struct publish_state *
+publish_state_of(struct qlog_publish *publish)
+{
+    return (struct publish_state *)(void *)&publish->private_;
+}
+
+static struct qlog_publish *
+publish_of(struct ql_append *append)
+{
+    struct publish_state *state = q_container_of(append, struct publish_state, append);
+    return q_container_of(state, struct qlog_publish, private_);
+}
+
+enum q_err
+qlog_publish_check(struct qlog_publish *publish)
+{
+    publish->checked = false;
+    if (publish->batch_count == 0 || publish->batch_count > QLOG_REQUEST_BATCHES_MAX)
+        return Q_FAIL(
+            Q_INVALID, .what = q_text(
+                           "a request has 1 to %u batches, this one %u",
+                           (unsigned)QLOG_REQUEST_BATCHES_MAX, publish->batch_count));
+    uint64_t size = (uint64_t)publish->envelopes_size + publish->payloads_size;
+    if (size > QLOG_REQUEST_BYTES_MAX)
+        return Q_FAIL(
+            Q_TOO_BIG, .what = q_text(
+                           "a request has at most %u bytes, this one %llu",
+                           (unsigned)QLOG_REQUEST_BYTES_MAX, (unsigned long long)size));
+    struct qbatch_set_walk walk = {
+        .envelopes = q_bytes_from(publish->envelopes, publish->envelopes_size),
+        .payloads = q_bytes_from(publish->payloads, publish->payloads_size),
+    };
+    uint32_t messages = 0;
+    for (uint32_t i = 0; i < publish->batch_count; i++) {
+        struct qbatch batch;
+        const uint8_t *payload;
+        enum q_err err = qbatch_set_next(&walk, false, &batch, &payload);
+        if (err == Q_END)
+            return Q_FAIL(
+                Q_E_CORRUPT,
+                .what = q_text("%u batches where %u are said", i, publish->batch_count));
+        if (err != Q_OK) return err;
+        Q_TRY(qbatch_check_payload(&batch, payload));
+        if (batch.request_index != i || batch.request_count != publish->batch_count)
+            return Q_FAIL(
+                Q_E_CORRUPT, .what = q_text(
+                                 "batch %u says that it is %u of %u", i, batch.request_index,
+                                 batch.request_count));
+        if (publish->subjects[i].size == 0 || publish->subjects[i].size > QLOG_SUBJECT_MAX)
+            return Q_FAIL(
+                Q_INVALID, .what = q_text("subject of %zu bytes", publish->subjects[i].size));
+        messages += batch.message_count;
+    }
+    struct qbatch batch;
+    const uint8_t *payload;
+    if (qbatch_set_next(&walk, false, &batch, &payload) != Q_END)
+        return Q_FAIL(Q_E_CORRUPT, .what = "more batches than are said");
+    publish->message_count = messages;
+    publish->checked = true;
+    return Q_OK;
+}
+
+void
+ql_publish_start(struct qlog_store *store, struct qlog_publish *publish)
+{
+    Q_ASSERT(publish->checked);
+    struct publish_state *state = publish_state_of(publish);
+    memset(state, 0, sizeof(*state));
+    state->store = store;
+    state->append.table = &publish_table;
+    enum q_err err = publish_accept(store, publish);
+    if (err == Q_OK) {
+        err = ql_log_append(store->messages, &state->append);
+        if (err == Q_OK) return;
+        publish_withdraw(store, publish, publish->batch_count);
+    }
+    ql_request_finish(&publish->request, err);
+}
+
+/* Length of the envelope at `at`; qlog_publish_check() has checked it. */
+static uint32_t
+envelope_length(const uint8_t *at)
+{
+    return q_load_le32(at + QBATCH_ENVELOPE_LENGTH);
+}
+
+/* Find or make the subjects, note their ids in the envelopes, reserve what must not fail later. */
+static enum q_err
+publish_accept(struct qlog_store *store, struct qlog_publish *publish)
+{
+    struct publish_state *state = publish_state_of(publish);
+    enum qlog_mode achieved = publish->mode;
+    if (achieved > QLOG_MODE_SYNC)
+        return Q_FAIL(
+            Q_NO_SUCH_MODE, .what = q_text("mode %s needs a replica", qlog_mode_name(achieved)));
+    uint8_t *at = publish->envelopes;
+    for (uint32_t i = 0; i < publish->batch_count; i++) {
+        struct ql_subject *subject;
+        enum q_err err = ql_store_need_subject(store, publish->subjects[i], &subject);
+        if (err == Q_OK) err = ql_subject_reserve(subject, subject->promised + 1);
+        if (err != Q_OK) {
+            publish_withdraw(store, publish, i);
+            return err;
+        }
+        subject->promised++;
+        q_store_le32(at + QBATCH_SUBJECT_ID, subject->id);
+        if (publish->mode == QLOG_MODE_DEFAULT && ql_store_mode(store, subject) > achieved)
+            achieved = ql_store_mode(store, subject);
+        at += envelope_length(at);
+    }
+    publish->achieved = achieved;
+    publish->duplicate = false;
+    state->append.flushed = achieved == QLOG_MODE_SYNC;
+    return Q_OK;
+}
+
+/* It is not going to be in a frame: give back what was promised to its first batches. */
+static void
+publish_withdraw(struct qlog_store *store, struct qlog_publish *publish, uint32_t batch_count)
+{
+    const struct ql_append *append = &publish_state_of(publish)->append;
+    const uint8_t *at = publish->envelopes;
+    for (uint32_t i = 0; i < batch_count; i++) {
+        struct ql_subject *subject =
+            ql_index_get(&store->index, q_load_le32(at + QBATCH_SUBJECT_ID));
+        subject->promised--;
+        if (subject->namer == append) {
+            subject->namer = NULL;
+            subject->named_in = 0;
+        }
+        at += envelope_length(at);
+    }
+}
+
+/* The SUBJECT record that a batch brings along: its subject's first in this segment. */
+static bool
+publish_names(
+    const struct ql_append *append,
+    struct ql_subject *subject,
+    uint32_t batch,
+    uint64_t incarnation)
+{
+    if (subject->named_in != incarnation) {
+        subject->named_in = incarnation;
+        subject->namer = append;
+        subject->namer_batch = batch;
+    }
+    return subject->namer == append && subject->namer_batch == batch;
+}
+
+static struct ql_subject_record
+publish_subject_record(const struct ql_subject *subject)
+{
+    return (struct ql_subject_record){
+        .subject_id = subject->id,
+        .mode = (uint8_t)subject->mode,
+        .name = q_bytes_from(subject->name, subject->name_size),
+    };
+}
+
+static void
+publish_measure(struct ql_append *append, uint64_t incarnation)
+{
+    struct qlog_publish *publish = publish_of(append);
+    struct qlog_store *store = publish_state_of(publish)->store;
+    append->records_size = publish->envelopes_size;
+    append->payloads_size = publish->payloads_size;
+    append->record_count = publish->batch_count;
+    const uint8_t *at = publish->envelopes;
+    for (uint32_t i = 0; i < publish->batch_count; i++) {
+        struct ql_subject *subject =
+            ql_index_get(&store->index, q_load_le32(at + QBATCH_SUBJECT_ID));
+        if (publish_names(append, subject, i, incarnation)) {
+            struct ql_subject_record record = publish_subject_record(subject);
+            append->records_size += ql_subject_record_size(&record);
+            append->record_count++;
+        }
+        at += envelope_length(at);
+    }
+}
+
+static void
+publish_fill(
+    struct ql_append *append, const struct ql_place *place, uint8_t *records, uint8_t *payloads)
+{
+    struct qlog_publish *publish = publish_of(append);
+    struct qlog_store *store = publish_state_of(publish)->store;
+    const uint8_t *from = publish->envelopes;
+    uint8_t *to = records;
+    uint32_t payload_at = place->payloads_at;
+    for (uint32_t i = 0; i < publish->batch_count; i++) {
+        struct ql_subject *subject =
+            ql_index_get(&store->index, q_load_le32(from + QBATCH_SUBJECT_ID));
+        if (subject->namer == append && subject->namer_batch == i) {
+            struct ql_subject_record record = publish_subject_record(subject);
+            ql_subject_record_encode(&record, to);
+            to += ql_subject_record_size(&record);
+            subject->namer = NULL;
+        }
+        uint32_t length = envelope_length(from);
+        memcpy(to, from, length);
+        qbatch_set_prefix(to, subject->id, subject->next_sequence, place->wall_ms);
+        struct ql_entry entry = {
+            .first_sequence = subject->next_sequence,
+            .frame = place->frame,
+            .frame_size = place->frame_size,
+            .envelope_at = place->records_at + (uint32_t)(to - records),
+            .envelope_size = length,
+            .payload_at = payload_at,
+            .payload_size = (uint32_t)q_align_up(q_load_le32(from + QBATCH_PAYLOAD_LENGTH), 8),
+            .count = q_load_le32(from + QBATCH_MESSAGE_COUNT),
+        };
+        publish->ret_first_sequences[i] = entry.first_sequence;
+        subject->promised--;
+        ql_subject_add(subject, &entry);
+        ql_subject_stir(store, subject);
+        store->counters.messages += entry.count;
+        payload_at += entry.payload_size;
+        from += length;
+        to += length;
+    }
+    Q_ASSERT((uint32_t)(to - records) == append->records_size);
+    Q_ASSERT(payload_at - place->payloads_at == publish->payloads_size);
+    memcpy(payloads, publish->payloads, publish->payloads_size);
+}
+
+static void
+publish_done(struct ql_append *append, enum q_err err)
+{
+    struct qlog_publish *publish = publish_of(append);
+    struct qlog_store *store = publish_state_of(publish)->store;
+    if (append->end == 0) publish_withdraw(store, publish, publish->batch_count);
+    store->counters.publishes++;
+    ql_request_finish(&publish->request, err);
+}
+
+enum q_err
+ql_publish_replay(
+    struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+{
+    struct qbatch batch;
+    Q_TRY(qbatch_open_trusted(record->bytes, &batch));
+    struct ql_subject *subject = ql_index_get(&store->index, batch.subject_id);
+    if (subject == NULL)
+        return Q_FAIL(
+            Q_E_CORRUPT, .what = q_text("a batch of the unnamed subject %u", batch.subject_id));
+    if (batch.first_sequence < subject->next_sequence)
+        return Q_FAIL(
+            Q_E_CORRUPT, .what = q_text(
+                             "sequence %llu of \"%s\" is given twice",
+                             (unsigned long long)batch.first_sequence, subject->name));
+    Q_TRY(ql_subject_reserve(subject, 1));
+    const uint8_t *frame = scan->records.data - QL_FRAME_HEADER_SIZE;
+    struct ql_entry entry = {
+        .first_sequence = batch.first_sequence,
+        .frame = scan->frame.position,
+        .frame_size = (uint32_t)ql_frame_size(scan->frame.body_length),
+        .envelope_at = (uint32_t)(record->bytes.data - frame),
+        .envelope_size = (uint32_t)record->bytes.size,
+        .payload_at = (uint32_t)(record->payload - frame),
+        .payload_size = record->payload_size,
+        .count = batch.message_count,
+    };
+    ql_subject_add(subject, &entry);
+    return Q_OK;
+}

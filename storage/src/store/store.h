@@ -1,0 +1,140 @@
+/*
+ * store/store.h: the whole store: what its parts share. One file per kind of request.
+ *
+ * A turn (qlog_store_turn):
+ *
+ *   take       all requests of the mailbox; each goes to its kind's function
+ *   reap       what completed during the last wait; marks move; what reached its mark is finished
+ *              (`done` runs)
+ *   look       subjects with news: their parked pulls are tried again
+ *   expire     parked pulls and silent consumers whose time is over
+ *   write      frames, spares, superblock are queued
+ *
+ * and qlog_store_wait() hands all of it to the kernel, sleeps and collects, in one call.
+ *
+ * Thread: the store's; submit and wake come from others through the mailbox.
+ */
+#ifndef QL_STORE_STORE_H
+#define QL_STORE_STORE_H
+
+#include <stdatomic.h>
+
+#include <qbase/heap.h>
+#include <qbase/mailbox.h>
+#include <qlog/store.h>
+
+#include "consume/group.h"
+#include "log/index.h"
+#include "segment/home.h"
+
+enum {
+    QL_LOG_MESSAGE = 0,
+    QL_LOG_ACTION = 1
+};
+
+struct ql_action;
+
+struct qlog_store {
+    /* Any thread. */
+    struct q_mailbox mailbox;
+    atomic_bool stopping;
+
+    /* The store thread's from here on. */
+    struct ql_home *home;
+    struct ql_log *messages; /* home's */
+    struct ql_log *actions;
+    const struct q_clock *clock;
+    uint64_t now_ns; /* read once a turn */
+
+    struct ql_index index;
+    struct ql_group **groups; /* by id */
+    uint32_t group_count;
+    uint32_t group_capacity;
+    struct q_map groups_by_name; /* subject id and name */
+    uint32_t session_count;
+
+    struct q_heap pull_deadlines;     /* struct ql_park */
+    struct q_heap consumer_deadlines; /* struct ql_consumer */
+    struct q_list stirred;            /* subjects with news for parked pulls */
+    uint64_t looked_written;          /* marks at the last look */
+    uint64_t looked_durable;
+    bool look_again; /* the last look left something that needs no mark to move */
+
+    struct ql_action *free_actions;
+    struct qlog_counters counters;
+
+    /* Options, defaults filled in. */
+    uint64_t consumer_timeout_ns;
+    uint32_t window_messages_max;
+    uint32_t groups_max;
+    enum qlog_mode mode;
+};
+
+/* --- action.c --- */
+
+/*
+ * A record of the action log under way. The change it stands for is applied when it is appended;
+ * the request, if any, is answered when it is written.
+ */
+struct ql_action {
+    struct ql_append append;
+    struct qlog_store *store;
+    struct qlog_request *request; /* NULL: nobody waits */
+    uint8_t *record;
+    uint32_t record_size;
+    uint32_t record_capacity;
+    struct ql_action *next;
+};
+
+/* Memory for a record of `size` bytes. Q_OK, Q_E_NOMEM, Q_E_NO_SPACE (the action log is full). */
+Q_MUST_CHECK enum q_err ql_action_new(
+    struct qlog_store *store, uint32_t size, struct ql_action **ret_action);
+/* Give one back that is not going to be appended. */
+void ql_action_drop(struct ql_action *action);
+/* The record is filled in and applied. `request` is answered with Q_OK once it is written. */
+void ql_action_append(struct ql_action *action, struct qlog_request *request);
+void ql_actions_free(struct qlog_store *store);
+/* The subject with this name, made and logged when it is not there. As ql_index_need(). */
+Q_MUST_CHECK enum q_err ql_store_need_subject(
+    struct qlog_store *store, struct q_bytes name, struct ql_subject **ret_subject);
+
+/* --- publish.c --- */
+void ql_publish_start(struct qlog_store *store, struct qlog_publish *publish);
+/* Apply a batch record of the message log in recovery. */
+Q_MUST_CHECK enum q_err ql_publish_replay(
+    struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record);
+
+/* --- session.c --- */
+void ql_join_start(struct qlog_store *store, struct qlog_join *join);
+void ql_ack_start(struct qlog_store *store, struct qlog_ack *ack);
+void ql_keep_alive_start(struct qlog_store *store, struct qlog_session *session);
+void ql_leave_start(struct qlog_store *store, struct qlog_session *session);
+/* The consumer of a session. Q_OK, Q_NOT_FOUND, Q_NO_SESSION, Q_CONSUMER_REPLACED. */
+Q_MUST_CHECK enum q_err ql_store_consumer(
+    struct qlog_store *store, const struct qlog_consumer *who, struct ql_consumer **ret_consumer);
+void ql_consumer_seen(struct qlog_store *store, struct ql_consumer *consumer);
+void ql_consumers_expire(struct qlog_store *store);
+Q_MUST_CHECK enum q_err ql_store_add_group(
+    struct qlog_store *store, const struct ql_group_record *record, struct ql_group **ret_group);
+struct ql_group *ql_store_group(const struct qlog_store *store, uint32_t id);
+
+/* --- pull.c --- */
+void ql_pull_start(struct qlog_store *store, struct qlog_pull *pull);
+void ql_pull_cancel(struct qlog_store *store, struct qlog_cancel *cancel);
+/* End a parked pull: with nothing (Q_OK), or an answer. */
+void ql_pull_unpark(struct qlog_store *store, struct qlog_pull *pull, enum q_err err);
+/* End all parked pulls: the store stops, or broke. */
+void ql_pulls_end(struct qlog_store *store);
+void ql_pulls_expire(struct qlog_store *store);
+/* There may be something for this group, or for the groups of this subject. */
+void ql_group_try(struct qlog_store *store, struct ql_group *group);
+void ql_subject_stir(struct qlog_store *store, struct ql_subject *subject);
+void ql_subjects_look(struct qlog_store *store);
+/* One past the last message of the subject that consumers may see. */
+uint64_t ql_store_visible_end(const struct qlog_store *store, const struct ql_subject *subject);
+
+/* --- store.c --- */
+void ql_request_finish(struct qlog_request *request, enum q_err err);
+enum qlog_mode ql_store_mode(const struct qlog_store *store, const struct ql_subject *subject);
+
+#endif /* QL_STORE_STORE_H */
