@@ -262,6 +262,7 @@ static enum q_err
 failed(const char *what, const char *path, int error)
 {
     const char *hint = NULL;
+    if (error == ENOENT) hint = "name another directory with --dir";
     if (error == EISDIR) hint = "remove the directory that stands in the file's place";
     if (error == EROFS) hint = "the file system is read-only; name another directory with --dir";
     if (error == ELOOP) hint = "a symbolic link stands in its place; remove it";

@@ -51,6 +51,7 @@ struct srv_node {
     struct running_role running[SRV_ROLES_MAX];
     size_t running_count;
     struct srv_banner banner;
+    bool has_ready_file;
 
     /* From roles' threads to the main thread. */
     int event_file;
@@ -103,10 +104,13 @@ srv_node_main(const struct srv_program *program, int argc, char **argv)
     if (err == Q_OK) err = run(&node, signal_file);
     if (err != Q_OK) code = tell_failure(&node, q_fault_last());
 
+    /* One failure, one line: what a stop says after it is a consequence. */
     stop_at_once_when_asked_again();
     err = stop(&node);
-    if (err != Q_OK && code == SRV_EXIT_OK) code = tell_failure(&node, q_fault_last());
-    return code;
+    if (code != SRV_EXIT_OK) return code;
+    if (err != Q_OK) return tell_failure(&node, q_fault_last());
+    srv_log(SRV_NODE_STOPPED, "node=%s", node.home.node_id);
+    return SRV_EXIT_OK;
 }
 
 /* Small answers from many threads don't need an arena per thread; idle memory is what people see
@@ -134,8 +138,9 @@ start(struct srv_node *node)
 {
     const struct srv_options *options = &node->options;
 
-    Q_TRY(srv_ready_file_clear(options->ready_file));
     Q_TRY(srv_home_look(options->directory, &node->home));
+    /* After the lock: it may be the file of a node that runs. */
+    Q_TRY(srv_ready_file_clear(options->ready_file));
     for (size_t i = 0; i < options->role_count && options->port_base; i++) {
         unsigned port = (unsigned)options->port_base + options->roles[i]->port_offset;
         Q_TRY(srv_url_probe(options->listen, port));
@@ -249,6 +254,7 @@ run(struct srv_node *node, int signal_file)
             is_ready = true;
             become_ready(node);
             Q_TRY(srv_ready_file_write(node->options.ready_file, node->banner.role_urls));
+            node->has_ready_file = true;
         }
 
         if (poll(events, 2, -1) < 0 && errno != EINTR)
@@ -293,7 +299,7 @@ stop(struct srv_node *node)
     enum q_err first_err = Q_OK;
     struct q_fault first_fault = { .err = Q_OK };
 
-    srv_ready_file_remove(node->options.ready_file);
+    if (node->has_ready_file) srv_ready_file_remove(node->options.ready_file);
     while (node->running_count > 0) {
         struct running_role *running = &node->running[--node->running_count];
         enum q_err err = running->role->stop(running->state);
@@ -302,12 +308,8 @@ stop(struct srv_node *node)
         first_fault = *q_fault_last();
     }
     srv_home_close(&node->home);
-    if (first_err != Q_OK) {
-        q_fault_adopt(&first_fault);
-        return first_err;
-    }
-    srv_log(SRV_NODE_STOPPED, "node=%s", node->home.node_id);
-    return Q_OK;
+    if (first_err != Q_OK) q_fault_adopt(&first_fault);
+    return first_err;
 }
 
 static void

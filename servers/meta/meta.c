@@ -239,8 +239,9 @@ run_call(struct srv_job *job)
         run_gone(call);
         return;
     }
+    struct meta *meta = call->meta;
     enum q_err err = call->kind->handle(call, call->header);
-    qproto_arena_reset(&call->meta->arena);
+    qproto_arena_reset(&meta->arena);
     if (err != Q_OK) end_with_error(call, err);
 }
 
