@@ -242,7 +242,7 @@ srv_home_directory(const char *home, const char *name, char *out, size_t out_siz
     if (snprintf(out, out_size, "%s/%s", home, name) >= (int)out_size)
         return Q_FAIL(Q_INVALID, .path = home, .what = "the path is too long");
 
-    if (mkdir(out, 0755) == 0) return sync_directory(home);
+    if (mkdir(out, 0700) == 0) return sync_directory(home);
     if (errno != EEXIST) return failed("a directory can't be made", out, errno);
 
     struct stat about;

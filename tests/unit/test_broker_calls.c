@@ -162,7 +162,7 @@ pull_begin(
     request.messages_max = 1000;
     request.bytes_max = 1024 * 1024;
     request.wait_ms = wait_ms;
-    request.received = UINT64_MAX;
+    request.received = 0;
     return test_call_begin(by, QPROTO_PULL, &request.base, (struct q_bytes){ .size = 0 });
 }
 
