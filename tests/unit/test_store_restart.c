@@ -1,0 +1,152 @@
+#include <criterion/criterion.h>
+#include <stdio.h>
+
+#include "store/store.h"
+#include "store_fixture.h"
+
+static struct store_fixture fixture;
+
+static void
+setup(void)
+{
+    fixture_open(&fixture);
+}
+
+static void
+teardown(void)
+{
+    fixture_close(&fixture);
+}
+
+TestSuite(store_restart, .init = setup, .fini = teardown, .timeout = 60);
+
+static void
+publish_many(unsigned from, unsigned to)
+{
+    char bodies[512];
+    for (unsigned i = from; i < to; i++) {
+        int used = 0;
+        for (unsigned j = 0; j < 10; j++)
+            used += snprintf(
+                bodies + used, sizeof(bodies) - (size_t)used, "%s%u-%u", j > 0 ? "," : "", i, j);
+        uint64_t first;
+        cr_assert_eq(fixture_publish(&fixture, "orders", bodies, NULL, &first), Q_OK);
+        cr_assert_eq(first, (uint64_t)i * 10);
+    }
+}
+
+/* Pull and ack everything there is; the sequences are exactly [next, end). */
+static void
+consume_all(const char *group, uint64_t next, uint64_t end)
+{
+    uint64_t session = fixture_join(&fixture, group, "c", NULL);
+    cr_assert_neq(session, 0);
+    uint64_t received = 0;
+    for (;;) {
+        struct pulled pulled = fixture_pull(&fixture, group, "c", session, 1000, received);
+        cr_assert_eq(pulled.err, Q_OK, "%s", q_err_name(pulled.err));
+        if (pulled.run_count == 0) break;
+        for (uint32_t i = 0; i < pulled.run_count; i++) {
+            struct qlog_run run = pulled.runs[i];
+            cr_assert_eq(run.sequence, next);
+            next += run.count;
+            received = run.pull_sequence + run.count;
+            cr_assert_eq(
+                fixture_ack(&fixture, group, "c", session, run.pull_sequence, received - 1), Q_OK);
+        }
+    }
+    cr_assert_eq(next, end);
+}
+
+/* After a clean stop everything is there, and nothing was cut. */
+Test(store_restart, clean_stop)
+{
+    publish_many(0, 30);
+    consume_all("g", 0, 300);
+    fixture_reopen(&fixture);
+    cr_assert_eq(fixture.store->home->env.generation, 0, "a clean stop raises no generation");
+    publish_many(30, 40);
+    consume_all("g", 300, 400);
+    consume_all("h", 0, 400);
+    cr_assert_eq(fixture.events[QLOG_EVENT_TORN_TAIL], 0);
+}
+
+/* After kill -9 everything acknowledged is there, progress too, and pull sequences go on far above
+ * what may have been given out. */
+Test(store_restart, unclean_stop)
+{
+    publish_many(0, 30);
+    consume_all("g", 0, 300);
+    publish_many(30, 31);
+    uint64_t session = fixture_join(&fixture, "g", "c", NULL);
+    struct pulled before = fixture_pull(&fixture, "g", "c", session, 1000, 300);
+    cr_assert_eq(before.run_count, 1);
+    fixture_crash(&fixture);
+    cr_assert_eq(fixture.store->home->env.generation, 1);
+    publish_many(31, 32);
+    session = fixture_join(&fixture, "g", "c", NULL);
+    struct pulled again = fixture_pull(&fixture, "g", "c", session, 1000, 0);
+    cr_assert_str_eq(again.text, before.text, "un-acked messages come again");
+    cr_assert_eq(again.runs[0].pull_sequence, before.runs[0].pull_sequence);
+    struct pulled more = fixture_pull(
+        &fixture, "g", "c", session, 1000, again.runs[0].pull_sequence + again.runs[0].count);
+    cr_assert_eq(more.runs[0].pull_sequence, 1ull << 40);
+    cr_assert_eq(more.runs[0].sequence, 310);
+}
+
+/* A session survives the restart of the store: its consumer goes on where it was. */
+Test(store_restart, sessions_survive)
+{
+    publish_many(0, 2);
+    uint64_t session = fixture_join(&fixture, "g", "c", NULL);
+    cr_assert_eq(fixture_pull(&fixture, "g", "c", session, 5, 0).run_count, 1);
+    fixture_crash(&fixture);
+    cr_assert_eq(fixture_ack(&fixture, "g", "c", session, 0, 4), Q_OK);
+    struct pulled pulled = fixture_pull(&fixture, "g", "c", session, 100, 5);
+    cr_assert_eq(pulled.runs[0].sequence, 5);
+}
+
+/* Across many segments and many crashes, every message is there once, in order. */
+Test(store_restart, many_segments_many_crashes)
+{
+    unsigned next = 0;
+    for (unsigned round = 0; round < 8; round++) {
+        publish_many(next, next + 60);
+        next += 60;
+        if (round % 2 == 0)
+            fixture_crash(&fixture);
+        else
+            fixture_reopen(&fixture);
+    }
+    cr_assert_gt(fixture.events[QLOG_EVENT_ROLLED], 5);
+    consume_all("g", 0, (uint64_t)next * 10);
+    fixture_crash(&fixture);
+    consume_all("g", (uint64_t)next * 10, (uint64_t)next * 10);
+    consume_all("late", 0, (uint64_t)next * 10);
+}
+
+/* Groups, filters and the dead survive; a consumer forgotten is forgotten. */
+Test(store_restart, groups_survive)
+{
+    cr_assert_eq(fixture_publish(&fixture, "orders", "a", "red", NULL), Q_OK);
+    cr_assert_eq(fixture_publish(&fixture, "orders", "b", "blue", NULL), Q_OK);
+    uint64_t session = fixture_join(&fixture, "g", "c", "blue");
+    cr_assert_str_eq(fixture_pull(&fixture, "g", "c", session, 10, 0).text, "b");
+    fixture_crash(&fixture);
+    cr_assert_eq(fixture_join(&fixture, "g", "d", "red"), 0);
+    cr_assert_eq(q_fault_last()->err, Q_FILTER_DIFFERS);
+    q_clock_manual_advance_ns(&fixture.clock, 31ull * Q_NS_PER_S);
+    fixture_settle(&fixture);
+    fixture_crash(&fixture);
+    session = fixture_join(&fixture, "g", "d", "blue");
+    struct pulled pulled = fixture_pull(&fixture, "g", "d", session, 10, 0);
+    cr_assert_str_eq(pulled.text, "b");
+    cr_assert_eq(pulled.runs[0].attempt, 2);
+    q_clock_manual_advance_ns(&fixture.clock, 700ull * Q_NS_PER_S);
+    fixture_settle(&fixture);
+    q_clock_manual_advance_ns(&fixture.clock, 700ull * Q_NS_PER_S);
+    fixture_settle(&fixture);
+    cr_assert_null(ql_group_consumer_named(fixture.store->groups[0], q_bytes_from_text("c")));
+    fixture_crash(&fixture);
+    cr_assert_null(ql_group_consumer_named(fixture.store->groups[0], q_bytes_from_text("c")));
+}
