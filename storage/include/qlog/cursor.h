@@ -41,6 +41,7 @@ struct qlog_log_state {
     uint64_t records;
     uint32_t segments;
     bool clean; /* the directory was closed orderly */
+    bool live;  /* a process has it open: the log was read up to `durable`, and may go on */
 };
 
 struct qlog_damage {

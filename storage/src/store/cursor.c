@@ -171,6 +171,7 @@ qlog_cursor_state(const struct qlog_cursor *cursor, struct qlog_log_state *ret_s
         .records = recover->records,
         .segments = recover->segments->count,
         .clean = cursor->home->was_clean,
+        .live = recover->live,
     };
 }
 
