@@ -21,13 +21,14 @@ struct q_bytes {
 static inline struct q_bytes
 q_bytes_from(const void *data, size_t size)
 {
-    return (struct q_bytes){ .data = data, .size = size };
+    struct q_bytes bytes = { (const uint8_t *)data, size }; /* C++ reads this, too */
+    return bytes;
 }
 
 static inline struct q_bytes
 q_bytes_from_text(const char *text)
 {
-    return (struct q_bytes){ .data = (const uint8_t *)text, .size = strlen(text) };
+    return q_bytes_from(text, strlen(text));
 }
 
 static inline bool
