@@ -98,7 +98,7 @@ q_max_u64(uint64_t a, uint64_t b)
 static inline bool
 q_is_zero(const void *data, size_t size)
 {
-    const uint8_t *at = data;
+    const uint8_t *at = (const uint8_t *)data;
     return size == 0 || (at[0] == 0 && memcmp(at, at + 1, size - 1) == 0);
 }
 
