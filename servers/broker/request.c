@@ -153,9 +153,7 @@ broker_request_array(struct broker_request *request, size_t count, size_t size)
 {
     /* Counts come from checked headers: far below where this could overflow. */
     ProtobufCAllocator *allocator = &request->arena.allocator;
-    void *array = allocator->alloc(allocator->allocator_data, count * size);
-    if (array) memset(array, 0, count * size);
-    return array;
+    return allocator->alloc(allocator->allocator_data, count * size);
 }
 
 void

@@ -130,7 +130,8 @@ struct broker {
     uint64_t rot_told_ns;
 };
 
-/* Memory from the request's arena, zeroed. NULL: the header asks for too much. */
+/* Memory from the request's arena, as it comes: a waiting pull must not touch what it may never
+ * use. NULL: the header asks for too much. */
 void *broker_request_array(struct broker_request *request, size_t count, size_t size);
 /* Names of subject, group and consumer, checked. */
 Q_MUST_CHECK enum q_err broker_read_consumer(

@@ -113,13 +113,17 @@ srv_node_main(const struct srv_program *program, int argc, char **argv)
     return SRV_EXIT_OK;
 }
 
-/* Small answers from many threads don't need an arena per thread; idle memory is what people see
- * first. */
+/*
+ * Few arenas, since what one thread frees is mostly what another one took. Requests and answers up
+ * to the size of a message come from the heap: fresh pages from the kernel for each would cost half
+ * of the throughput of large ones. What a burst leaves beyond the trim threshold is given back.
+ */
 static void
 tame_memory(void)
 {
-    (void)mallopt(M_ARENA_MAX, 2);
-    (void)mallopt(M_TRIM_THRESHOLD, 256 * 1024);
+    (void)mallopt(M_ARENA_MAX, 4);
+    (void)mallopt(M_MMAP_THRESHOLD, 8 * 1024 * 1024);
+    (void)mallopt(M_TRIM_THRESHOLD, 8 * 1024 * 1024);
 }
 
 /* The soft limit is meant for programs that use select(). */

@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include <qbase/assert.h>
@@ -275,10 +276,13 @@ report(struct srv_registrar *registrar, enum outcome outcome)
             srv_quote(registrar->waiting_for));
         return;
     }
+    const char *port = strrchr(options->meta_url, ':');
     srv_log(
         SRV_NODE_WAITING, "for=meta meta=%s cause=%s hint=%s", options->meta_url,
         srv_quote(q_fault_last()->what),
-        srv_quote("start it: qmq-meta --dir DIR --port-base N; or name another one: --meta URL"));
+        srv_quote(q_text(
+            "start it: qmq-meta --dir DIR --port-base %s; or name another one: --meta URL",
+            port ? port + 1 : "N")));
 }
 
 /* False when the registrar is to stop. */

@@ -6,6 +6,9 @@
 #include <qbatch/batch.h>
 #include <qbatch/build.h>
 
+#include <signal.h>
+#include <sys/resource.h>
+
 #include <common/log.h>
 
 #include "test_servers_common.h"
@@ -17,6 +20,15 @@ enum {
 static struct broker *broker;
 static struct qnet_caller *caller;
 static uint64_t request_sequence;
+static atomic_int failures;
+
+static void
+on_failed(void *context, const struct q_fault *fault)
+{
+    (void)context;
+    cr_expect_lt(fault->err, 0);
+    atomic_fetch_add(&failures, 1);
+}
 
 static void
 start(void)
@@ -33,6 +45,7 @@ start(void)
         .version = "0",
         .roles = "broker",
         .store.log = { .create = true, .segment_bytes = SEGMENT_BYTES },
+        .on_failed = on_failed,
     };
     cr_assert_eq(broker_start(&options, &broker), Q_OK, "%s", q_fault_last()->what);
     caller = test_connect(broker_url(broker));
@@ -394,4 +407,51 @@ Test(broker_calls, stop_answers_everything)
 
     start();
     cr_expect_geq(publish("orders", "last", 1), stored * 10);
+}
+
+static void
+limit_files(rlim_t bytes)
+{
+    struct rlimit limit;
+    cr_assert_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = bytes;
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+/* After a failed write nothing is acknowledged any more, everything is answered, and the broker
+ * says once that it is broken. Started again it has all that it had acknowledged. */
+Test(broker_calls, a_failed_write_is_final)
+{
+    enum {
+        CALLS = 20
+    };
+    publish("orders", "kept", 10);
+    cr_assert(signal(SIGXFSZ, SIG_IGN) != SIG_ERR);
+    limit_files(4096);
+
+    struct test_call *calls[CALLS];
+    for (int i = 0; i < CALLS; i++) {
+        struct payload payload = make_payload("lost", 1);
+        calls[i] = publish_begin("orders", &payload);
+        free(payload.data);
+    }
+    for (int ms = 0; ms < PATIENCE_MS && !atomic_load(&failures); ms++) {
+        usleep(1000);
+    }
+    cr_expect_eq(atomic_load(&failures), 1);
+    enum q_err stop_err = broker_stop(broker);
+    (void)stop_err; /* clean or not: the store was broken */
+    for (int i = 0; i < CALLS; i++) {
+        cr_expect_neq(test_call_wait(calls[i]), Q_OK);
+        test_call_free(calls[i]);
+    }
+    qnet_caller_free(caller);
+
+    limit_files(RLIM_INFINITY);
+    start();
+    uint64_t session = join("orders", "c1");
+    struct pulled pulled = pull("orders", "c1", session);
+    cr_expect_eq(pulled.count, 10);
+    cr_expect_str_eq(pulled.first, "kept 0");
+    cr_expect_eq(publish("orders", "new", 1), 10);
 }
