@@ -1,0 +1,141 @@
+/*
+ * bench.c: see bench.h.
+ */
+#include "bench.h"
+
+#include <string.h>
+#include <sys/resource.h>
+
+#include <qbase/clock.h>
+#include <qbase/text.h>
+
+#define SUBJECT "bench"
+
+static void print_json(
+    const struct bench_result *result, const struct bench_field *fields, size_t field_count);
+static void print_text(
+    const struct bench_result *result, const struct bench_field *fields, size_t field_count);
+
+struct figure {
+    const char *name;
+    double value;
+};
+
+enum {
+    FIGURE_COUNT = 3,
+    QUANTILE_COUNT = 4
+};
+
+static const struct {
+    const char *name;
+    double quantile;
+} quantiles[QUANTILE_COUNT] = { { "p50", 0.5 }, { "p99", 0.99 }, { "p999", 0.999 }, { "max", 1 } };
+
+const char *
+bench_subject(char *out, size_t out_size, uint64_t subject, uint64_t subjects)
+{
+    if (subjects == 1)
+        (void)snprintf(out, out_size, SUBJECT);
+    else
+        (void)snprintf(out, out_size, SUBJECT "-%llu", (unsigned long long)subject);
+    return out;
+}
+
+uint64_t
+bench_cpu_ns(void)
+{
+    struct rusage usage;
+    if (getrusage(RUSAGE_SELF, &usage) != 0) return 0;
+    uint64_t seconds = (uint64_t)usage.ru_utime.tv_sec + (uint64_t)usage.ru_stime.tv_sec;
+    uint64_t micros = (uint64_t)usage.ru_utime.tv_usec + (uint64_t)usage.ru_stime.tv_usec;
+    return seconds * Q_NS_PER_S + micros * Q_NS_PER_US;
+}
+
+bool
+bench_format(const struct command *command, const char *format, bool *ret_is_json)
+{
+    *ret_is_json = strcmp(format, "json") == 0;
+    if (*ret_is_json || strcmp(format, "text") == 0) return true;
+    (void)usage_error(command, "-o '%s': json or text", format);
+    return false;
+}
+
+static void
+fill_figures(const struct bench_result *result, struct figure *figures)
+{
+    double seconds = (double)result->took_ns / (double)Q_NS_PER_S;
+    double messages = (double)result->messages;
+    figures[0] = (struct figure){ "msgs_per_s", seconds > 0 ? messages / seconds : 0 };
+    figures[1] =
+        (struct figure){ "bytes_per_s", seconds > 0 ? (double)result->bytes / seconds : 0 };
+    figures[2] = (struct figure){
+        "client_cpu_us_per_msg",
+        result->messages ? (double)result->cpu_ns / Q_NS_PER_US / messages : 0,
+    };
+}
+
+static double
+quantile_us(const struct bench_result *result, size_t index)
+{
+    double quantile = quantiles[index].quantile;
+    uint64_t ns = quantile < 1 ? q_hist_quantile(&result->latency, quantile) : result->latency.max;
+    return (double)ns / Q_NS_PER_US;
+}
+
+void
+bench_print(
+    const struct bench_result *result,
+    const struct bench_field *fields,
+    size_t field_count,
+    bool is_json)
+{
+    if (is_json)
+        print_json(result, fields, field_count);
+    else
+        print_text(result, fields, field_count);
+}
+
+static void
+print_json(const struct bench_result *result, const struct bench_field *fields, size_t field_count)
+{
+    struct figure figures[FIGURE_COUNT];
+    fill_figures(result, figures);
+
+    (void)printf(
+        "{\"bench\":\"%s\",\"version\":\"%s\",\"duration_s\":%.3f,\"messages\":%llu", result->name,
+        qmq_version(), (double)result->took_ns / (double)Q_NS_PER_S,
+        (unsigned long long)result->messages);
+    for (size_t index = 0; index < FIGURE_COUNT; index++)
+        (void)printf(",\"%s\":%.3f", figures[index].name, figures[index].value);
+    (void)printf(",\"latency_us\":{");
+    for (size_t index = 0; index < QUANTILE_COUNT; index++)
+        (void)printf(
+            "%s\"%s\":%.1f", index ? "," : "", quantiles[index].name, quantile_us(result, index));
+    (void)printf("}");
+    for (size_t index = 0; index < field_count; index++)
+        (void)printf(",\"%s\":%llu", fields[index].name, (unsigned long long)fields[index].value);
+    (void)printf("}\n");
+}
+
+static void
+print_text(const struct bench_result *result, const struct bench_field *fields, size_t field_count)
+{
+    struct figure figures[FIGURE_COUNT];
+    fill_figures(result, figures);
+
+    char size[32];
+    (void)printf(
+        "%s: %llu messages in %.2f s\n", result->name, (unsigned long long)result->messages,
+        (double)result->took_ns / (double)Q_NS_PER_S);
+    (void)printf(
+        "  %.0f msg/s, %s/s, %.3f us of client CPU per message\n", figures[0].value,
+        q_text_format_size((uint64_t)figures[1].value, size, sizeof(size)), figures[2].value);
+    (void)printf("  latency us:");
+    for (size_t index = 0; index < QUANTILE_COUNT; index++)
+        (void)printf("  %s %.1f", quantiles[index].name, quantile_us(result, index));
+    (void)printf("\n ");
+    for (size_t index = 0; index < field_count; index++)
+        (void)printf(
+            " %s %llu%s", fields[index].name, (unsigned long long)fields[index].value,
+            index + 1 < field_count ? "," : "\n");
+}

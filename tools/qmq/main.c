@@ -1,0 +1,122 @@
+/*
+ * main.c: qmq, the command line. One table of commands makes the dispatch and the help.
+ */
+#include <stdarg.h>
+#include <string.h>
+
+#include <qbase/text.h>
+
+#include "command.h"
+
+static const struct command commands[] = {
+    { "dev", "", "start a node to try things with: meta and broker in one process",
+      "It becomes qmqd; all of `qmqd --help` may be given, too.", dev_run },
+    { "pub", "SUBJECT [BODY]", "publish a message, or each line of a file",
+      "Without BODY and --from the body is read from stdin.", pub_run },
+    { "sub", "SUBJECT", "join a group, print its messages and acknowledge them",
+      "To a pipe or file only bodies are written, one per line.", sub_run },
+    { "bench pub", "", "measure publishing", NULL, bench_pub_run },
+    { "bench sub", "", "measure consuming what `bench pub` has published", NULL, bench_sub_run },
+    { "version", "", "print the version", NULL, version_run },
+    { "help", "[COMMAND]", "print this, or the help of a command", NULL, help_run },
+};
+
+enum {
+    COMMAND_COUNT = sizeof(commands) / sizeof(commands[0])
+};
+
+static const struct command *find(int argc, char **argv, int *ret_words);
+static int unknown(int argc, char **argv);
+static void print_overview(FILE *out);
+
+int
+main(int argc, char **argv)
+{
+    int words;
+    const struct command *command = find(argc - 1, argv + 1, &words);
+    if (command) return command->run(command, argc - words, argv + words);
+    if (argc < 2) {
+        print_overview(stderr);
+        return EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        print_overview(stdout);
+        return EXIT_OK;
+    }
+    if (strcmp(argv[1], "--version") == 0) return version_run(NULL, 1, argv);
+    return unknown(argc, argv);
+}
+
+/* The command that the first one or two words name. */
+static const struct command *
+find(int argc, char **argv, int *ret_words)
+{
+    for (int words = 2; words >= 1; words--) {
+        if (argc < words) continue;
+        const char *name = words == 2 ? q_text("%s %s", argv[0], argv[1]) : argv[0];
+        for (size_t index = 0; index < COMMAND_COUNT; index++) {
+            if (strcmp(commands[index].name, name) != 0) continue;
+            *ret_words = words;
+            return &commands[index];
+        }
+    }
+    return NULL;
+}
+
+static int
+unknown(int argc, char **argv)
+{
+    const char *names[COMMAND_COUNT];
+    for (size_t index = 0; index < COMMAND_COUNT; index++)
+        names[index] = commands[index].name;
+
+    const char *word =
+        argc > 2 && strcmp(argv[1], "bench") == 0 ? q_text("%s %s", argv[1], argv[2]) : argv[1];
+    const char *near = q_text_nearest(word, names, COMMAND_COUNT);
+    (void)fprintf(stderr, "qmq: there is no command \"%s\"\n", word);
+    if (near) (void)fprintf(stderr, "  did you mean: qmq %s\n", near);
+    (void)fprintf(stderr, "  try: qmq help\n");
+    return EXIT_USAGE;
+}
+
+int
+version_run(const struct command *command, int argc, char **argv)
+{
+    (void)command;
+    (void)argc;
+    (void)argv;
+    (void)printf("qmq %s\n", qmq_version());
+    return EXIT_OK;
+}
+
+int
+help_run(const struct command *command, int argc, char **argv)
+{
+    (void)command;
+    if (argc < 2) {
+        print_overview(stdout);
+        return EXIT_OK;
+    }
+    int words;
+    const struct command *about = find(argc - 1, argv + 1, &words);
+    if (!about) return unknown(argc, argv);
+    if (about->run == help_run || about->run == version_run) {
+        command_print_help(stdout, about, NULL, 0);
+        return EXIT_OK;
+    }
+    char *arguments[] = { argv[words], (char *)"--help", NULL };
+    return about->run(about, 2, arguments);
+}
+
+static void
+print_overview(FILE *out)
+{
+    (void)fprintf(
+        out, "qmq %s: a message queue\n\nusage: qmq COMMAND [OPTIONS]\n\n", qmq_version());
+    for (size_t index = 0; index < COMMAND_COUNT; index++)
+        (void)fprintf(out, "  %-10s  %s\n", commands[index].name, commands[index].what);
+    (void)fprintf(out, "\nqmq COMMAND --help tells more.\n\nexit codes:\n");
+#define EXIT_LINE(name, code, meaning) (void)fprintf(out, "  %3d  %s\n", code, meaning);
+    QMQ_EXIT_LIST(EXIT_LINE)
+#undef EXIT_LINE
+}

@@ -1,0 +1,293 @@
+/*
+ * pub.c: `qmq pub`: one message, or one per line.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <qbase/bytes.h>
+#include <qbase/clock.h>
+
+#include "command.h"
+#include "interrupt.h"
+
+enum {
+    READ_SIZE = 64 * 1024,
+    BODY_MAX = 4 * 1024 * 1024, /* what the broker takes, properties included */
+    FLUSH_MS = 60 * 1000,       /* more than a message's deadline */
+    FLUSH_INTERRUPTED_MS = 5 * 1000,
+    TAGS_MAX = 10,
+    EXIT_SIGNAL_BASE = 128,
+};
+
+struct pub {
+    const char *subject;
+    const char *from;
+    struct qmq_bytes tags[TAGS_MAX];
+    size_t tag_count;
+    struct qmq_producer *producer;
+
+    uint64_t lines;
+    /* Of callbacks, which come one after another; read after the flush. */
+    uint64_t stored;
+    uint64_t maybe_duplicate;
+    struct q_fault first_failure;
+    atomic_bool has_failed;
+};
+
+/* Bytes of a file that are not used up, at [begin, end). */
+struct input {
+    int fd;
+    uint8_t *data;
+    size_t begin;
+    size_t end;
+    size_t capacity;
+    bool is_at_end;
+};
+
+static int pub_one(struct pub *pub, const char *body);
+static int pub_lines(struct pub *pub);
+static int read_body(struct input *input);
+static int send_lines(struct pub *pub, struct input *input);
+static int send_line(struct pub *pub, struct q_bytes line);
+static void on_sent(void *context, const struct qmq_sent *sent);
+static int finish(struct pub *pub, int exit_code, uint64_t begin_ns);
+static enum q_err fill(struct input *input);
+static bool next_line(struct input *input, struct q_bytes *ret_line);
+static struct qmq_outgoing message_of(const struct pub *pub, struct q_bytes body);
+
+int
+pub_run(const struct command *command, int argc, char **argv)
+{
+    struct pub pub = { .from = NULL };
+    struct q_opt_list tags = { .count = 0 };
+    const char *meta = meta_default();
+    const struct q_opt options[] = {
+        { "tag", 't', Q_OPT_LIST, &tags, "TAG", "give each message this tag; up to 10 times", 0,
+          0 },
+        { "from", 0, Q_OPT_TEXT, &pub.from, "FILE", "one message per line; - is stdin", 0, 0 },
+        META_OPTION(meta),
+    };
+    struct q_opts_result result;
+    int exit_code;
+    if (!command_parse(
+            command, options, sizeof(options) / sizeof(options[0]), 1, 2, argc, argv, &result,
+            &exit_code))
+        return exit_code;
+    const char *body = result.arg_count > 1 ? result.args[1] : NULL;
+    if (body && pub.from) return usage_error(command, "either BODY or --from, not both");
+    if (!body && !pub.from && isatty(STDIN_FILENO))
+        return usage_error(command, "no body: give BODY, --from FILE, or something on stdin");
+    if (tags.count > TAGS_MAX)
+        return usage_error(command, "%u tags, a message has %d at most", tags.count, TAGS_MAX);
+    pub.subject = result.args[0];
+    for (; pub.tag_count < tags.count; pub.tag_count++)
+        pub.tags[pub.tag_count] =
+            (struct qmq_bytes){ tags.values[pub.tag_count], strlen(tags.values[pub.tag_count]) };
+
+    interrupt_block();
+    struct qmq_client *client = connect_to(meta, &exit_code);
+    if (!client) return exit_code;
+    if (qmq_producer_new(client, NULL, &pub.producer) != QMQ_OK) {
+        exit_code = report_error("publish");
+    } else {
+        interrupt_here();
+        exit_code = pub.from ? pub_lines(&pub) : pub_one(&pub, body);
+    }
+    qmq_producer_free(pub.producer);
+    qmq_client_free(client);
+    return exit_code;
+}
+
+static int
+pub_one(struct pub *pub, const char *body)
+{
+    struct input input = { .fd = STDIN_FILENO };
+    struct q_bytes bytes = q_bytes_from_text(body ? body : "");
+    if (!body) {
+        int exit_code = read_body(&input);
+        if (exit_code != EXIT_OK) return exit_code;
+        bytes = q_bytes_from(input.data, input.end);
+    }
+
+    uint64_t begin_ns = q_clock_monotonic_ns(q_clock_system());
+    struct qmq_outgoing message = message_of(pub, bytes);
+    struct qmq_sent sent;
+    int code = qmq_send_wait(pub->producer, pub->subject, &message, &sent);
+    uint64_t took_ns = q_clock_monotonic_ns(q_clock_system()) - begin_ns;
+    free(input.data);
+    if (code != QMQ_OK) return report_error("publish to \"%s\"", pub->subject);
+
+    char id[QMQ_ID_TEXT_SIZE];
+    (void)fprintf(
+        stderr, "sent  %s  id %s  seq %llu  broker %s  %.1f ms%s\n", pub->subject,
+        qmq_id_text(&sent.id, id), (unsigned long long)sent.sequence, sent.broker_group,
+        (double)took_ns / Q_NS_PER_MS,
+        sent.maybe_duplicate ? "  (maybe twice: an answer was lost)" : "");
+    return EXIT_OK;
+}
+
+static int
+read_body(struct input *input)
+{
+    while (!input->is_at_end) {
+        if (input->end > BODY_MAX)
+            (void)Q_FAIL(Q_TOO_BIG, .what = q_text("more than %d bytes on stdin", BODY_MAX));
+        if (input->end > BODY_MAX || fill(input) != Q_OK) {
+            free(input->data);
+            return report_error("read the body");
+        }
+        if (interrupt_signal()) {
+            free(input->data);
+            return EXIT_SIGNAL_BASE + interrupt_signal();
+        }
+    }
+    return EXIT_OK;
+}
+
+static int
+pub_lines(struct pub *pub)
+{
+    bool is_stdin = strcmp(pub->from, "-") == 0;
+    struct input input = {
+        .fd = is_stdin ? STDIN_FILENO : open(pub->from, O_RDONLY | O_CLOEXEC),
+    };
+    if (input.fd < 0) {
+        enum q_err err = errno == ENOENT ? Q_NOT_FOUND : q_err_from_errno(errno);
+        (void)Q_FAIL(err, .path = pub->from, .sys = errno);
+        return report_error("read \"%s\"", pub->from);
+    }
+
+    uint64_t begin_ns = q_clock_monotonic_ns(q_clock_system());
+    int exit_code = send_lines(pub, &input);
+    if (!is_stdin) (void)close(input.fd);
+    free(input.data);
+    return finish(pub, exit_code, begin_ns);
+}
+
+static int
+send_lines(struct pub *pub, struct input *input)
+{
+    while (!input->is_at_end) {
+        if (fill(input) != Q_OK) return report_error("read \"%s\"", pub->from);
+
+        struct q_bytes line;
+        while (next_line(input, &line)) {
+            if (interrupt_signal()) return EXIT_SIGNAL_BASE + interrupt_signal();
+            /* Told by finish(). */
+            if (atomic_load(&pub->has_failed)) return EXIT_OK;
+            int exit_code = send_line(pub, line);
+            if (exit_code != EXIT_OK) return exit_code;
+        }
+        if (interrupt_signal()) return EXIT_SIGNAL_BASE + interrupt_signal();
+    }
+    return EXIT_OK;
+}
+
+static int
+send_line(struct pub *pub, struct q_bytes line)
+{
+    struct qmq_outgoing message = message_of(pub, line);
+    int code;
+    do {
+        code = qmq_send(pub->producer, pub->subject, &message, on_sent, pub);
+    } while (code == QMQ_BUSY && !interrupt_signal() && !atomic_load(&pub->has_failed));
+
+    if (code == QMQ_OK) pub->lines++;
+    if (code == QMQ_OK || code == QMQ_BUSY) return EXIT_OK;
+    return report_error(
+        "publish line %llu to \"%s\"", (unsigned long long)pub->lines + 1, pub->subject);
+}
+
+static void
+on_sent(void *context, const struct qmq_sent *sent)
+{
+    struct pub *pub = context;
+
+    if (sent->code == QMQ_OK) {
+        pub->stored++;
+        pub->maybe_duplicate += sent->maybe_duplicate;
+    } else if (!atomic_load(&pub->has_failed)) {
+        pub->first_failure = *q_fault_last();
+        atomic_store(&pub->has_failed, true);
+    }
+}
+
+static int
+finish(struct pub *pub, int exit_code, uint64_t begin_ns)
+{
+    (void)qmq_flush(pub->producer, interrupt_signal() ? FLUSH_INTERRUPTED_MS : FLUSH_MS);
+    double took_s =
+        (double)(q_clock_monotonic_ns(q_clock_system()) - begin_ns) / (double)Q_NS_PER_S;
+
+    if (atomic_load(&pub->has_failed) && exit_code == EXIT_OK) {
+        q_fault_adopt(&pub->first_failure);
+        exit_code = report_error(
+            "publish line %llu to \"%s\"", (unsigned long long)pub->stored + 1, pub->subject);
+        if (pub->stored > 0) exit_code = EXIT_PARTLY;
+    }
+    (void)fprintf(
+        stderr, "sent  %s  %llu messages in %.2f s, %.0f/s", pub->subject,
+        (unsigned long long)pub->stored, took_s, (double)pub->stored / took_s);
+    if (pub->maybe_duplicate > 0)
+        (void)fprintf(
+            stderr, "; %llu maybe twice, since answers were lost",
+            (unsigned long long)pub->maybe_duplicate);
+    (void)fprintf(stderr, "\n");
+    return exit_code;
+}
+
+static struct qmq_outgoing
+message_of(const struct pub *pub, struct q_bytes body)
+{
+    return (struct qmq_outgoing){
+        .body = { body.data, body.size },
+        .tags = pub->tags,
+        .tag_count = pub->tag_count,
+    };
+}
+
+/* Read what there is, behind what is still unused. Q_OK also when a signal came instead. */
+static enum q_err
+fill(struct input *input)
+{
+    if (input->begin > 0) {
+        memmove(input->data, input->data + input->begin, input->end - input->begin);
+        input->end -= input->begin;
+        input->begin = 0;
+    }
+    if (input->capacity - input->end < READ_SIZE) {
+        size_t capacity = input->capacity ? input->capacity * 2 : 2 * READ_SIZE;
+        uint8_t *grown = realloc(input->data, capacity);
+        if (!grown) return Q_FAIL(Q_E_NOMEM, .what = "a line is too long");
+        input->data = grown;
+        input->capacity = capacity;
+    }
+
+    ssize_t got = read(input->fd, input->data + input->end, input->capacity - input->end);
+    if (got < 0 && errno == EINTR) return Q_OK;
+    if (got < 0) return Q_FAIL(q_err_from_errno(errno), .sys = errno);
+    input->is_at_end = got == 0;
+    input->end += (size_t)got;
+    return Q_OK;
+}
+
+/* Without its newline. At the end of the file a line without one counts, too. */
+static bool
+next_line(struct input *input, struct q_bytes *ret_line)
+{
+    const uint8_t *data = input->data + input->begin;
+    size_t size = input->end - input->begin;
+    if (size == 0) return false;
+
+    const uint8_t *newline = memchr(data, '\n', size);
+    bool is_too_long = !newline && size > BODY_MAX;
+    if (!newline && !input->is_at_end && !is_too_long) return false;
+    size_t length = newline ? (size_t)(newline - data) : size;
+    *ret_line = q_bytes_from(data, length);
+    input->begin += length + (newline ? 1 : 0);
+    return true;
+}
