@@ -27,7 +27,8 @@ struct pub {
     const char *subject;
     const char *from;
     struct qmq_bytes tags[TAGS_MAX];
-    size_t tag_count;
+    size_t tag_count;   /* of every message */
+    uint64_t tag_field; /* 0: none */
     struct qmq_producer *producer;
 
     uint64_t lines;
@@ -57,6 +58,7 @@ static void on_sent(void *context, const struct qmq_sent *sent);
 static int finish(struct pub *pub, int exit_code, uint64_t begin_ns);
 static enum q_err fill(struct input *input);
 static bool next_line(struct input *input, struct q_bytes *ret_line);
+static struct qmq_bytes field(struct q_bytes line, uint64_t number);
 static struct qmq_outgoing message_of(const struct pub *pub, struct q_bytes body);
 
 int
@@ -69,6 +71,8 @@ pub_run(const struct command *command, int argc, char **argv)
         { "tag", 't', Q_OPT_LIST, &tags, "TAG", "give each message this tag; up to 10 times", 0,
           0 },
         { "from", 0, Q_OPT_TEXT, &pub.from, "FILE", "one message per line; - is stdin", 0, 0 },
+        { "tag-field", 0, Q_OPT_NUMBER, &pub.tag_field, "N",
+          "with --from: the N-th word of a line is a tag, too", 1, UINT32_MAX },
         META_OPTION(meta),
     };
     struct q_opts_result result;
@@ -81,8 +85,10 @@ pub_run(const struct command *command, int argc, char **argv)
     if (body && pub.from) return usage_error(command, "either BODY or --from, not both");
     if (!body && !pub.from && isatty(STDIN_FILENO))
         return usage_error(command, "no body: give BODY, --from FILE, or something on stdin");
-    if (tags.count > TAGS_MAX)
-        return usage_error(command, "%u tags, a message has %d at most", tags.count, TAGS_MAX);
+    if (pub.tag_field && !pub.from) return usage_error(command, "--tag-field needs --from");
+    unsigned tag_count = tags.count + (pub.tag_field ? 1 : 0);
+    if (tag_count > TAGS_MAX)
+        return usage_error(command, "%u tags, a message has %d at most", tag_count, TAGS_MAX);
     pub.subject = result.args[0];
     for (; pub.tag_count < tags.count; pub.tag_count++)
         pub.tags[pub.tag_count] =
@@ -191,6 +197,13 @@ static int
 send_line(struct pub *pub, struct q_bytes line)
 {
     struct qmq_outgoing message = message_of(pub, line);
+    struct qmq_bytes tags[TAGS_MAX];
+    struct qmq_bytes tag = field(line, pub->tag_field);
+    if (tag.size > 0) {
+        memcpy(tags, pub->tags, sizeof(tags));
+        tags[message.tag_count++] = tag;
+        message.tags = tags;
+    }
     int code;
     do {
         code = qmq_send(pub->producer, pub->subject, &message, on_sent, pub);
@@ -238,6 +251,24 @@ finish(struct pub *pub, int exit_code, uint64_t begin_ns)
             (unsigned long long)pub->maybe_duplicate);
     (void)fprintf(stderr, "\n");
     return exit_code;
+}
+
+/* The word with this number, from 1; empty when the line has fewer, or for 0. */
+static struct qmq_bytes
+field(struct q_bytes line, uint64_t number)
+{
+    static const char blanks[] = " \t\r";
+    size_t at = 0;
+    size_t begin = 0;
+
+    for (uint64_t word = 0; word < number; word++) {
+        while (at < line.size && memchr(blanks, line.data[at], sizeof(blanks) - 1))
+            at++;
+        begin = at;
+        while (at < line.size && !memchr(blanks, line.data[at], sizeof(blanks) - 1))
+            at++;
+    }
+    return (struct qmq_bytes){ line.data + begin, at - begin };
 }
 
 static struct qmq_outgoing

@@ -30,6 +30,7 @@ struct sub {
     uint64_t left; /* messages still to print */
     bool is_limited;
     bool ends;
+    bool with_ids;
     bool is_terminal;
     uint64_t away_since_ns; /* 0: all is well */
     bool reader_is_gone;
@@ -64,6 +65,8 @@ sub_run(const struct command *command, int argc, char **argv)
           0 },
         { "consumer", 0, Q_OPT_TEXT, &sub.wanted.consumer, "ID",
           "name within the group (one of its own for each process)", 0, 0 },
+        { "id", 0, Q_OPT_FLAG, &sub.with_ids, NULL,
+          "begin each line with the message's id and a tab: what comes twice has the same", 0, 0 },
         META_OPTION(meta),
     };
     struct q_opts_result result;
@@ -204,8 +207,8 @@ print_and_ack(struct sub *sub, const struct qmq_batch *batch)
 static bool
 print_message(const struct sub *sub, const struct qmq_message *message)
 {
+    char id[QMQ_ID_TEXT_SIZE];
     if (sub->is_terminal) {
-        char id[QMQ_ID_TEXT_SIZE];
         char clock[16];
         time_t seconds = (time_t)(message->id.time_ms / 1000);
         struct tm local;
@@ -216,6 +219,8 @@ print_message(const struct sub *sub, const struct qmq_message *message)
             (unsigned)(message->id.time_ms % 1000), qmq_id_text(&message->id, id));
         if (message->attempt > 1) (void)printf("  attempt %u", message->attempt);
         (void)printf("\n");
+    } else if (sub->with_ids) {
+        (void)printf("%s\t", qmq_id_text(&message->id, id));
     }
     size_t size = message->body.size;
     return fwrite(message->body.data, 1, size, stdout) == size && putc('\n', stdout) != EOF;
