@@ -52,7 +52,7 @@ ack_on_answer(struct broker_request *request, struct qnet_buffer **ret_answer)
     const struct qlog_ack *ack = &request->store.ack;
     size_t count = ack->expired_count;
     Qmq__Wire__Range *ranges = broker_request_array(request, count + 1, sizeof(*ranges));
-    Qmq__Wire__Range **pointers = broker_request_array(request, count + 1, sizeof(*pointers));
+    Qmq__Wire__Range **pointers = broker_request_array(request, count + 1, sizeof(void *));
     if (!ranges || !pointers) return Q_FAIL(Q_E_NOMEM);
     for (size_t i = 0; i < count; i++) {
         qmq__wire__range__init(&ranges[i]);

@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include <qbase/bytes.h>
+#include <qbase/text.h>
 
 #define MARKER_NAME     "qmq-node"
 #define MARKER_HALFBORN "qmq-node.new"
@@ -100,17 +101,25 @@ read_marker(struct srv_home *home, unsigned *ret_process)
     if (pread(home->marker_file, text, sizeof(text) - 1, 0) < 0)
         return failed("the node's marker can't be read", path, errno);
 
-    unsigned format;
+    char format_text[16];
+    char process_text[16];
+    uint64_t format;
+    uint64_t process;
     if (sscanf(
-            text, MARKER_FIRST "%u\nnode %32[0-9a-f]\nprocess %u", &format, home->node_id,
-            ret_process) != 3)
+            text, MARKER_FIRST "%15[0-9]\nnode %32[0-9a-f]\nprocess %15[0-9]", format_text,
+            home->node_id, process_text) != 3 ||
+        q_text_parse_u64(format_text, 0, UINT32_MAX, &format) != Q_OK ||
+        q_text_parse_u64(process_text, 0, UINT32_MAX, &process) != Q_OK)
         return Q_FAIL(
             Q_E_FOREIGN, .path = path, .what = "the node's marker does not say what it should",
             .hint = "name another directory with --dir");
     if (format != MARKER_FORMAT)
         return Q_FAIL(
             Q_E_VERSION, .path = path,
-            .what = q_text("the data directory has format %u, this program knows 0", format));
+            .what = q_text(
+                "the data directory has format %llu, this program knows %d",
+                (unsigned long long)format, MARKER_FORMAT));
+    *ret_process = (unsigned)process;
     return Q_OK;
 }
 
@@ -120,23 +129,24 @@ look_empty(struct srv_home *home)
     DIR *directory = opendir(home->path);
     if (!directory) return failed("the data directory can't be read", home->path, errno);
 
-    enum q_err err = Q_OK;
+    /* The first by name, so that the same directory gets the same answer each time. */
+    char stranger[256] = "";
     const struct dirent *entry;
-    while (err == Q_OK && (entry = readdir(directory))) {
+    while ((entry = readdir(directory))) {
         const char *name = entry->d_name;
         bool is_nothing = strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
                           strcmp(name, "lost+found") == 0 || strcmp(name, MARKER_HALFBORN) == 0;
-        if (!is_nothing)
-            err = Q_FAIL(
-                Q_E_FOREIGN, .path = home->path,
-                .what = q_text(
-                    "the directory is not empty (it has '%.60s') and is no data directory of qmq",
-                    name),
-                .hint = "name an empty or new directory with --dir; nothing was touched");
+        if (is_nothing || (*stranger && strcmp(name, stranger) > 0)) continue;
+        (void)snprintf(stranger, sizeof(stranger), "%s", name);
     }
     closedir(directory);
-    if (err != Q_OK) return err;
-
+    if (*stranger)
+        return Q_FAIL(
+            Q_E_FOREIGN, .path = home->path,
+            .what = q_text(
+                "the directory is not empty (it has '%.60s') and is no data directory of qmq",
+                stranger),
+            .hint = "name an empty or new directory with --dir; nothing was touched");
     if (access(home->path, W_OK | X_OK) != 0)
         return failed("the data directory can't be written", home->path, errno);
     return Q_OK;

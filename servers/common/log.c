@@ -67,10 +67,11 @@ srv_log(enum srv_event event, const char *format, ...)
         line, sizeof(line), "%s %s ",
         q_text_format_time(q_clock_wall_ms(q_clock_system()), now, sizeof(now)),
         level_labels[row->level]);
-    for (const char *c = row->name; *c; c++) {
-        line[at++] = *c == '_' ? '-' : *c;
+    int name_at = at;
+    at += snprintf(line + at, sizeof(line) - (size_t)at, "%s ", row->name);
+    for (char *c = line + name_at; *c; c++) {
+        if (*c == '_') *c = '-';
     }
-    line[at++] = ' ';
 
     va_list args;
     va_start(args, format);
@@ -115,7 +116,9 @@ srv_quote(const char *text)
     out[at++] = '"';
     for (const char *c = text; *c && at < QUOTE_MAX - 3; c++) {
         if (*c == '"' || *c == '\\') out[at++] = '\\';
-        out[at++] = (unsigned char)*c < ' ' ? ' ' : *c;
+        out[at] = *c;
+        if ((unsigned char)*c < ' ') out[at] = ' ';
+        at++;
     }
     out[at++] = '"';
     out[at] = '\0';

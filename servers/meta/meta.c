@@ -339,7 +339,7 @@ handle_nodes(struct meta_call *call, struct q_bytes header)
     struct meta *meta = call->meta;
     uint32_t count = meta->nodes.count;
     Qmq__Wire__NodeStatus *status = calloc(count + 1, sizeof(*status));
-    Qmq__Wire__NodeStatus **pointers = calloc(count + 1, sizeof(*pointers));
+    Qmq__Wire__NodeStatus **pointers = calloc(count + 1, sizeof(void *));
     if (!status || !pointers) {
         free(status);
         free(pointers);

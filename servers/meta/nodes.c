@@ -65,12 +65,12 @@ load_one(void *context, const char *key, struct q_bytes value, uint64_t version)
 void
 meta_nodes_fini(struct meta_nodes *nodes)
 {
-    struct q_list *link;
-    while ((link = q_list_pop_front(&nodes->all))) {
-        struct meta_node *node = q_container_of(link, struct meta_node, link);
+    q_list_for_each_safe(at, &nodes->all) {
+        struct meta_node *node = q_container_of(at, struct meta_node, link);
         if (node->record) qmq__wire__node_record__free_unpacked(node->record, NULL);
         free(node);
     }
+    q_list_init(&nodes->all);
     nodes->count = 0;
 }
 

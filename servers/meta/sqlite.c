@@ -156,7 +156,7 @@ open_database(struct sqlite_store *store, const char *path)
     if (sqlite3_exec(store->database, settings, NULL, NULL, NULL) != SQLITE_OK)
         return failed(store, "meta's database can't be set up");
 
-    int format;
+    int format = 0;
     Q_TRY(read_pragma(store, "PRAGMA user_version", &format));
     if (format == 0 && sqlite3_exec(store->database, schema, NULL, NULL, NULL) != SQLITE_OK)
         return failed(store, "meta's tables can't be made");
@@ -166,9 +166,9 @@ open_database(struct sqlite_store *store, const char *path)
 static enum q_err
 check_origin(struct sqlite_store *store, const char *path)
 {
-    int application;
-    int format;
-    int pages;
+    int application = 0;
+    int format = 0;
+    int pages = 0;
     Q_TRY(read_pragma(store, "PRAGMA application_id", &application));
     Q_TRY(read_pragma(store, "PRAGMA user_version", &format));
     Q_TRY(read_pragma(store, "PRAGMA page_count", &pages));
