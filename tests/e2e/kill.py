@@ -6,6 +6,7 @@ at random moments and started again; both keep trying while it is away. Before e
 verify` may find a torn tail and nothing else; after it, nothing.
 """
 import os
+import re
 import threading
 import time
 
@@ -54,14 +55,18 @@ with lib.Test() as t:
     pace.set()
     feeder.join(lib.PATIENCE)
     code = publisher.wait()
-    said = publisher.stderr_text().strip().splitlines()[-1:]
+    said = publisher.stderr_text().strip().splitlines()[-1:] or [""]
     t.check(code == 0, "the producer ended with %d: %s" % (code, said))
-    t.say("%d kills, %d torn tails; %s" % (KILLS, torn, said[0] if said else ""))
+    t.say("%d kills, %d torn tails; %s" % (KILLS, torn, said[0]))
 
     all_of_it = t.qmq(node, "sub", "kill", "-g", "all", "-e")[0].split(b"\n")[:-1]
     t.same_lines(in_order_once(all_of_it), lines, "what was acknowledged")
+    # A request whose answer was lost is sent again. Its producer says so: nothing else may be twice.
     twice = len(all_of_it) - len(lines)
-    t.check(twice == 0, "%d messages are stored twice: the producer's retries were not known" % twice)
+    maybe = re.search(r"(\d+) maybe twice", said[0])
+    t.check(twice <= (int(maybe[1]) if maybe else 0), "%d messages are stored twice; the producer "
+            "said: %s" % (twice, said[0]))
+    t.say("%d are stored twice" % twice)
 
     # The live consumer was cut off in the middle; what it did not acknowledge comes again, to it or
     # to the next member of the group.

@@ -63,7 +63,8 @@ def free_port_base():
 
 
 class Test:
-    def __init__(self):
+    def __init__(self, quiet=False):
+        self.quiet = quiet
         self.name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
         self.seed = int(os.environ.get("QMQ_TEST_SEED") or random.SystemRandom().randrange(10**6))
         self.random = random.Random(self.seed)
@@ -80,13 +81,15 @@ class Test:
         return self
 
     def __exit__(self, kind, error, _):
-        if kind is None:
+        if self.quiet:
+            pass
+        elif kind is None:
             print("%s: holds, %.1f s" % (self.name, time.monotonic() - self.began))
         elif kind is not SystemExit:
             print("%s: FAILED (seed %d): %s: %s" % (self.name, self.seed, kind.__name__, error))
-            for process in self.processes:
+            for process in self.processes[-3:]:
                 print("--- %s, exit code %s" % (process.title, process.poll()))
-                sys.stdout.write(process.stderr_text()[-4000:])
+                sys.stdout.write(process.stderr_text()[-2000:])
             sys.stdout.flush()
         self.clean()
         return False

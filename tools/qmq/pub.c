@@ -20,6 +20,7 @@ enum {
     FLUSH_MS = 60 * 1000,       /* more than a message's deadline */
     FLUSH_INTERRUPTED_MS = 5 * 1000,
     TAGS_MAX = 10,
+    TAG_MAX = 255, /* bytes of one */
     EXIT_SIGNAL_BASE = 128,
 };
 
@@ -253,7 +254,8 @@ finish(struct pub *pub, int exit_code, uint64_t begin_ns)
     return exit_code;
 }
 
-/* The word with this number, from 1; empty when the line has fewer, or for 0. */
+/* The word with this number, from 1; empty for 0, when the line has fewer, and for what can't be a
+ * tag. */
 static struct qmq_bytes
 field(struct q_bytes line, uint64_t number)
 {
@@ -268,7 +270,8 @@ field(struct q_bytes line, uint64_t number)
         while (at < line.size && !memchr(blanks, line.data[at], sizeof(blanks) - 1))
             at++;
     }
-    return (struct qmq_bytes){ line.data + begin, at - begin };
+    bool is_tag = at - begin <= TAG_MAX && !memchr(line.data + begin, '\0', at - begin);
+    return (struct qmq_bytes){ line.data + begin, is_tag ? at - begin : 0 };
 }
 
 static struct qmq_outgoing
