@@ -343,6 +343,8 @@ tell_failure(const struct srv_node *node, const struct q_fault *fault)
 {
     char line[Q_FAULT_LINE_MAX];
     const char *hint = fault->hint[0] ? fault->hint : q_err_hint(fault->err);
+    if (fault->sys_errno == EISDIR && !fault->hint[0])
+        hint = "remove the directory that stands in the file's place";
     srv_say(
         "%s: %s%s%s", node->program->name, q_fault_format(fault, line, sizeof(line)),
         *hint ? "; " : "", hint);
