@@ -1,0 +1,33 @@
+#!/usr/bin/python3
+"""After a failed write the whole process ends with its own code and one clear line; what was
+acknowledged is there after the next start, and nothing that was not is called stored."""
+import resource
+
+import lib
+
+BROKEN = 17
+
+with lib.Test() as t:
+    node = t.node()
+    node.start()
+    kept = [b"kept %d" % index for index in range(1000)]
+    t.qmq(node, "pub", "orders", "--from", t.write_lines("kept", kept))
+    before = len(node.said().splitlines())
+
+    # Every write above 4 KiB fails from here on, as on a disk that has died.
+    resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    lost = t.spawn("qmq", "pub", "orders", "lost", "--meta", node.meta)
+    code = node.process.wait()
+    t.check(code == BROKEN, "exit code %d, not %d: %s" % (code, BROKEN, node.said()))
+    lines = node.said().splitlines()[before:]
+    t.check(len(lines) == 1, "not one line but %d:\n%s" % (len(lines), "\n".join(lines)))
+    t.check(node.store in lines[0], "%s is not in: %s" % (node.store, lines[0]))
+    t.say(lines[0].replace(t.directory, "…"))
+    t.check(lost.poll() != 0, "a publish that failed is called stored")
+    lost.kill9()
+
+    node.start()
+    got = t.qmq(node, "sub", "orders", "-g", "all", "-e")[0].split(b"\n")[:-1]
+    t.check(got[:1000] == kept, "%d of %d acknowledged lines are there" % (len(got), len(kept)))
+    t.check(got[1000:] in ([], [b"lost"]), "and what nobody published: %r" % got[1000:])
+    node.stop()
