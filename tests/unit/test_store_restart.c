@@ -150,3 +150,73 @@ Test(store_restart, groups_survive)
     fixture_crash(&fixture);
     cr_assert_null(ql_group_consumer_named(fixture.store->groups[0], q_bytes_from_text("c")));
 }
+
+static void
+trim(uint64_t messages_before, uint64_t actions_before)
+{
+    struct qlog_trim trim = {
+        .request = { .kind = QLOG_TRIM },
+        .messages_before = { messages_before },
+        .actions_before = { actions_before },
+    };
+    cr_assert_eq(fixture_run(&fixture, &trim.request), Q_OK);
+}
+
+/* When both heads are dropped, what they said about subjects, sequences, groups, consumers and
+ * what those hold is still known after a restart: the state is the same to the bit. */
+Test(store_restart, state_survives_its_log)
+{
+    publish_many(0, 40);
+    cr_assert_eq(fixture_publish(&fixture, "once", "x,y,z", NULL, NULL), Q_OK);
+    uint64_t session = fixture_join(&fixture, "held", "c", NULL);
+    cr_assert_eq(fixture_pull(&fixture, "held", "c", session, 7, 0).unacked, 7);
+    cr_assert_eq(fixture_ack(&fixture, "held", "c", session, 2, 3), Q_OK);
+    uint64_t dead = fixture_join(&fixture, "held", "dead", NULL);
+    cr_assert_eq(fixture_pull(&fixture, "held", "dead", dead, 5, 0).unacked, 5);
+    cr_assert_neq(fixture_join(&fixture, "filtered", "c", "red"), 0);
+    q_clock_manual_advance_ns(&fixture.clock, 31ull * Q_NS_PER_S);
+    fixture_settle(&fixture);
+    session = fixture_join(&fixture, "held", "c", NULL);
+    consume_all("done", 0, 400);
+    publish_many(40, 140);
+    consume_all("done", 400, 1400);
+    for (unsigned i = 0; i < 70; i++)
+        consume_all("done", 1400, 1400);
+
+    uint64_t before = ql_store_state_hash(fixture.store);
+    uint32_t messages = fixture.store->messages->segments.count;
+    uint32_t actions = fixture.store->actions->segments.count;
+    cr_assert_gt(messages, 1);
+    cr_assert_gt(actions, 1);
+    trim(UINT64_MAX, UINT64_MAX);
+    cr_assert_eq(fixture.store->messages->segments.count, 1);
+    cr_assert_eq(fixture.store->actions->segments.count, 1);
+    cr_assert_eq(ql_store_state_hash(fixture.store), before);
+    fixture_reopen(&fixture);
+    cr_assert_eq(ql_store_state_hash(fixture.store), before);
+    uint64_t first;
+    cr_assert_eq(fixture_publish(&fixture, "once", "w", NULL, &first), Q_OK);
+    cr_assert_eq(first, 3, "a subject's next sequence outlives all of its messages");
+    before = ql_store_state_hash(fixture.store);
+    trim(UINT64_MAX, UINT64_MAX);
+    fixture_reopen(&fixture);
+    cr_assert_eq(ql_store_state_hash(fixture.store), before);
+    cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 0);
+    cr_assert_eq(fixture.events[QLOG_EVENT_TORN_TAIL], 0);
+}
+
+/* Segments that are dropped are written again, and what they held before is never read. */
+Test(store_restart, segments_are_recycled)
+{
+    unsigned next = 0;
+    for (unsigned round = 0; round < 6; round++) {
+        publish_many(next, next + 60);
+        next += 60;
+        trim(UINT64_MAX, UINT64_MAX);
+        if (round % 2 == 0) fixture_crash(&fixture);
+    }
+    const struct ql_subject *subject = fixture.store->index.subjects[0];
+    cr_assert_eq(subject->next_sequence, (uint64_t)next * 10);
+    consume_all("g", subject->entries[0].first_sequence, (uint64_t)next * 10);
+    cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 0);
+}

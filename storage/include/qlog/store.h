@@ -45,6 +45,7 @@ enum qlog_request_kind {
     QLOG_KEEP_ALIVE,
     QLOG_LEAVE,
     QLOG_CANCEL,
+    QLOG_TRIM,
 };
 
 struct qlog_request {
@@ -242,6 +243,18 @@ struct qlog_session {
 struct qlog_cancel {
     struct qlog_request request;
     struct qlog_pull *target;
+};
+
+/*
+ * Drop the heads of the logs: whole segments whose bytes all lie below these positions. What is
+ * pinned and the segments being written stay. Sequences, groups and their progress are kept.
+ *
+ * Q_OK, Q_E_NO_SPACE, Q_E_BROKEN.
+ */
+struct qlog_trim {
+    struct qlog_request request;
+    qlog_position messages_before;
+    qlog_position actions_before;
 };
 
 /*

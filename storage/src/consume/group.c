@@ -5,8 +5,14 @@
 
 #include <qbase/assert.h>
 
+#include "format/block.h"
+
 static enum q_err consumer_new(
-    struct ql_group *group, const struct ql_join_record *record, struct ql_consumer **ret_consumer);
+    struct ql_group *group,
+    uint32_t id,
+    struct q_bytes name,
+    uint64_t next_pull_sequence,
+    struct ql_consumer **ret_consumer);
 static enum q_err held_reserve(struct ql_consumer *consumer, uint32_t more);
 static enum q_err pending_reserve(struct ql_group *group, uint32_t more);
 static void pending_take(struct ql_group *group, uint64_t sequence, uint64_t count);
@@ -34,6 +40,7 @@ ql_group_new(
     group->id = record->group_id;
     group->subject = subject;
     group->cursor = record->cursor;
+    group->restoring = true;
     group->name = name;
     group->name_size = (uint8_t)record->name.size;
     memcpy(name, record->name.data, record->name.size);
@@ -106,8 +113,11 @@ ql_filter_equal(const struct qbatch_filter *a, const struct qbatch_filter *b)
 enum q_err
 ql_group_apply_join(struct ql_group *group, const struct ql_join_record *record)
 {
+    group->restoring = false;
     struct ql_consumer *consumer = ql_group_consumer(group, record->consumer_id);
-    if (consumer == NULL) Q_TRY(consumer_new(group, record, &consumer));
+    if (consumer == NULL)
+        Q_TRY(consumer_new(
+            group, record->consumer_id, record->name, record->next_pull_sequence, &consumer));
     if (!q_bytes_equal(q_bytes_from(consumer->name, consumer->name_size), record->name))
         return Q_FAIL(Q_E_CORRUPT, .what = "JOIN of a consumer id under another name");
     consumer->session = record->session;
@@ -117,16 +127,20 @@ ql_group_apply_join(struct ql_group *group, const struct ql_join_record *record)
 
 static enum q_err
 consumer_new(
-    struct ql_group *group, const struct ql_join_record *record, struct ql_consumer **ret_consumer)
+    struct ql_group *group,
+    uint32_t id,
+    struct q_bytes name,
+    uint64_t next_pull_sequence,
+    struct ql_consumer **ret_consumer)
 {
     enum {
         CONSUMERS_MAX = 1000 * 1000
     };
-    if (record->consumer_id >= CONSUMERS_MAX || record->name.size > QLOG_CONSUMER_MAX)
+    if (id >= CONSUMERS_MAX || name.size > QLOG_CONSUMER_MAX)
         return Q_FAIL(Q_E_CORRUPT, .what = "JOIN with an impossible consumer id or name");
-    if (record->consumer_id >= group->consumer_capacity) {
+    if (id >= group->consumer_capacity) {
         uint32_t capacity = group->consumer_capacity == 0 ? 4 : group->consumer_capacity;
-        while (capacity <= record->consumer_id)
+        while (capacity <= id)
             capacity *= 2;
         struct ql_consumer **consumers =
             realloc(group->consumers, capacity * sizeof(struct ql_consumer *));
@@ -137,15 +151,15 @@ consumer_new(
     struct ql_consumer *consumer = calloc(1, sizeof(*consumer));
     if (consumer == NULL) return Q_FAIL(Q_E_NOMEM, .what = "consumer");
     consumer->group = group;
-    consumer->id = record->consumer_id;
-    consumer->next_pull_sequence = record->next_pull_sequence;
-    consumer->released_below = record->next_pull_sequence;
-    consumer->name_size = (uint8_t)record->name.size;
-    memcpy(consumer->name, record->name.data, record->name.size);
+    consumer->id = id;
+    consumer->next_pull_sequence = next_pull_sequence;
+    consumer->released_below = next_pull_sequence;
+    consumer->name_size = (uint8_t)name.size;
+    memcpy(consumer->name, name.data, name.size);
     q_heap_node_init(&consumer->deadline);
-    while (group->consumer_count <= record->consumer_id)
+    while (group->consumer_count <= id)
         group->consumers[group->consumer_count++] = NULL;
-    group->consumers[record->consumer_id] = consumer;
+    group->consumers[id] = consumer;
     *ret_consumer = consumer;
     return Q_OK;
 }
@@ -153,6 +167,7 @@ consumer_new(
 enum q_err
 ql_group_apply_pull(struct ql_group *group, const struct ql_pull_record *record)
 {
+    group->restoring = false;
     struct ql_consumer *consumer = ql_group_consumer(group, record->consumer_id);
     if (consumer == NULL) return Q_FAIL(Q_E_CORRUPT, .what = "PULL of an unknown consumer");
     if (record->first_pull_sequence < consumer->next_pull_sequence)
@@ -185,6 +200,7 @@ ql_group_apply_pull(struct ql_group *group, const struct ql_pull_record *record)
 enum q_err
 ql_group_apply_ack(struct ql_group *group, const struct ql_ack_record *record)
 {
+    group->restoring = false;
     struct ql_consumer *consumer = ql_group_consumer(group, record->consumer_id);
     if (consumer == NULL) return Q_FAIL(Q_E_CORRUPT, .what = "ACK of an unknown consumer");
     /* A range out of the middle of another makes two of it. */
@@ -201,6 +217,7 @@ ql_group_apply_ack(struct ql_group *group, const struct ql_ack_record *record)
 enum q_err
 ql_group_apply_release(struct ql_group *group, const struct ql_release_record *record)
 {
+    group->restoring = false;
     struct ql_consumer *consumer = ql_group_consumer(group, record->consumer_id);
     if (consumer == NULL) return Q_FAIL(Q_E_CORRUPT, .what = "RELEASE of an unknown consumer");
     Q_TRY(pending_reserve(group, consumer->held_count));
@@ -228,6 +245,107 @@ ql_group_apply_release(struct ql_group *group, const struct ql_release_record *r
         free(consumer);
     }
     return Q_OK;
+}
+
+enum q_err
+ql_group_apply_consumer(struct ql_group *group, const struct ql_consumer_record *record)
+{
+    if (!group->restoring) return Q_OK;
+    struct ql_consumer *consumer;
+    if (ql_group_consumer(group, record->consumer_id) != NULL)
+        return Q_FAIL(Q_E_CORRUPT, .what = "CONSUMER is stated twice");
+    Q_TRY(consumer_new(
+        group, record->consumer_id, record->name, record->next_pull_sequence, &consumer));
+    consumer->session = record->session;
+    consumer->released_below = record->released_below;
+    memcpy(consumer->token, record->token, sizeof(consumer->token));
+    return Q_OK;
+}
+
+enum q_err
+ql_group_apply_held(struct ql_group *group, const struct ql_ranges_record *record)
+{
+    if (!group->restoring) return Q_OK;
+    for (uint32_t i = 0; i < record->item_count; i++) {
+        struct ql_range_item item = ql_range_item_at(record, i);
+        struct ql_consumer *consumer = ql_group_consumer(group, item.consumer_id);
+        if (consumer == NULL) return Q_FAIL(Q_E_CORRUPT, .what = "HELD of an unknown consumer");
+        Q_TRY(held_reserve(consumer, 1));
+        consumer->held[consumer->held_count++] = (struct ql_held){
+            .pull_sequence = item.pull_sequence,
+            .sequence = item.sequence,
+            .count = item.count,
+            .attempt = item.attempt,
+        };
+        consumer->held_messages += item.count;
+    }
+    return Q_OK;
+}
+
+enum q_err
+ql_group_apply_pending(struct ql_group *group, const struct ql_ranges_record *record)
+{
+    if (!group->restoring) return Q_OK;
+    Q_TRY(pending_reserve(group, record->item_count));
+    for (uint32_t i = 0; i < record->item_count; i++) {
+        struct ql_range_item item = ql_range_item_at(record, i);
+        struct ql_pending pending = {
+            .sequence = item.sequence,
+            .pull_sequence = item.pull_sequence,
+            .count = item.count,
+            .attempt = item.attempt,
+            .consumer_id = item.consumer_id,
+        };
+        pending_add(group, &pending);
+    }
+    return Q_OK;
+}
+
+/* Order matters, so one multiplication and one addition a number are enough. */
+static uint64_t
+hash_number(uint64_t hash, uint64_t number)
+{
+    return (hash ^ number) * 0x9e3779b97f4a7c15u + 1;
+}
+
+static uint64_t
+hash_text(uint64_t hash, const void *text, size_t size)
+{
+    return hash_number(hash, ql_hash(text, size));
+}
+
+uint64_t
+ql_group_state_hash(const struct ql_group *group)
+{
+    uint64_t hash = hash_text(group->id, group->name, group->name_size);
+    hash = hash_number(hash, group->cursor);
+    hash = hash_number(hash, group->filter.tag_count << 1 | (uint32_t)group->filter.mode);
+    for (uint32_t i = 0; i < group->filter.tag_count; i++)
+        hash = hash_text(hash, group->filter.tags[i].data, group->filter.tags[i].size);
+    for (uint32_t i = 0; i < group->pending_count; i++) {
+        const struct ql_pending *item = &group->pending[i];
+        hash = hash_number(hash, item->sequence);
+        hash = hash_number(hash, item->pull_sequence);
+        hash = hash_number(hash, (uint64_t)item->count << 32 | item->attempt);
+        hash = hash_number(hash, item->consumer_id);
+    }
+    for (uint32_t i = 0; i < group->consumer_count; i++) {
+        const struct ql_consumer *consumer = group->consumers[i];
+        if (consumer == NULL) continue;
+        hash = hash_number(hash, consumer->id);
+        hash = hash_text(hash, consumer->name, consumer->name_size);
+        hash = hash_text(hash, consumer->token, sizeof(consumer->token));
+        hash = hash_number(hash, consumer->session);
+        hash = hash_number(hash, consumer->next_pull_sequence);
+        hash = hash_number(hash, consumer->released_below);
+        for (uint32_t j = 0; j < consumer->held_count; j++) {
+            const struct ql_held *held = &consumer->held[j];
+            hash = hash_number(hash, held->pull_sequence);
+            hash = hash_number(hash, held->sequence);
+            hash = hash_number(hash, (uint64_t)held->count << 32 | held->attempt);
+        }
+    }
+    return hash;
 }
 
 enum q_err

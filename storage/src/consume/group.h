@@ -83,6 +83,8 @@ struct ql_group {
     struct ql_consumer **consumers; /* by id; NULL: forgotten */
     uint32_t consumer_count;
     uint32_t consumer_capacity;
+    bool restoring;     /* made by a GROUP record, and no action seen since: its state may follow */
+    uint64_t stated_at; /* position of its last GROUP record */
 
     /* The store's. */
     struct q_list subject_link; /* in ql_subject.groups */
@@ -115,6 +117,19 @@ Q_MUST_CHECK enum q_err ql_group_apply_ack(
     struct ql_group *group, const struct ql_ack_record *record);
 Q_MUST_CHECK enum q_err ql_group_apply_release(
     struct ql_group *group, const struct ql_release_record *record);
+
+/*
+ * Apply a record of a group's state. Passed over unless the group is `restoring`: it is known
+ * already. As above.
+ */
+Q_MUST_CHECK enum q_err ql_group_apply_consumer(
+    struct ql_group *group, const struct ql_consumer_record *record);
+Q_MUST_CHECK enum q_err ql_group_apply_held(
+    struct ql_group *group, const struct ql_ranges_record *record);
+Q_MUST_CHECK enum q_err ql_group_apply_pending(
+    struct ql_group *group, const struct ql_ranges_record *record);
+/* A number that two groups in the same state share. */
+uint64_t ql_group_state_hash(const struct ql_group *group);
 
 /*
  * Which part of a range of pull sequences an ack of this consumer would reach too late: released

@@ -27,6 +27,7 @@ struct ql_super_log {
     uint64_t end;
     uint64_t chain;
     uint64_t incarnation;
+    uint64_t first;
 };
 
 struct ql_super {

@@ -100,6 +100,7 @@ ql_describe_subject(struct line *line, const struct ql_record *record)
     if (ql_subject_record_decode(record->bytes, &subject) != Q_OK) return false;
     line_number(line, "subject", subject.subject_id);
     line_bytes(line, "name", subject.name);
+    line_number(line, "next_sequence", subject.next_sequence);
     return true;
 }
 
@@ -193,6 +194,54 @@ ql_describe_release(struct line *line, const struct ql_record *record)
     line_number(line, "consumer", release.consumer_id);
     line_bytes(line, "reason", q_bytes_from_text(reasons[release.reason]));
     return true;
+}
+
+static bool
+ql_describe_consumer(struct line *line, const struct ql_record *record)
+{
+    struct ql_consumer_record consumer;
+    if (ql_consumer_record_decode(record->bytes, &consumer) != Q_OK) return false;
+    line_number(line, "group", consumer.group_id);
+    line_number(line, "consumer", consumer.consumer_id);
+    line_bytes(line, "name", consumer.name);
+    line_number(line, "session", consumer.session);
+    line_number(line, "next_pull_sequence", consumer.next_pull_sequence);
+    return true;
+}
+
+static bool
+describe_ranges(struct line *line, const struct ql_record *record)
+{
+    struct ql_ranges_record ranges;
+    if (ql_ranges_record_decode(record->bytes, &ranges) != Q_OK) return false;
+    line_number(line, "group", ranges.group_id);
+    line_begin_list(line, "ranges");
+    for (uint32_t i = 0; i < ranges.item_count; i++) {
+        struct ql_range_item item = ql_range_item_at(&ranges, i);
+        const char *comma = line->first ? "" : ",";
+        line->first = false;
+        if (line->json)
+            line_raw(
+                line, "%s{\"consumer\":%u,\"sequence\":%" PRIu64 ",\"count\":%u,\"attempt\":%u}",
+                comma, item.consumer_id, item.sequence, item.count, item.attempt);
+        else
+            line_raw(
+                line, "%s%u:%" PRIu64 "+%u", comma, item.consumer_id, item.sequence, item.count);
+    }
+    line_end_list(line);
+    return true;
+}
+
+static bool
+ql_describe_held(struct line *line, const struct ql_record *record)
+{
+    return describe_ranges(line, record);
+}
+
+static bool
+ql_describe_pending(struct line *line, const struct ql_record *record)
+{
+    return describe_ranges(line, record);
 }
 
 static bool

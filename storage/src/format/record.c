@@ -169,13 +169,14 @@ ql_record_next(struct ql_record_walk *walk, struct ql_record *ret_record)
 uint32_t
 ql_subject_record_size(const struct ql_subject_record *record)
 {
-    return record_size(4 + 1 + 1 + record->name.size);
+    return record_size(8 + 4 + 1 + 1 + record->name.size);
 }
 
 void
 ql_subject_record_encode(const struct ql_subject_record *record, uint8_t *out)
 {
     struct writer writer = writer_of(out, QL_RECORD_SUBJECT, ql_subject_record_size(record));
+    put_u64(&writer, record->next_sequence);
     put_u32(&writer, record->subject_id);
     put_u8(&writer, record->mode);
     put_text(&writer, record->name);
@@ -186,6 +187,7 @@ ql_subject_record_decode(struct q_bytes bytes, struct ql_subject_record *ret_rec
 {
     struct reader reader = reader_of(bytes);
     struct ql_subject_record record = { 0 };
+    record.next_sequence = take_u64(&reader);
     record.subject_id = take_u32(&reader);
     record.mode = take_u8(&reader);
     record.name = take_text(&reader);
@@ -419,6 +421,109 @@ ql_release_record_decode(struct q_bytes bytes, struct ql_release_record *ret_rec
         return Q_FAIL(Q_E_CORRUPT, .what = "RELEASE record with an unknown reason");
     *ret_record = record;
     return Q_OK;
+}
+
+uint32_t
+ql_consumer_record_size(const struct ql_consumer_record *record)
+{
+    return record_size(4 + 4 + 8 + 8 + 8 + 16 + 1 + record->name.size);
+}
+
+void
+ql_consumer_record_encode(const struct ql_consumer_record *record, uint8_t *out)
+{
+    struct writer writer = writer_of(out, QL_RECORD_CONSUMER, ql_consumer_record_size(record));
+    put_u32(&writer, record->group_id);
+    put_u32(&writer, record->consumer_id);
+    put_u64(&writer, record->session);
+    put_u64(&writer, record->next_pull_sequence);
+    put_u64(&writer, record->released_below);
+    put(&writer, record->token, sizeof(record->token));
+    put_text(&writer, record->name);
+}
+
+enum q_err
+ql_consumer_record_decode(struct q_bytes bytes, struct ql_consumer_record *ret_record)
+{
+    struct reader reader = reader_of(bytes);
+    struct ql_consumer_record record = { 0 };
+    record.group_id = take_u32(&reader);
+    record.consumer_id = take_u32(&reader);
+    record.session = take_u64(&reader);
+    record.next_pull_sequence = take_u64(&reader);
+    record.released_below = take_u64(&reader);
+    const uint8_t *token = take(&reader, sizeof(record.token));
+    if (token != NULL) memcpy(record.token, token, sizeof(record.token));
+    record.name = take_text(&reader);
+    Q_TRY(reader_check(&reader, "CONSUMER record is cut"));
+    if (record.released_below > record.next_pull_sequence)
+        return Q_FAIL(Q_E_CORRUPT, .what = "CONSUMER record that released the future");
+    *ret_record = record;
+    return Q_OK;
+}
+
+enum {
+    RANGE_ITEM_SIZE = 32
+};
+
+uint32_t
+ql_ranges_record_size(uint32_t item_count)
+{
+    return record_size(4 + 4 + (size_t)item_count * RANGE_ITEM_SIZE);
+}
+
+void
+ql_ranges_record_encode(
+    enum ql_record_kind kind,
+    const struct ql_ranges_record *record,
+    const struct ql_range_item *items,
+    uint8_t *out)
+{
+    struct writer writer = writer_of(out, kind, ql_ranges_record_size(record->item_count));
+    put_u32(&writer, record->group_id);
+    put_u32(&writer, record->item_count);
+    for (uint32_t i = 0; i < record->item_count; i++) {
+        put_u64(&writer, items[i].pull_sequence);
+        put_u64(&writer, items[i].sequence);
+        put_u32(&writer, items[i].count);
+        put_u32(&writer, items[i].attempt);
+        put_u32(&writer, items[i].consumer_id);
+        put_u32(&writer, 0);
+    }
+}
+
+enum q_err
+ql_ranges_record_decode(struct q_bytes bytes, struct ql_ranges_record *ret_record)
+{
+    struct reader reader = reader_of(bytes);
+    struct ql_ranges_record record = { 0 };
+    record.group_id = take_u32(&reader);
+    record.item_count = take_u32(&reader);
+    if (record.item_count > reader.left.size / RANGE_ITEM_SIZE) reader.short_ = true;
+    Q_TRY(reader_check(&reader, "HELD or PENDING record is cut"));
+    record.items = reader.left.data;
+    for (uint32_t i = 0; i < record.item_count; i++) {
+        struct ql_range_item item = ql_range_item_at(&record, i);
+        if (item.count == 0 || item.sequence > UINT64_MAX - item.count ||
+            item.pull_sequence > UINT64_MAX - item.count)
+            return Q_FAIL(Q_E_CORRUPT, .what = "HELD or PENDING record with an impossible range");
+    }
+    *ret_record = record;
+    return Q_OK;
+}
+
+struct ql_range_item
+ql_range_item_at(const struct ql_ranges_record *record, uint32_t index)
+{
+    Q_ASSERT(index < record->item_count);
+    const uint8_t *at = record->items + (size_t)index * RANGE_ITEM_SIZE;
+    return (struct ql_range_item){
+        .pull_sequence = q_load_le64(at),
+        .sequence = q_load_le64(at + 8),
+        .count = q_load_le32(at + 16),
+        .attempt = q_load_le32(at + 20),
+        .consumer_id = q_load_le32(at + 24),
+    };
 }
 
 uint32_t

@@ -42,14 +42,24 @@ const char *ql_record_name(unsigned kind);
 /* One line of text, or one JSON object, without the line's end. False: the record does not decode. */
 bool ql_record_describe(const struct ql_record *record, bool json, char *out, size_t out_size);
 
-/* --- SUBJECT --- */
+/*
+ * --- SUBJECT ---
+ * Says all there is to say about a subject, whoever says it: its making, the message log once in
+ * each segment that uses it, the action log again before its last record there is dropped.
+ */
 struct ql_subject_record {
+    uint64_t next_sequence; /* when the record was written; a subject's never goes back */
     uint32_t subject_id;
     uint8_t mode; /* enum qlog_mode; 0: the store's default */
     struct q_bytes name;
 };
 
-/* --- GROUP --- */
+/*
+ * --- GROUP ---
+ * Makes the group. Written again, followed by CONSUMER, HELD and PENDING records, before the
+ * segment with its last one is dropped: read together they are the whole state of a group that is
+ * not known yet. A reader that knows the group from older records passes over all of them.
+ */
 struct ql_group_record {
     uint32_t group_id;
     uint32_t subject_id;
@@ -106,6 +116,37 @@ struct ql_release_record {
     uint8_t reason;
 };
 
+/* --- CONSUMER --- */
+struct ql_consumer_record {
+    uint32_t group_id;
+    uint32_t consumer_id;
+    uint64_t session;
+    uint64_t next_pull_sequence;
+    uint64_t released_below;
+    uint8_t token[16];
+    struct q_bytes name;
+};
+
+/* --- HELD, PENDING --- ranges of a consumer's window, or of the group's pending set. */
+struct ql_range_item {
+    uint64_t pull_sequence;
+    uint64_t sequence;
+    uint32_t count;
+    uint32_t attempt;
+    uint32_t consumer_id;
+};
+
+struct ql_ranges_record {
+    uint32_t group_id;
+    uint32_t item_count;
+    const uint8_t *items; /* encoded; see ql_range_item_at() */
+};
+
+/* Items of one record; longer lists take several. */
+enum {
+    QL_RANGE_ITEMS_MAX = 1000
+};
+
 /* Sizes (multiples of 8) and encoders. */
 uint32_t ql_subject_record_size(const struct ql_subject_record *record);
 void ql_subject_record_encode(const struct ql_subject_record *record, uint8_t *out);
@@ -121,6 +162,15 @@ void ql_ack_record_encode(
     const struct ql_ack_record *record, const struct qlog_range *ranges, uint8_t *out);
 uint32_t ql_release_record_size(void);
 void ql_release_record_encode(const struct ql_release_record *record, uint8_t *out);
+uint32_t ql_consumer_record_size(const struct ql_consumer_record *record);
+void ql_consumer_record_encode(const struct ql_consumer_record *record, uint8_t *out);
+/* `kind`: QL_RECORD_HELD or QL_RECORD_PENDING. */
+uint32_t ql_ranges_record_size(uint32_t item_count);
+void ql_ranges_record_encode(
+    enum ql_record_kind kind,
+    const struct ql_ranges_record *record,
+    const struct ql_range_item *items,
+    uint8_t *out);
 /* A record of a program's own bytes: head, u32 length, bytes, padding. */
 uint32_t ql_bytes_record_size(size_t size);
 void ql_bytes_record_encode(struct q_bytes bytes, uint8_t *out);
@@ -138,9 +188,15 @@ Q_MUST_CHECK enum q_err ql_ack_record_decode(
     struct q_bytes bytes, struct ql_ack_record *ret_record);
 Q_MUST_CHECK enum q_err ql_release_record_decode(
     struct q_bytes bytes, struct ql_release_record *ret_record);
+Q_MUST_CHECK enum q_err ql_consumer_record_decode(
+    struct q_bytes bytes, struct ql_consumer_record *ret_record);
+Q_MUST_CHECK enum q_err ql_ranges_record_decode(
+    struct q_bytes bytes, struct ql_ranges_record *ret_record);
 Q_MUST_CHECK enum q_err ql_bytes_record_decode(struct q_bytes bytes, struct q_bytes *ret_bytes);
 
 struct ql_pull_run ql_pull_run_at(const struct ql_pull_record *record, uint32_t index);
 struct qlog_range ql_ack_range_at(const struct ql_ack_record *record, uint32_t index);
+
+struct ql_range_item ql_range_item_at(const struct ql_ranges_record *record, uint32_t index);
 
 #endif /* QL_FORMAT_RECORD_H */

@@ -11,12 +11,15 @@
 /* clang-format off */
 #define QL_RECORD_LIST(X) \
     X(BATCH,     1, batch,    "message") /* qbatch/layout.h; its payload lies in the frame */ \
-    X(SUBJECT,   2, subject,  "any")     /* a subject's id and name */ \
-    X(GROUP,    16, group,    "action")  /* a consumer group is made */ \
+    X(SUBJECT,   2, subject,  "any")     /* a subject: made, named in a segment, or its state */ \
+    X(GROUP,    16, group,    "action")  /* a consumer group: made, or its state */ \
     X(JOIN,     17, join,     "action")  /* a consumer gets a session */ \
     X(PULL,     18, pull,     "action")  /* messages were handed out, the cursor moved */ \
     X(ACK,      19, ack,      "action")  /* messages are done */ \
     X(RELEASE,  20, release,  "action")  /* what a consumer held goes back to its group */ \
+    X(CONSUMER, 21, consumer, "action")  /* state: a consumer of the group stated before */ \
+    X(HELD,     22, held,     "action")  /* state: what that consumer holds */ \
+    X(PENDING,  23, pending,  "action")  /* state: what is pending in the group */ \
     X(BYTES,   256, bytes,    "log")     /* whatever a program put into a log of its own */
 /* clang-format on */
 

@@ -6,6 +6,7 @@
 #include <qbase/assert.h>
 
 #include "format/block.h"
+#include "format/record.h"
 
 static enum q_err index_add(
     struct ql_index *index, uint32_t id, struct q_bytes name, struct ql_subject **ret_subject);
@@ -77,24 +78,26 @@ ql_index_need(
 }
 
 enum q_err
-ql_index_apply_subject(
-    struct ql_index *index, uint32_t id, struct q_bytes name, enum qlog_mode mode)
+ql_index_apply_subject(struct ql_index *index, const struct ql_subject_record *record)
 {
-    struct ql_subject *subject = ql_index_get(index, id);
+    struct ql_subject *subject = ql_index_get(index, record->subject_id);
     struct ql_subject *named;
-    bool known = ql_index_find(index, name, &named) == Q_OK;
+    bool known = ql_index_find(index, record->name, &named) == Q_OK;
     if (subject == NULL && !known) {
-        if (id >= index->subjects_max)
-            return Q_FAIL(Q_E_CORRUPT, .what = q_text("subject id %u is above the limit", id));
-        Q_TRY(index_add(index, id, name, &subject));
+        if (record->subject_id >= index->subjects_max)
+            return Q_FAIL(
+                Q_E_CORRUPT,
+                .what = q_text("subject id %u is above the limit", record->subject_id));
+        Q_TRY(index_add(index, record->subject_id, record->name, &subject));
     } else if (subject == NULL || !known || named != subject) {
         return Q_FAIL(
-            Q_E_CORRUPT,
-            .what = q_text(
-                "subject id %u stands for \"%s\" and for \"%.*s\"", id,
-                subject == NULL ? "" : subject->name, (int)name.size, (const char *)name.data));
+            Q_E_CORRUPT, .what = q_text(
+                             "subject id %u stands for \"%s\" and for \"%.*s\"", record->subject_id,
+                             subject == NULL ? "" : subject->name, (int)record->name.size,
+                             (const char *)record->name.data));
     }
-    subject->mode = mode;
+    subject->mode = (enum qlog_mode)record->mode;
+    subject->next_sequence = q_max_u64(subject->next_sequence, record->next_sequence);
     return Q_OK;
 }
 
@@ -179,4 +182,16 @@ ql_subject_visible_end(const struct ql_subject *subject, uint64_t mark)
         if (entry->frame + entry->frame_size <= mark) return entry->first_sequence + entry->count;
     }
     return subject->entry_count > 0 ? subject->entries[0].first_sequence : subject->next_sequence;
+}
+
+void
+ql_subject_drop(struct ql_subject *subject, uint64_t first)
+{
+    uint32_t gone = 0;
+    while (gone < subject->entry_count && subject->entries[gone].frame < first)
+        gone++;
+    if (gone == 0) return;
+    subject->entry_count -= gone;
+    memmove(
+        subject->entries, subject->entries + gone, subject->entry_count * sizeof(struct ql_entry));
 }

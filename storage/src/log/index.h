@@ -31,6 +31,7 @@ struct ql_entry {
 };
 
 struct ql_append;
+struct ql_subject_record;
 
 struct ql_subject {
     uint32_t id;
@@ -40,6 +41,8 @@ struct ql_subject {
     uint32_t entry_count;
     uint32_t entry_capacity;
     uint32_t promised; /* entries of publishes that are queued: room is there */
+
+    uint64_t stated_at; /* position of its last SUBJECT record in the action log */
 
     /* Which segment names it, and which append is about to write that SUBJECT record. */
     uint64_t named_in;
@@ -83,9 +86,11 @@ Q_MUST_CHECK enum q_err ql_index_need(
     struct q_bytes name,
     struct ql_subject **ret_subject,
     bool *ret_created);
+/* Drop entries of frames below `first`. */
+void ql_subject_drop(struct ql_subject *subject, uint64_t first);
 /* Apply a SUBJECT record. Q_OK, Q_E_CORRUPT (id and name contradict what is known), Q_E_NOMEM. */
 Q_MUST_CHECK enum q_err ql_index_apply_subject(
-    struct ql_index *index, uint32_t id, struct q_bytes name, enum qlog_mode mode);
+    struct ql_index *index, const struct ql_subject_record *record);
 /* Room for more entries, so that adding them can't fail. */
 Q_MUST_CHECK enum q_err ql_subject_reserve(struct ql_subject *subject, uint32_t entries);
 /* Append an entry; its first sequence is at or above next_sequence. */

@@ -37,7 +37,7 @@ static enum q_err home_create(struct ql_home *home, const char *const *names, un
 static enum q_err home_check_names(
     struct ql_home *home, const char *const *names, unsigned name_count);
 static enum q_err home_open_logs(struct ql_home *home);
-static enum q_err home_open_segments(struct ql_home *home, struct ql_log *log);
+static enum q_err home_open_segments(struct ql_home *home, struct ql_log *log, uint64_t first);
 static enum q_err home_write_super(struct ql_home *home);
 static void home_super_block(struct ql_home *home);
 static void home_super_start(struct ql_home *home, uint64_t now_ns);
@@ -398,7 +398,7 @@ home_open_logs(struct ql_home *home)
         ql_log_init(&home->logs[i], &home->env, home->super.logs[i].name);
     for (unsigned i = 0; i < home->log_count; i++) {
         home->logs[i].incarnation = home->super.logs[i].incarnation;
-        Q_TRY(home_open_segments(home, &home->logs[i]));
+        Q_TRY(home_open_segments(home, &home->logs[i], home->super.logs[i].first));
     }
     return Q_OK;
 }
@@ -432,7 +432,7 @@ home_list_segment(void *context, const char *name)
 }
 
 static enum q_err
-home_open_segments(struct ql_home *home, struct ql_log *log)
+home_open_segments(struct ql_home *home, struct ql_log *log, uint64_t first)
 {
     struct ql_env *env = &home->env;
     struct segment_numbers list = { 0 };
@@ -456,10 +456,15 @@ home_open_segments(struct ql_home *home, struct ql_log *log)
         }
         if (err != Q_OK) break;
         log->incarnation = q_max_u64(log->incarnation, segment->incarnation);
+        bool dropped = segment->state != QL_SEGMENT_SPARE && segment->base < first;
         if (segment->state == QL_SEGMENT_SPARE && log->spare == NULL) {
             log->spare = segment;
-        } else if (segment->state == QL_SEGMENT_SPARE) {
+        } else if (segment->state == QL_SEGMENT_SPARE || dropped) {
+            /* One spare is enough; and what lies below the first position was dropped before. */
             ql_segment_free(env, segment);
+            if (!env->read_only)
+                (void)env->io->table->unlink(
+                    env->io, ql_segment_path(env, log->name, list.numbers[i], path));
         } else {
             err = ql_segment_set_add(&log->segments, segment);
             if (err != Q_OK) ql_segment_free(env, segment);
@@ -540,6 +545,7 @@ ql_home_start(struct ql_home *home)
         marks->end = log->tail;
         marks->chain = log->chain;
         marks->incarnation = log->incarnation;
+        marks->first = log->segments.count > 0 ? log->segments.segments[0]->base : log->tail;
     }
     Q_TRY(home_write_super(home));
     for (unsigned i = 0; i < home->log_count; i++)
@@ -569,14 +575,40 @@ ql_home_write(struct ql_home *home, uint64_t now_ns)
     home_super_start(home, now_ns);
 }
 
+enum q_err
+ql_home_trim(struct ql_home *home, const uint64_t *before)
+{
+    /* The superblock first: a head whose dropping is cut short must not be met again. */
+    for (unsigned i = 0; i < home->log_count; i++)
+        home->super.logs[i].first = ql_log_drop_end(&home->logs[i], before[i]);
+    while (home->super_busy) {
+        int rv = home->env.io->table->enter(home->env.io, Q_NS_PER_MS);
+        if (rv < 0) return home_fail(home, "superblock", rv, "wait for the superblock");
+    }
+    enum q_err err = home_write_super(home);
+    if (err != Q_OK) {
+        char path[QL_PATH_MAX];
+        ql_env_break(
+            &home->env, "superblock", home_path(home, "superblock", path), 0,
+            q_fault_last()->sys_errno);
+        return err;
+    }
+    for (unsigned i = 0; i < home->log_count; i++)
+        Q_TRY(ql_log_drop(&home->logs[i], home->super.logs[i].first));
+    return Q_OK;
+}
+
 uint64_t
 ql_home_deadline_ns(const struct ql_home *home)
 {
     uint64_t deadline = UINT64_MAX;
+    /* As in home_super_start(): a deadline before it would act would only spin. */
+    uint64_t super_ns =
+        home->super_written_ns + (home_is_idle(home, false) ? SUPER_IDLE_NS : SUPER_BUSY_NS);
     for (unsigned i = 0; i < home->log_count; i++) {
         deadline = q_min_u64(deadline, ql_log_deadline_ns(&home->logs[i]));
         if (home->super.logs[i].durable != home->logs[i].durable && !home->super_busy)
-            deadline = q_min_u64(deadline, home->super_written_ns + SUPER_IDLE_NS);
+            deadline = q_min_u64(deadline, super_ns);
     }
     return deadline;
 }

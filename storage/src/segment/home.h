@@ -61,6 +61,11 @@ Q_MUST_CHECK enum q_err ql_home_start(struct ql_home *home);
 /* The parts of a turn: before the callbacks, and after them. */
 Q_MUST_CHECK enum q_err ql_home_reap(struct ql_home *home, uint64_t now_ns);
 void ql_home_write(struct ql_home *home, uint64_t now_ns);
+/*
+ * Drop whole segments below a position of each log. Blocks for a superblock write. What is pinned,
+ * and the active segment, stay.
+ */
+Q_MUST_CHECK enum q_err ql_home_trim(struct ql_home *home, const uint64_t *before);
 /* When the next turn is due though nothing completes. */
 uint64_t ql_home_deadline_ns(const struct ql_home *home);
 /* Everything queued is written and flushed, or the logs broke. Runs callbacks. */

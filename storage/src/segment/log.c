@@ -96,27 +96,7 @@ ql_log_start(struct ql_log *log)
     segment->state = QL_SEGMENT_ACTIVE;
     segment->base = log->tail;
     segment->chain = log->chain;
-    struct ql_buffer *buffer;
-    Q_TRY(ql_buffer_take(env, QL_BLOCK, &buffer));
-    ql_segment_activation(env, segment, log->name, buffer->data);
-    struct ql_transfer write = {
-        .op = {
-            .kind = QLOG_IO_WRITE,
-            .durable = true,
-            .file = segment->file,
-            .buffer = buffer->index,
-            .data = buffer->data,
-            .length = QL_BLOCK,
-        },
-    };
-    int rv = ql_transfer_wait(env->io, &write);
-    ql_buffer_give(env, buffer);
-    if (rv < 0) {
-        char path[QL_PATH_MAX];
-        return Q_FAIL(
-            q_err_from_errno(-rv), .path = ql_segment_path(env, log->name, segment->number, path),
-            .sys = -rv, .what = "write segment header");
-    }
+    Q_TRY(ql_segment_write_header(env, segment, log->name));
     Q_TRY(ql_segment_set_add(&log->segments, segment));
     log->spare = NULL;
     log->active = segment;
@@ -542,6 +522,48 @@ ql_log_prepare_spare(struct ql_log *log, uint64_t now_ns)
     enum q_err err =
         ql_segment_create(log->env, log->name, log->number_next++, ++log->incarnation, &log->spare);
     log->spare_retry_ns = err == Q_OK ? 0 : now_ns + SPARE_RETRY_NS;
+}
+
+uint64_t
+ql_log_drop_end(const struct ql_log *log, uint64_t before)
+{
+    uint64_t first = log->segments.segments[0]->base;
+    for (uint32_t i = 0; i < log->segments.count; i++) {
+        const struct ql_segment *segment = log->segments.segments[i];
+        /* Pairs with the release in ql_segment_unpin(). */
+        unsigned pins = atomic_load_explicit(&segment->pins, memory_order_acquire);
+        if (segment == log->active || segment->end > before || pins > 0) break;
+        first = segment->end;
+    }
+    return first;
+}
+
+enum q_err
+ql_log_drop(struct ql_log *log, uint64_t before)
+{
+    uint64_t first = ql_log_drop_end(log, before);
+    uint32_t count = 0;
+    enum q_err err = Q_OK;
+    while (log->segments.segments[count]->base < first) {
+        struct ql_segment *segment = log->segments.segments[count++];
+        char path[QL_PATH_MAX];
+        ql_segment_path(log->env, log->name, segment->number, path);
+        if (err == Q_OK && log->spare == NULL && segment->file_size == log->env->segment_bytes) {
+            err = ql_segment_recycle(log->env, segment, log->name, ++log->incarnation);
+            if (err == Q_OK) {
+                log->spare = segment;
+                continue;
+            }
+        }
+        /* A file that stays is passed over at the next open: it lies below the log's first. */
+        (void)log->env->io->table->unlink(log->env->io, path);
+        ql_segment_free(log->env, segment);
+    }
+    log->segments.count -= count;
+    memmove(
+        log->segments.segments, log->segments.segments + count,
+        log->segments.count * sizeof(struct ql_segment *));
+    return err;
 }
 
 enum q_err

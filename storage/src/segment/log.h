@@ -168,6 +168,15 @@ uint64_t ql_log_deadline_ns(const struct ql_log *log);
 /* Keep a spare ready. Bounded work; errors are kept for when the spare is needed. */
 void ql_log_prepare_spare(struct ql_log *log, uint64_t now_ns);
 
+/*
+ * Take sealed segments that end at or below `before` and that nobody has pinned out of the log. One
+ * becomes the spare when there is none; the rest is deleted. The superblock already says that the
+ * log begins behind them.
+ */
+Q_MUST_CHECK enum q_err ql_log_drop(struct ql_log *log, uint64_t before);
+/* Where the log would begin after ql_log_drop(). */
+uint64_t ql_log_drop_end(const struct ql_log *log, uint64_t before);
+
 /* Bytes [position, position + size), which lie in one segment, below `written`. The segment is
  * pinned. */
 Q_MUST_CHECK enum q_err ql_log_view(

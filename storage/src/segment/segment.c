@@ -58,28 +58,15 @@ ql_segment_create(
         err = Q_FAIL(
             q_err_from_errno(-rv), .path = path, .sys = -rv,
             .what = q_text("allocate %llu bytes", (unsigned long long)segment->file_size));
-    struct ql_buffer *buffer = NULL;
-    if (err == Q_OK) err = ql_buffer_take(env, QL_BLOCK, &buffer);
+    if (err == Q_OK) err = ql_segment_write_header(env, segment, log);
     if (err == Q_OK) {
-        ql_segment_activation(env, segment, log, buffer->data);
-        struct ql_transfer write = {
-            .op = {
-                .kind = QLOG_IO_WRITE,
-                .durable = true,
-                .file = segment->file,
-                .buffer = buffer->index,
-                .data = buffer->data,
-                .length = QL_BLOCK,
-            },
-        };
-        rv = ql_transfer_wait(env->io, &write);
-        ql_buffer_give(env, buffer);
         char directory[QL_PATH_MAX];
         (void)snprintf(directory, sizeof(directory), "%s/%s", env->path, log);
-        if (rv == 0) rv = env->io->table->sync_directory(env->io, directory);
+        rv = env->io->table->sync_directory(env->io, directory);
         if (rv < 0)
             err = Q_FAIL(
-                q_err_from_errno(-rv), .path = path, .sys = -rv, .what = "write segment header");
+                q_err_from_errno(-rv), .path = directory, .sys = -rv,
+                .what = "flush the directory of a new segment");
     }
     if (err != Q_OK) {
         ql_segment_free(env, segment);
@@ -234,6 +221,43 @@ ql_segment_activation(
     memcpy(header.store_id, env->store_id, sizeof(header.store_id));
     (void)snprintf(header.log_name, sizeof(header.log_name), "%s", log);
     ql_segment_header_encode(&header, block);
+}
+
+enum q_err
+ql_segment_write_header(struct ql_env *env, const struct ql_segment *segment, const char *log)
+{
+    struct ql_buffer *buffer;
+    Q_TRY(ql_buffer_take(env, QL_BLOCK, &buffer));
+    ql_segment_activation(env, segment, log, buffer->data);
+    struct ql_transfer write = {
+        .op = {
+            .kind = QLOG_IO_WRITE,
+            .durable = true,
+            .file = segment->file,
+            .buffer = buffer->index,
+            .data = buffer->data,
+            .length = QL_BLOCK,
+        },
+    };
+    int rv = ql_transfer_wait(env->io, &write);
+    ql_buffer_give(env, buffer);
+    if (rv == 0) return Q_OK;
+    char path[QL_PATH_MAX];
+    return Q_FAIL(
+        q_err_from_errno(-rv), .path = ql_segment_path(env, log, segment->number, path), .sys = -rv,
+        .what = "write a segment's header");
+}
+
+enum q_err
+ql_segment_recycle(
+    struct ql_env *env, struct ql_segment *segment, const char *log, uint64_t incarnation)
+{
+    segment->state = QL_SEGMENT_SPARE;
+    segment->incarnation = incarnation;
+    segment->base = 0;
+    segment->end = 0;
+    segment->chain = 0;
+    return ql_segment_write_header(env, segment, log);
 }
 
 enum q_err

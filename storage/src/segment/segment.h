@@ -7,6 +7,7 @@
  *   –      -> SPARE   ql_segment_create()         its space
  *   SPARE  -> ACTIVE  ql_segment_activation()     header; frames below the log's marks
  *   ACTIVE -> SEALED  the log, behind a SEAL frame that is durable     everything up to `end`
+ *   SEALED -> SPARE   ql_segment_recycle()        its space
  *
  * Names are segment-NNNNNN with a number that is free; identity (log, base, incarnation) is in the
  * header, so that going on to the next segment needs no change to the directory.
@@ -82,6 +83,13 @@ void ql_segment_free(struct ql_env *env, struct ql_segment *segment);
 /* The header block that makes a spare the segment with this base. `block` is aligned memory. */
 void ql_segment_activation(
     const struct ql_env *env, const struct ql_segment *segment, const char *log, uint8_t *block);
+
+/* Write that block and wait until it is flushed. */
+Q_MUST_CHECK enum q_err ql_segment_write_header(
+    struct ql_env *env, const struct ql_segment *segment, const char *log);
+/* Make a spare of a segment that is in use no more: its frames become stale by the new number. */
+Q_MUST_CHECK enum q_err ql_segment_recycle(
+    struct ql_env *env, struct ql_segment *segment, const char *log, uint64_t incarnation);
 
 /* The whole file, mapped for reading. Q_OK or a failure. */
 Q_MUST_CHECK enum q_err ql_segment_map(struct ql_env *env, struct ql_segment *segment);

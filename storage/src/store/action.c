@@ -22,6 +22,8 @@ ql_action_new(struct qlog_store *store, uint32_t size, struct ql_action **ret_ac
     /* A change that is applied must reach the log. So changes are refused while the log could not
      * go on to a next segment, long before this one is full. */
     const struct ql_log *log = store->actions;
+    if (size > ql_body_bytes_max(log->env))
+        return Q_FAIL(Q_TOO_BIG, .what = q_text("an action of %u bytes", size));
     uint64_t left = ql_segment_limit(log->active) - log->tail;
     if (log->spare == NULL && log->roll == QL_ROLL_NONE && left < log->active->file_size / 4)
         return Q_FAIL(
@@ -48,7 +50,11 @@ ql_action_new(struct qlog_store *store, uint32_t size, struct ql_action **ret_ac
         action->record_capacity = size;
     }
     action->record_size = size;
+    action->record_count = 1;
     action->request = NULL;
+    action->subject = NULL;
+    action->group = NULL;
+    action->append.flushed = false;
     *ret_action = action;
     return Q_OK;
 }
@@ -87,16 +93,17 @@ action_measure(struct ql_append *append, uint64_t incarnation)
     struct ql_action *action = q_container_of(append, struct ql_action, append);
     append->records_size = action->record_size;
     append->payloads_size = 0;
-    append->record_count = 1;
+    append->record_count = action->record_count;
 }
 
 static void
 action_fill(
     struct ql_append *append, const struct ql_place *place, uint8_t *records, uint8_t *payloads)
 {
-    (void)place;
     (void)payloads;
     struct ql_action *action = q_container_of(append, struct ql_action, append);
+    if (action->subject != NULL) action->subject->stated_at = place->frame;
+    if (action->group != NULL) action->group->stated_at = place->frame;
     memcpy(records, action->record, action->record_size);
 }
 
@@ -109,9 +116,14 @@ action_done(struct ql_append *append, enum q_err err)
      * find, so the store must not go on. A stop is no such case: nothing follows it. */
     if (err != Q_OK && err != Q_STOPPING && env->broken == Q_OK)
         ql_env_break(env, action->store->actions->name, env->path, action->store->actions->tail, 0);
+    struct qlog_store *store = action->store;
     struct qlog_request *request = action->request;
     ql_action_drop(action);
-    if (request != NULL) ql_request_finish(request, err);
+    if (request == NULL) return;
+    if (request->kind == QLOG_TRIM)
+        ql_trim_go_on(store, q_container_of(request, struct qlog_trim, request), err);
+    else
+        ql_request_finish(request, err);
 }
 
 enum q_err
@@ -134,6 +146,7 @@ ql_store_need_subject(
     }
     record.subject_id = (*ret_subject)->id;
     ql_subject_record_encode(&record, action->record);
+    action->subject = *ret_subject;
     ql_action_append(action, NULL);
     return Q_OK;
 }

@@ -180,16 +180,6 @@ publish_names(
     return subject->namer == append && subject->namer_batch == batch;
 }
 
-static struct ql_subject_record
-publish_subject_record(const struct ql_subject *subject)
-{
-    return (struct ql_subject_record){
-        .subject_id = subject->id,
-        .mode = (uint8_t)subject->mode,
-        .name = q_bytes_from(subject->name, subject->name_size),
-    };
-}
-
 static void
 publish_measure(struct ql_append *append, uint64_t incarnation)
 {
@@ -203,7 +193,7 @@ publish_measure(struct ql_append *append, uint64_t incarnation)
         struct ql_subject *subject =
             ql_index_get(&store->index, q_load_le32(at + QBATCH_SUBJECT_ID));
         if (publish_names(append, subject, i, incarnation)) {
-            struct ql_subject_record record = publish_subject_record(subject);
+            struct ql_subject_record record = ql_subject_statement(subject);
             append->records_size += ql_subject_record_size(&record);
             append->record_count++;
         }
@@ -224,7 +214,7 @@ publish_fill(
         struct ql_subject *subject =
             ql_index_get(&store->index, q_load_le32(from + QBATCH_SUBJECT_ID));
         if (subject->namer == append && subject->namer_batch == i) {
-            struct ql_subject_record record = publish_subject_record(subject);
+            struct ql_subject_record record = ql_subject_statement(subject);
             ql_subject_record_encode(&record, to);
             to += ql_subject_record_size(&record);
             subject->namer = NULL;

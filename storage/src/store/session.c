@@ -177,6 +177,7 @@ join_group(struct qlog_store *store, struct qlog_join *join, struct ql_group **r
         return err;
     }
     ql_group_record_encode(&record, action->record);
+    action->group = *ret_group;
     ql_action_append(action, NULL);
     return Q_OK;
 }

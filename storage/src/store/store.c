@@ -152,32 +152,48 @@ apply_batch(struct qlog_store *store, const struct ql_scan *scan, const struct q
 static enum q_err
 apply_subject(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
 {
-    (void)scan;
     struct ql_subject_record subject;
     Q_TRY(ql_subject_record_decode(record->bytes, &subject));
-    return ql_index_apply_subject(
-        &store->index, subject.subject_id, subject.name, (enum qlog_mode)subject.mode);
+    Q_TRY(ql_index_apply_subject(&store->index, &subject));
+    if (scan->segments == &store->actions->segments)
+        ql_index_get(&store->index, subject.subject_id)->stated_at = scan->frame.position;
+    return Q_OK;
 }
 
 static enum q_err
 apply_group(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
 {
-    (void)scan;
     struct ql_group_record group_record;
     Q_TRY(ql_group_record_decode(record->bytes, &group_record));
     /* The subject's own record may have been lost with a later part of the message log. */
+    struct ql_subject_record subject = {
+        .subject_id = group_record.subject_id,
+        .name = group_record.subject,
+    };
     if (ql_index_get(&store->index, group_record.subject_id) == NULL)
-        Q_TRY(ql_index_apply_subject(
-            &store->index, group_record.subject_id, group_record.subject, QLOG_MODE_DEFAULT));
-    struct ql_group *group;
-    return ql_store_add_group(store, &group_record, &group);
+        Q_TRY(ql_index_apply_subject(&store->index, &subject));
+    struct ql_group *group = ql_store_group(store, group_record.group_id);
+    if (group == NULL) Q_TRY(ql_store_add_group(store, &group_record, &group));
+    if (!q_bytes_equal(q_bytes_from(group->name, group->name_size), group_record.name) ||
+        group->subject->id != group_record.subject_id)
+        return Q_FAIL(
+            Q_E_CORRUPT,
+            .what = q_text("group id %u stands for two groups", group_record.group_id));
+    group->stated_at = scan->frame.position;
+    return Q_OK;
 }
 
+/*
+ * The group of an action. NULL with Q_OK: its making lies in a dropped head; the state that was
+ * logged before the head went comes later, and this action's effect is in it.
+ */
 static struct ql_group *
-apply_find_group(struct qlog_store *store, uint32_t id, enum q_err *ret_err)
+apply_find_group(
+    struct qlog_store *store, const struct ql_scan *scan, uint32_t id, enum q_err *ret_err)
 {
     struct ql_group *group = ql_store_group(store, id);
-    if (group == NULL)
+    *ret_err = Q_OK;
+    if (group == NULL && scan->segments->segments[0]->base == 0)
         *ret_err = Q_FAIL(Q_E_CORRUPT, .what = q_text("an action of the unknown group %u", id));
     return group;
 }
@@ -185,45 +201,71 @@ apply_find_group(struct qlog_store *store, uint32_t id, enum q_err *ret_err)
 static enum q_err
 apply_join(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
 {
-    (void)scan;
     struct ql_join_record join;
     Q_TRY(ql_join_record_decode(record->bytes, &join));
-    enum q_err err = Q_OK;
-    struct ql_group *group = apply_find_group(store, join.group_id, &err);
+    enum q_err err;
+    struct ql_group *group = apply_find_group(store, scan, join.group_id, &err);
     return group == NULL ? err : ql_group_apply_join(group, &join);
 }
 
 static enum q_err
 apply_pull(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
 {
-    (void)scan;
     struct ql_pull_record pull;
     Q_TRY(ql_pull_record_decode(record->bytes, &pull));
-    enum q_err err = Q_OK;
-    struct ql_group *group = apply_find_group(store, pull.group_id, &err);
+    enum q_err err;
+    struct ql_group *group = apply_find_group(store, scan, pull.group_id, &err);
     return group == NULL ? err : ql_group_apply_pull(group, &pull);
 }
 
 static enum q_err
 apply_ack(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
 {
-    (void)scan;
     struct ql_ack_record ack;
     Q_TRY(ql_ack_record_decode(record->bytes, &ack));
-    enum q_err err = Q_OK;
-    struct ql_group *group = apply_find_group(store, ack.group_id, &err);
+    enum q_err err;
+    struct ql_group *group = apply_find_group(store, scan, ack.group_id, &err);
     return group == NULL ? err : ql_group_apply_ack(group, &ack);
 }
 
 static enum q_err
 apply_release(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
 {
-    (void)scan;
     struct ql_release_record release;
     Q_TRY(ql_release_record_decode(record->bytes, &release));
-    enum q_err err = Q_OK;
-    struct ql_group *group = apply_find_group(store, release.group_id, &err);
+    enum q_err err;
+    struct ql_group *group = apply_find_group(store, scan, release.group_id, &err);
     return group == NULL ? err : ql_group_apply_release(group, &release);
+}
+
+static enum q_err
+apply_consumer(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+{
+    struct ql_consumer_record consumer;
+    Q_TRY(ql_consumer_record_decode(record->bytes, &consumer));
+    enum q_err err;
+    struct ql_group *group = apply_find_group(store, scan, consumer.group_id, &err);
+    return group == NULL ? err : ql_group_apply_consumer(group, &consumer);
+}
+
+static enum q_err
+apply_held(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+{
+    struct ql_ranges_record held;
+    Q_TRY(ql_ranges_record_decode(record->bytes, &held));
+    enum q_err err;
+    struct ql_group *group = apply_find_group(store, scan, held.group_id, &err);
+    return group == NULL ? err : ql_group_apply_held(group, &held);
+}
+
+static enum q_err
+apply_pending(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+{
+    struct ql_ranges_record pending;
+    Q_TRY(ql_ranges_record_decode(record->bytes, &pending));
+    enum q_err err;
+    struct ql_group *group = apply_find_group(store, scan, pending.group_id, &err);
+    return group == NULL ? err : ql_group_apply_pending(group, &pending);
 }
 
 static enum q_err
@@ -412,6 +454,9 @@ store_start(struct qlog_store *store, struct qlog_request *request)
         break;
     case QLOG_LEAVE:
         ql_leave_start(store, q_container_of(request, struct qlog_session, request));
+        break;
+    case QLOG_TRIM:
+        ql_trim_start(store, q_container_of(request, struct qlog_trim, request));
         break;
     case QLOG_CANCEL:
         ql_pull_cancel(store, q_container_of(request, struct qlog_cancel, request));

@@ -80,6 +80,9 @@ struct ql_action {
     struct ql_append append;
     struct qlog_store *store;
     struct qlog_request *request; /* NULL: nobody waits */
+    uint32_t record_count;
+    struct ql_subject *subject; /* whose SUBJECT record this is, or NULL */
+    struct ql_group *group;     /* whose GROUP record this is, or NULL */
     uint8_t *record;
     uint32_t record_size;
     uint32_t record_capacity;
@@ -117,6 +120,14 @@ void ql_consumers_expire(struct qlog_store *store);
 Q_MUST_CHECK enum q_err ql_store_add_group(
     struct qlog_store *store, const struct ql_group_record *record, struct ql_group **ret_group);
 struct ql_group *ql_store_group(const struct qlog_store *store, uint32_t id);
+
+/* --- state.c --- */
+void ql_trim_start(struct qlog_store *store, struct qlog_trim *trim);
+/* Finish a trim whose state records are durable. */
+void ql_trim_go_on(struct qlog_store *store, struct qlog_trim *trim, enum q_err err);
+struct ql_subject_record ql_subject_statement(const struct ql_subject *subject);
+/* A number that two stores in the same state share. */
+uint64_t ql_store_state_hash(const struct qlog_store *store);
 
 /* --- pull.c --- */
 void ql_pull_start(struct qlog_store *store, struct qlog_pull *pull);

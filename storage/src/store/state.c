@@ -1,0 +1,294 @@
+/*
+ * store/state.c: drop the heads of the logs without losing what they said.
+ *
+ *   1. every subject and group whose last statement lies in what is to be dropped of the action log
+ *      is stated again, at its end; so is every subject that is about to lose all its messages
+ *   2. when that is durable, the superblock says where the logs begin
+ *   3. segments are recycled or deleted, and their entries leave the index
+ *
+ * A group is stated in one append, so that one frame holds all of it or none.
+ */
+#include <string.h>
+
+#include <qbase/assert.h>
+
+#include "store/store.h"
+
+/* SUBJECT records that share an append. */
+enum {
+    SUBJECTS_BYTES_MAX = 64 * 1024
+};
+
+struct statement {
+    struct qlog_store *store;
+    struct ql_action *last; /* filled in, and not appended yet: the very last one is waited for */
+};
+
+static enum q_err state_subjects(
+    struct statement *statement, uint64_t message_first, uint64_t action_first);
+static bool subject_is_due(
+    const struct ql_subject *subject, uint64_t message_first, uint64_t action_first);
+static enum q_err state_group(struct statement *statement, struct ql_group *group);
+static uint32_t group_size(const struct ql_group *group, uint32_t *ret_count);
+static void group_encode(const struct ql_group *group, uint8_t *out);
+static uint8_t *encode_held(const struct ql_consumer *consumer, uint8_t *out);
+static uint8_t *encode_pending(const struct ql_group *group, uint8_t *out);
+
+static void
+statement_push(struct statement *statement, struct ql_action *action)
+{
+    if (statement->last != NULL) ql_action_append(statement->last, NULL);
+    statement->last = action;
+}
+
+void
+ql_trim_start(struct qlog_store *store, struct qlog_trim *trim)
+{
+    uint64_t message_first = ql_log_drop_end(store->messages, trim->messages_before.value);
+    uint64_t action_first = ql_log_drop_end(store->actions, trim->actions_before.value);
+    struct statement statement = { .store = store };
+    enum q_err err = state_subjects(&statement, message_first, action_first);
+    for (uint32_t i = 0; err == Q_OK && i < store->group_count; i++)
+        if (store->groups[i] != NULL && store->groups[i]->stated_at < action_first)
+            err = state_group(&statement, store->groups[i]);
+    if (statement.last == NULL) {
+        ql_trim_go_on(store, trim, err);
+        return;
+    }
+    /* What was stated in vain does no harm: readers who know better pass over it. */
+    statement.last->append.flushed = true;
+    ql_action_append(statement.last, err == Q_OK ? &trim->request : NULL);
+    if (err != Q_OK) ql_request_finish(&trim->request, err);
+}
+
+void
+ql_trim_go_on(struct qlog_store *store, struct qlog_trim *trim, enum q_err err)
+{
+    if (err == Q_OK) {
+        uint64_t before[QL_LOGS_MAX] = {
+            [QL_LOG_MESSAGE] = trim->messages_before.value,
+            [QL_LOG_ACTION] = trim->actions_before.value,
+        };
+        err = ql_home_trim(store->home, before);
+        uint64_t first = store->messages->segments.segments[0]->base;
+        for (uint32_t i = 0; i < store->index.count; i++)
+            if (store->index.subjects[i] != NULL) ql_subject_drop(store->index.subjects[i], first);
+    }
+    ql_request_finish(&trim->request, err);
+}
+
+static enum q_err
+state_subjects(struct statement *statement, uint64_t message_first, uint64_t action_first)
+{
+    const struct ql_index *index = &statement->store->index;
+    uint32_t next = 0;
+    while (next < index->count) {
+        /* As many as share one append. */
+        uint32_t size = 0;
+        uint32_t count = 0;
+        uint32_t end = next;
+        for (; end < index->count && size < SUBJECTS_BYTES_MAX; end++) {
+            if (!subject_is_due(index->subjects[end], message_first, action_first)) continue;
+            struct ql_subject_record record = ql_subject_statement(index->subjects[end]);
+            size += ql_subject_record_size(&record);
+            count++;
+        }
+        if (count > 0) {
+            struct ql_action *action;
+            Q_TRY(ql_action_new(statement->store, size, &action));
+            action->record_count = count;
+            uint8_t *at = action->record;
+            for (uint32_t i = next; i < end; i++) {
+                struct ql_subject *subject = index->subjects[i];
+                if (!subject_is_due(subject, message_first, action_first)) continue;
+                struct ql_subject_record record = ql_subject_statement(subject);
+                ql_subject_record_encode(&record, at);
+                at += ql_subject_record_size(&record);
+                /* A lower bound of where it is going to be. */
+                subject->stated_at = statement->store->actions->tail;
+            }
+            statement_push(statement, action);
+        }
+        next = end;
+    }
+    return Q_OK;
+}
+
+static bool
+subject_is_due(const struct ql_subject *subject, uint64_t message_first, uint64_t action_first)
+{
+    if (subject == NULL) return false;
+    if (subject->stated_at < action_first) return true;
+    /* Its last message is about to go, and with it the only trace of its next sequence. */
+    return subject->entry_count > 0 &&
+           subject->entries[subject->entry_count - 1].frame < message_first;
+}
+
+struct ql_subject_record
+ql_subject_statement(const struct ql_subject *subject)
+{
+    return (struct ql_subject_record){
+        .subject_id = subject->id,
+        .next_sequence = subject->next_sequence,
+        .mode = (uint8_t)subject->mode,
+        .name = q_bytes_from(subject->name, subject->name_size),
+    };
+}
+
+static enum q_err
+state_group(struct statement *statement, struct ql_group *group)
+{
+    uint32_t count;
+    uint32_t size = group_size(group, &count);
+    struct ql_action *action;
+    Q_TRY(ql_action_new(statement->store, size, &action));
+    action->record_count = count;
+    action->group = group;
+    group_encode(group, action->record);
+    statement_push(statement, action);
+    return Q_OK;
+}
+
+static struct ql_group_record
+group_statement(const struct ql_group *group)
+{
+    return (struct ql_group_record){
+        .group_id = group->id,
+        .subject_id = group->subject->id,
+        .cursor = group->cursor,
+        .subject = q_bytes_from(group->subject->name, group->subject->name_size),
+        .name = q_bytes_from(group->name, group->name_size),
+        .filter = group->filter,
+    };
+}
+
+static struct ql_consumer_record
+consumer_statement(const struct ql_consumer *consumer)
+{
+    struct ql_consumer_record record = {
+        .group_id = consumer->group->id,
+        .consumer_id = consumer->id,
+        .session = consumer->session,
+        .next_pull_sequence = consumer->next_pull_sequence,
+        .released_below = consumer->released_below,
+        .name = q_bytes_from(consumer->name, consumer->name_size),
+    };
+    memcpy(record.token, consumer->token, sizeof(record.token));
+    return record;
+}
+
+/* Records and bytes that `items` ranges take. */
+static uint32_t
+ranges_size(uint32_t items, uint32_t *count)
+{
+    uint32_t full = items / QL_RANGE_ITEMS_MAX;
+    uint32_t rest = items % QL_RANGE_ITEMS_MAX;
+    *count += full + (rest > 0 ? 1 : 0);
+    return full * ql_ranges_record_size(QL_RANGE_ITEMS_MAX) +
+           (rest > 0 ? ql_ranges_record_size(rest) : 0);
+}
+
+static uint32_t
+group_size(const struct ql_group *group, uint32_t *ret_count)
+{
+    struct ql_group_record record = group_statement(group);
+    uint32_t count = 1;
+    uint32_t size = ql_group_record_size(&record);
+    for (uint32_t i = 0; i < group->consumer_count; i++) {
+        const struct ql_consumer *consumer = group->consumers[i];
+        if (consumer == NULL) continue;
+        struct ql_consumer_record consumer_record = consumer_statement(consumer);
+        size += ql_consumer_record_size(&consumer_record);
+        size += ranges_size(consumer->held_count, &count);
+        count++;
+    }
+    size += ranges_size(group->pending_count, &count);
+    *ret_count = count;
+    return size;
+}
+
+static void
+group_encode(const struct ql_group *group, uint8_t *out)
+{
+    struct ql_group_record record = group_statement(group);
+    ql_group_record_encode(&record, out);
+    out += ql_group_record_size(&record);
+    for (uint32_t i = 0; i < group->consumer_count; i++) {
+        const struct ql_consumer *consumer = group->consumers[i];
+        if (consumer == NULL) continue;
+        struct ql_consumer_record consumer_record = consumer_statement(consumer);
+        ql_consumer_record_encode(&consumer_record, out);
+        out += ql_consumer_record_size(&consumer_record);
+        out = encode_held(consumer, out);
+    }
+    (void)encode_pending(group, out);
+}
+
+static uint8_t *
+encode_held(const struct ql_consumer *consumer, uint8_t *out)
+{
+    struct ql_range_item items[QL_RANGE_ITEMS_MAX];
+    for (uint32_t from = 0; from < consumer->held_count; from += QL_RANGE_ITEMS_MAX) {
+        uint32_t count = (uint32_t)q_min_u64(QL_RANGE_ITEMS_MAX, consumer->held_count - from);
+        for (uint32_t i = 0; i < count; i++) {
+            const struct ql_held *held = &consumer->held[from + i];
+            items[i] = (struct ql_range_item){
+                .pull_sequence = held->pull_sequence,
+                .sequence = held->sequence,
+                .count = held->count,
+                .attempt = held->attempt,
+                .consumer_id = consumer->id,
+            };
+        }
+        struct ql_ranges_record record = { .group_id = consumer->group->id, .item_count = count };
+        ql_ranges_record_encode(QL_RECORD_HELD, &record, items, out);
+        out += ql_ranges_record_size(count);
+    }
+    return out;
+}
+
+static uint8_t *
+encode_pending(const struct ql_group *group, uint8_t *out)
+{
+    struct ql_range_item items[QL_RANGE_ITEMS_MAX];
+    for (uint32_t from = 0; from < group->pending_count; from += QL_RANGE_ITEMS_MAX) {
+        uint32_t count = (uint32_t)q_min_u64(QL_RANGE_ITEMS_MAX, group->pending_count - from);
+        for (uint32_t i = 0; i < count; i++) {
+            const struct ql_pending *pending = &group->pending[from + i];
+            items[i] = (struct ql_range_item){
+                .pull_sequence = pending->pull_sequence,
+                .sequence = pending->sequence,
+                .count = pending->count,
+                .attempt = pending->attempt,
+                .consumer_id = pending->consumer_id,
+            };
+        }
+        struct ql_ranges_record record = { .group_id = group->id, .item_count = count };
+        ql_ranges_record_encode(QL_RECORD_PENDING, &record, items, out);
+        out += ql_ranges_record_size(count);
+    }
+    return out;
+}
+
+uint64_t
+ql_store_state_hash(const struct qlog_store *store)
+{
+    uint64_t hash = 0;
+    for (uint32_t i = 0; i < store->index.count; i++) {
+        const struct ql_subject *subject = store->index.subjects[i];
+        if (subject == NULL) continue;
+        uint64_t words[4] = {
+            hash,
+            subject->id,
+            subject->next_sequence,
+            ql_hash(subject->name, subject->name_size) + (uint64_t)subject->mode,
+        };
+        hash = ql_hash(words, sizeof(words));
+    }
+    for (uint32_t i = 0; i < store->group_count; i++) {
+        if (store->groups[i] == NULL) continue;
+        uint64_t words[2] = { hash, ql_group_state_hash(store->groups[i]) };
+        hash = ql_hash(words, sizeof(words));
+    }
+    return hash;
+}
