@@ -292,7 +292,7 @@ ask_route(struct fake_node *fake, struct qnet_call *call, struct q_bytes header)
 {
     struct qproto_arena arena;
     qproto_arena_init(&arena);
-    Qmq__Wire__RouteRequest *request;
+    Qmq__Wire__RouteRequest *request = NULL;
     cr_assert_eq(QPROTO_UNPACK(header, route_request, &arena, &request), Q_OK);
     uint64_t until_ms = now_ms() + request->wait_ms;
     qproto_arena_reset(&arena);
@@ -304,7 +304,7 @@ route(struct fake_node *fake, struct qnet_call *call, bool is_over)
 {
     struct qproto_arena arena;
     qproto_arena_init(&arena);
-    Qmq__Wire__RouteRequest *request;
+    Qmq__Wire__RouteRequest *request = NULL;
     cr_assert_eq(QPROTO_UNPACK(header_of(call), route_request, &arena, &request), Q_OK);
     bool is_news = request->known_version != fake->route_version;
     qproto_arena_reset(&arena);
@@ -371,7 +371,7 @@ publish(struct fake_node *fake, struct qnet_call *call, bool may_answer)
 {
     struct qproto_message message;
     struct qproto_arena arena;
-    Qmq__Wire__PublishRequest *request;
+    Qmq__Wire__PublishRequest *request = NULL;
     qproto_arena_init(&arena);
     cr_assert_eq(qproto_parse(qnet_call_request(call), &message), Q_OK);
     cr_assert_eq(QPROTO_UNPACK(message.header, publish_request, &arena, &request), Q_OK);
@@ -426,7 +426,7 @@ ask_pull(struct fake_node *fake, struct qnet_call *call, struct q_bytes header)
 {
     struct qproto_arena arena;
     qproto_arena_init(&arena);
-    Qmq__Wire__PullRequest *request;
+    Qmq__Wire__PullRequest *request = NULL;
     cr_assert_eq(QPROTO_UNPACK(header, pull_request, &arena, &request), Q_OK);
     uint64_t until_ms = now_ms() + request->wait_ms;
     bool is_known = request->session == fake->session;
@@ -444,7 +444,7 @@ pull(struct fake_node *fake, struct qnet_call *call, bool is_over)
 {
     struct qproto_arena arena;
     qproto_arena_init(&arena);
-    Qmq__Wire__PullRequest *request;
+    Qmq__Wire__PullRequest *request = NULL;
     cr_assert_eq(QPROTO_UNPACK(header_of(call), pull_request, &arena, &request), Q_OK);
     uint64_t from = request->received;
     while (from < fake->messages && fake->acked[from])
@@ -495,7 +495,7 @@ ack(struct fake_node *fake, struct qnet_call *call, struct q_bytes header)
 {
     struct qproto_arena arena;
     qproto_arena_init(&arena);
-    Qmq__Wire__AckRequest *request;
+    Qmq__Wire__AckRequest *request = NULL;
     cr_assert_eq(QPROTO_UNPACK(header, ack_request, &arena, &request), Q_OK);
     bool is_known = request->session == fake->session;
     for (size_t index = 0; index < request->n_ranges && is_known; index++) {

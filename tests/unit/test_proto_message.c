@@ -52,7 +52,7 @@ Test(proto_message, comes_back_as_written)
         cr_assert(q_bytes_equal(message.payload, q_bytes_from_text("payload")));
         cr_assert_eq((message.payload.data - buffer) % 8, 4);
 
-        Qmq__Wire__AckRequest *ack;
+        Qmq__Wire__AckRequest *ack = NULL;
         cr_assert_eq(QPROTO_UNPACK(message.header, ack_request, &arena, &ack), Q_OK);
         cr_assert_str_eq(ack->subject, subject);
         cr_assert_str_eq(ack->group, "");
@@ -144,7 +144,7 @@ Test(proto_message, repeated_fields_are_limited)
         header[at] = 5 << 3 | 2;
         header[at + 1] = 0;
     }
-    Qmq__Wire__AckRequest *ack;
+    Qmq__Wire__AckRequest *ack = NULL;
     cr_assert_eq(
         QPROTO_UNPACK(q_bytes_from(header, sizeof(header)), ack_request, &arena, &ack),
         Q_E_PROTOCOL);
@@ -168,7 +168,7 @@ Test(proto_message, unpacked_size_is_limited)
         header[at] = 1 << 3 | 2;
         header[at + 1] = 0;
     }
-    Qmq__Wire__PullAnswer *pull;
+    Qmq__Wire__PullAnswer *pull = NULL;
     cr_assert_eq(
         QPROTO_UNPACK(q_bytes_from(header, sizeof(header)), pull_answer, &arena, &pull),
         Q_E_PROTOCOL);
@@ -183,7 +183,7 @@ Test(proto_message, texts_are_limited)
     qproto_arena_init(&arena);
     memset(header + 3, 'x', QPROTO_TEXT_MAX + 1);
 
-    Qmq__Wire__RouteRequest *route;
+    Qmq__Wire__RouteRequest *route = NULL;
     cr_assert_eq(
         QPROTO_UNPACK(q_bytes_from(header, sizeof(header)), route_request, &arena, &route),
         Q_E_PROTOCOL);
