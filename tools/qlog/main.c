@@ -1,0 +1,105 @@
+/*
+ * main.c: qlog, which looks at stores and logs without a server. One table of commands makes the
+ * dispatch and the help.
+ */
+#include <string.h>
+
+#include <qbase/text.h>
+
+#include "command.h"
+
+static const struct command commands[] = {
+    { "dump", "print the records of a log, one per line",
+      "DIR is a store (such as DATA/broker), a node's data directory, or a log of a program's "
+      "own.\n"
+      "A directory in use is read up to its durable mark.",
+      dump_run },
+    { "verify", "check all logs of a directory; writes nothing",
+      "DIR is a store (such as DATA/broker), a node's data directory, or a log of a program's "
+      "own.\n"
+      "Headers, chains and records are always checked; payloads above the durable mark, or all.",
+      verify_run },
+};
+
+enum {
+    COMMAND_COUNT = sizeof(commands) / sizeof(commands[0])
+};
+
+static enum tool_exit run(int argc, char **argv);
+static const struct command *find(const char *name);
+static enum tool_exit unknown(const char *word);
+static void print_overview(FILE *out);
+
+int
+main(int argc, char **argv)
+{
+    enum tool_exit code = run(argc, argv);
+    /* Data that did not reach its reader is a failure, not a short success. */
+    if (fflush(stdout) == 0 && !ferror(stdout)) return code;
+    (void)fprintf(stderr, "qlog: cannot write to stdout\n");
+    return TOOL_EXIT_FAILED;
+}
+
+static enum tool_exit
+run(int argc, char **argv)
+{
+    if (argc < 2) {
+        print_overview(stderr);
+        return TOOL_EXIT_USAGE;
+    }
+    const struct command *command = find(argv[1]);
+    if (command != NULL) return command->run(command, argc - 1, argv + 1);
+    bool help = strcmp(argv[1], "help") == 0;
+    if (help && argc > 2) {
+        command = find(argv[2]);
+        if (command == NULL) return unknown(argv[2]);
+        char *arguments[] = { argv[2], (char *)"--help", NULL };
+        return command->run(command, 2, arguments);
+    }
+    if (help || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        print_overview(stdout);
+        return TOOL_EXIT_OK;
+    }
+    if (strcmp(argv[1], "version") == 0 || strcmp(argv[1], "--version") == 0) {
+        (void)printf("qlog %s\n", QLOG_VERSION);
+        return TOOL_EXIT_OK;
+    }
+    return unknown(argv[1]);
+}
+
+static const struct command *
+find(const char *name)
+{
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        if (strcmp(commands[i].name, name) == 0) return &commands[i];
+    return NULL;
+}
+
+static enum tool_exit
+unknown(const char *word)
+{
+    const char *names[COMMAND_COUNT];
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        names[i] = commands[i].name;
+    const char *near = q_text_nearest(word, names, COMMAND_COUNT);
+    (void)fprintf(stderr, "qlog: there is no command \"%s\"\n", word);
+    if (near != NULL) (void)fprintf(stderr, "  did you mean: qlog %s\n", near);
+    (void)fprintf(stderr, "  try: qlog help\n");
+    return TOOL_EXIT_USAGE;
+}
+
+static void
+print_overview(FILE *out)
+{
+    (void)fprintf(
+        out,
+        "qlog %s: look at stores and logs, without a server\n\n"
+        "usage: qlog COMMAND DIR [OPTIONS]\n\n",
+        QLOG_VERSION);
+    for (size_t i = 0; i < COMMAND_COUNT; i++)
+        (void)fprintf(out, "  %-8s  %s\n", commands[i].name, commands[i].what);
+    (void)fprintf(out, "\nqlog COMMAND --help tells more.\n\nexit codes:\n");
+#define EXIT_LINE(name, code, meaning) (void)fprintf(out, "  %3d  %s\n", code, meaning);
+    TOOL_EXIT_LIST(EXIT_LINE)
+#undef EXIT_LINE
+}
