@@ -92,6 +92,8 @@ class Test:
                 sys.stdout.write(process.stderr_text()[-2000:])
             sys.stdout.flush()
         self.clean()
+        if kind is Failure and not self.quiet:
+            sys.exit(1)  # all is said
         return False
 
     def clean(self):
