@@ -49,6 +49,7 @@ ql_super_encode(const struct ql_super *super, uint8_t block[QL_SUPER_SIZE])
         q_store_le64(at + QL_SUPER_LOG_CHAIN, log->chain);
         q_store_le64(at + QL_SUPER_LOG_INCARNATION, log->incarnation);
         q_store_le64(at + QL_SUPER_LOG_FIRST, log->first);
+        q_store_le64(at + QL_SUPER_LOG_ZEROED, log->zeroed);
     }
     q_store_le64(block + QL_SUPER_HASH, ql_hash(block + 8, QL_SUPER_SIZE - 8));
 }
@@ -79,6 +80,7 @@ ql_super_decode(const uint8_t block[QL_SUPER_SIZE], struct ql_super *ret_super)
         log->chain = q_load_le64(at + QL_SUPER_LOG_CHAIN);
         log->incarnation = q_load_le64(at + QL_SUPER_LOG_INCARNATION);
         log->first = q_load_le64(at + QL_SUPER_LOG_FIRST);
+        log->zeroed = q_load_le64(at + QL_SUPER_LOG_ZEROED);
     }
     *ret_super = super;
     return QL_BLOCK_GOOD;

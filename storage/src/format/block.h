@@ -28,6 +28,7 @@ struct ql_super_log {
     uint64_t chain;
     uint64_t incarnation;
     uint64_t first;
+    uint64_t zeroed;
 };
 
 struct ql_super {

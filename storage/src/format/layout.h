@@ -60,6 +60,7 @@ enum {
     QL_SUPER_LOG_CHAIN    = 32,   /* u64: header hash of the last frame below END */
     QL_SUPER_LOG_INCARNATION = 40,/* u64: highest ever given to a segment of this log */
     QL_SUPER_LOG_FIRST    = 48,   /* u64: where the log begins; what lies below is dropped */
+    QL_SUPER_LOG_ZEROED   = 56,   /* u64: the active segment was written up to here at least once */
     QL_SUPER_SIZE         = 4096,
 };
 

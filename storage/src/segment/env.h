@@ -40,6 +40,7 @@ struct ql_env {
     struct ql_buffer *large_buffers;
     uint32_t registered_bytes;
     bool registration_refused;
+    const uint8_t *zeros; /* segment/zero.h */
 
     /* Set once, by ql_env_break(), and never cleared: nothing is written after a failed write. */
     enum q_err broken;

@@ -531,6 +531,9 @@ ql_home_recover(struct ql_home *home, unsigned index, struct ql_recover *recover
     if (kept > 0 && (!recover->sealed || segments->segments[kept - 1]->base == recover->end)) {
         log->active = segments->segments[kept - 1];
         log->active->state = QL_SEGMENT_ACTIVE;
+        uint64_t zeroed = q_max_u64(home->super.logs[index].zeroed, log->tail);
+        if (zeroed < ql_segment_limit(log->active))
+            log->active->zeroed = ql_segment_offset(log->active, zeroed);
     }
     return Q_OK;
 }
@@ -570,7 +573,7 @@ ql_home_write(struct ql_home *home, uint64_t now_ns)
 {
     for (unsigned i = 0; i < home->log_count; i++) {
         ql_log_write(&home->logs[i], now_ns);
-        ql_log_prepare_spare(&home->logs[i], now_ns);
+        ql_log_prepare(&home->logs[i], now_ns);
     }
     home_super_start(home, now_ns);
 }
@@ -653,6 +656,7 @@ ql_home_close(struct ql_home *home)
                 home->super.logs[i].end = home->logs[i].tail;
                 home->super.logs[i].chain = home->logs[i].chain;
                 home->super.logs[i].incarnation = home->logs[i].incarnation;
+                home->super.logs[i].zeroed = ql_log_zeroed(&home->logs[i]);
             }
             err = home_write_super(home);
         }
@@ -668,6 +672,7 @@ home_free(struct ql_home *home)
         ql_log_fini(&home->logs[i]);
     if (home->super_buffer != NULL) ql_buffer_give(&home->env, home->super_buffer);
     ql_buffers_free(&home->env);
+    ql_zeros_free(&home->env);
     if (home->env.io != NULL) {
         if (home->super_file >= 0) home->env.io->table->close(home->env.io, home->super_file);
         if (home->lock_file >= 0) home->env.io->table->close(home->env.io, home->lock_file);
@@ -722,6 +727,7 @@ home_super_start(struct ql_home *home, uint64_t now_ns)
     for (unsigned i = 0; i < home->log_count; i++) {
         home->super.logs[i].durable = home->logs[i].durable;
         home->super.logs[i].incarnation = home->logs[i].incarnation;
+        home->super.logs[i].zeroed = ql_log_zeroed(&home->logs[i]);
     }
     home_super_block(home);
     home->super_busy = true;

@@ -13,6 +13,8 @@ enum {
     /* A second frame beside one in flight is started from this many bytes on. */
     WORTH_BYTES = 64 * 1024,
     SPARE_RETRY_NS = Q_NS_PER_S,
+    /* Zeroed before a new directory is ready; the rest follows in the background. */
+    HEAD_ZERO_BYTES = 4 * 1024 * 1024,
 };
 
 struct gather {
@@ -100,6 +102,7 @@ ql_log_start(struct ql_log *log)
     Q_TRY(ql_segment_set_add(&log->segments, segment));
     log->spare = NULL;
     log->active = segment;
+    ql_zero_head(env, segment, HEAD_ZERO_BYTES);
     return Q_OK;
 }
 
@@ -162,6 +165,8 @@ log_build(struct ql_log *log, uint64_t now_ns)
         return false;
     }
     uint32_t body = (uint32_t)(gather.records + gather.payloads);
+    uint64_t end = ql_segment_offset(log->active, log->tail) + ql_frame_size(body);
+    if (ql_zero_blocks(&log->zero, log->active, end)) return false;
     struct ql_buffer *buffer;
     if (ql_buffer_take(log->env, ql_frame_size(body), &buffer) != Q_OK) {
         /* Out of memory: go on when a frame in flight gives its buffer back. */
@@ -387,6 +392,7 @@ bool
 ql_log_is_idle(const struct ql_log *log, bool flushed)
 {
     if (log->flight_count > 0 || log->flush_busy || log->roll == QL_ROLL_OPENING) return false;
+    if (log->zero.segment != NULL) return false;
     if (log->env->broken != Q_OK) return true;
     if (log->queue.first != NULL || log->roll != QL_ROLL_NONE) return false;
     return !flushed || log->durable == log->tail;
@@ -400,12 +406,14 @@ ql_log_deadline_ns(const struct ql_log *log)
         deadline = log->unflushed_since_ns + log->env->async_flush_ns;
     if (log->roll == QL_ROLL_SEALING && log->spare_retry_ns != 0)
         deadline = q_min_u64(deadline, log->spare_retry_ns);
-    return deadline;
+    return q_min_u64(deadline, ql_zero_deadline_ns(&log->zero, log->active, log->spare));
 }
 
 static void
 log_roll_start(struct ql_log *log)
 {
+    uint64_t end = ql_segment_offset(log->active, log->tail) + QL_BLOCK;
+    if (ql_zero_blocks(&log->zero, log->active, end)) return;
     struct ql_buffer *buffer;
     if (ql_buffer_take(log->env, QL_BLOCK, &buffer) != Q_OK) return;
     log->wall_ms = q_max_u64(log->wall_ms, q_clock_wall_ms(log->env->clock));
@@ -514,8 +522,9 @@ log_refuse_queue(struct ql_log *log, enum q_err err)
 }
 
 void
-ql_log_prepare_spare(struct ql_log *log, uint64_t now_ns)
+ql_log_prepare(struct ql_log *log, uint64_t now_ns)
 {
+    ql_zero_step(&log->zero, log->env, log->active, log->spare, log->tail, now_ns);
     if (log->spare != NULL || log->roll != QL_ROLL_NONE || now_ns < log->spare_retry_ns) return;
     uint64_t used = log->tail - log->active->base;
     if (used < (log->active->file_size - QL_BLOCK) / 2) return;
@@ -598,4 +607,11 @@ ql_log_check(const struct ql_log *log)
         Q_ASSERT(log->written == log->tail);
     }
     Q_ASSERT(log->tail >= log->active->base && log->tail <= ql_segment_limit(log->active));
+}
+
+uint64_t
+ql_log_zeroed(const struct ql_log *log)
+{
+    uint64_t offset = q_max_u64(log->active->zeroed, QL_BLOCK);
+    return log->active->base + (offset - QL_BLOCK);
 }

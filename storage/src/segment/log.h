@@ -43,6 +43,7 @@
 #include "io/transfer.h"
 #include "segment/buffer.h"
 #include "segment/segment.h"
+#include "segment/zero.h"
 
 enum {
     QL_DEPTH_MAX = 8
@@ -145,6 +146,8 @@ struct ql_log {
     struct ql_transfer header_write;
     struct ql_buffer *header_buffer;
     uint64_t spare_retry_ns;
+
+    struct ql_zero zero;
 };
 
 void ql_log_init(struct ql_log *log, struct ql_env *env, const char *name);
@@ -165,8 +168,9 @@ void ql_log_finish(struct ql_log *log);
 bool ql_log_is_idle(const struct ql_log *log, bool flushed);
 /* When ql_log_advance() wants to be called next, at the latest. */
 uint64_t ql_log_deadline_ns(const struct ql_log *log);
-/* Keep a spare ready. Bounded work; errors are kept for when the spare is needed. */
-void ql_log_prepare_spare(struct ql_log *log, uint64_t now_ns);
+/* Keep a spare ready, and zeros ahead of the tail. Bounded work; an error is told when the spare is
+ * needed. */
+void ql_log_prepare(struct ql_log *log, uint64_t now_ns);
 
 /*
  * Take sealed segments that end at or below `before` and that nobody has pinned out of the log. One
@@ -187,6 +191,9 @@ Q_MUST_CHECK enum q_err ql_log_view(
     struct ql_segment **ret_segment);
 
 void ql_log_check(const struct ql_log *log);
+
+/* Position up to which the active segment was written at least once. */
+uint64_t ql_log_zeroed(const struct ql_log *log);
 
 /* The largest body that fits into a segment of this directory. */
 uint64_t ql_body_bytes_max(const struct ql_env *env);

@@ -44,6 +44,7 @@ ql_segment_create(
     segment->number = number;
     segment->incarnation = incarnation;
     segment->file_size = env->segment_bytes;
+    segment->zeroed = QL_BLOCK;
     segment->file = segment_open_file(env, path, QLOG_IO_OPEN_CREATE);
     if (segment->file < 0) {
         int error = -segment->file;
@@ -165,6 +166,8 @@ segment_read_header(
     segment->base = header.base;
     segment->chain = header.chain;
     segment->file_size = header.file_size;
+    /* What the superblock does not know better was written: zeros are a matter of speed. */
+    segment->zeroed = header.file_size;
     return Q_OK;
 }
 
@@ -257,6 +260,7 @@ ql_segment_recycle(
     segment->base = 0;
     segment->end = 0;
     segment->chain = 0;
+    segment->zeroed = segment->file_size;
     return ql_segment_write_header(env, segment, log);
 }
 

@@ -35,8 +35,9 @@ struct ql_segment {
     uint64_t file_size;
     uint64_t incarnation;
     uint64_t base;
-    uint64_t end;   /* SEALED: position behind its last frame */
-    uint64_t chain; /* header hash of the frame before its first */
+    uint64_t end;    /* SEALED: position behind its last frame */
+    uint64_t chain;  /* header hash of the frame before its first */
+    uint64_t zeroed; /* file offset up to which it was written once; see segment/zero.h */
     const uint8_t *map;
     atomic_uint pins;
 };
