@@ -275,7 +275,7 @@ class Node:
     def io_line(self, backend):
         """The one line that names the I/O backend, or None."""
         for line in self.said().splitlines():
-            if re.search(r"\bio\b.*\b%s\b" % backend, line):
+            if re.search(r"(^  io |IO_BACKEND ).*\b%s\b" % backend, line):
                 return line
         return None
 
