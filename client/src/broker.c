@@ -206,6 +206,21 @@ broker_submit(struct broker *broker, enum broker_link which, struct call *call)
 }
 
 enum q_err
+broker_check_link(struct broker *broker, enum broker_link which)
+{
+    enum q_err err = Q_OK;
+
+    pthread_mutex_lock(&broker->lock);
+    struct link *link = broker->links[which];
+    if (link && link_is_lost(link))
+        err = Q_FAIL(
+            Q_UNAVAILABLE, .path = broker->address,
+            .what = q_text("broker group %s is away", broker->group));
+    pthread_mutex_unlock(&broker->lock);
+    return err;
+}
+
+enum q_err
 broker_call(
     struct broker *broker,
     unsigned op,

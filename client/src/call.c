@@ -24,6 +24,7 @@ struct link {
     pthread_mutex_t lock;
     pthread_cond_t greeted;
     struct call hello;
+    bool was_connected;
     bool is_greeting; /* `hello` is under way */
     bool was_greeted; /* `refused` is the peer's word */
     enum q_err refused;
@@ -83,6 +84,7 @@ on_state(void *context, bool connected)
     pthread_mutex_lock(&link->lock);
     bool is_greeting = link->is_greeting;
     link->is_greeting = true;
+    link->was_connected = true;
     pthread_mutex_unlock(&link->lock);
     if (is_greeting) return;
 
@@ -150,6 +152,15 @@ link_hello_wait(struct link *link, uint64_t timeout_ms)
     return Q_FAIL(
         Q_UNAVAILABLE, .path = link->url,
         .what = q_text("no answer within %llu ms", (unsigned long long)timeout_ms));
+}
+
+bool
+link_is_lost(struct link *link)
+{
+    pthread_mutex_lock(&link->lock);
+    bool was_connected = link->was_connected;
+    pthread_mutex_unlock(&link->lock);
+    return was_connected && !qnet_caller_is_connected(link->caller);
 }
 
 enum q_err

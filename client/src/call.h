@@ -48,6 +48,8 @@ Q_MUST_CHECK enum q_err link_open(const char *url, const char *program, struct l
 void link_close(struct link *link);
 /* Q_OK: the peer has said hello and speaks our protocol. Q_UNAVAILABLE, or what it answered. */
 Q_MUST_CHECK enum q_err link_hello_wait(struct link *link, uint64_t timeout_ms);
+/* It was connected and is not now. A call would wait for the connection. */
+bool link_is_lost(struct link *link);
 /* As qnet_caller_submit(), but the buffer is gone when this fails. */
 Q_MUST_CHECK enum q_err link_submit(struct link *link, struct call *call);
 /* `done` has not been entered yet. */

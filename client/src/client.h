@@ -106,6 +106,14 @@ Q_MUST_CHECK enum q_err route_read(
 /* As link_submit(), to the broker's present address. */
 Q_MUST_CHECK enum q_err broker_submit(
     struct broker *broker, enum broker_link which, struct call *call);
+/*
+ * Q_OK, or Q_UNAVAILABLE: there was a connection and there is none. For calls that would rather be
+ * made later, after BROKER_LOST_PAUSE_NS, than wait for it.
+ */
+Q_MUST_CHECK enum q_err broker_check_link(struct broker *broker, enum broker_link which);
+enum {
+    BROKER_LOST_PAUSE_NS = 50 * Q_NS_PER_MS
+};
 /* Make a call and wait. Unless Q_OK there is no answer to close. */
 Q_MUST_CHECK enum q_err broker_call(
     struct broker *broker,

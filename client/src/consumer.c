@@ -340,7 +340,8 @@ is_asked_out(struct qmq_consumer *consumer, uint64_t now_ns, uint64_t wait_until
     if (now_ns >= wait_until_ns + GRACE_NS) return true;
     q_list_for_each(node, &consumer->sources) {
         const struct source *source = q_container_of(node, struct source, node);
-        if (source->answered_in != consumer->round && source->err == Q_OK) return false;
+        bool is_hopeful = source->err == Q_OK || is_session_lost(source->err);
+        if (source->answered_in != consumer->round && is_hopeful) return false;
     }
     return true;
 }

@@ -47,7 +47,8 @@ static void settle(struct request *request, const Qmq__Wire__PublishAnswer *answ
 static void finish_settled(struct lane *lane);
 static void finish(struct request *request);
 static void stall(struct lane *lane);
-static void resume(struct lane *lane, uint64_t now_ns);
+static void give_up_late(struct lane *lane, uint64_t now_ns);
+static void resume(struct lane *lane);
 
 enum q_err
 lane_get(struct qmq_producer *producer, struct broker *broker, struct lane **ret_lane)
@@ -129,7 +130,8 @@ submit(struct request *request)
     uint64_t timeout_ms = q_min_u64(rest_ns / Q_NS_PER_MS + 1, TRY_TIMEOUT_MS);
 
     request->call.net = (struct qnet_request){ .timeout_ms = timeout_ms, .done = on_published };
-    enum q_err err = build(request);
+    enum q_err err = broker_check_link(lane->broker, BROKER_CALLS);
+    if (err == Q_OK) err = build(request);
     if (err == Q_OK) err = broker_submit(lane->broker, BROKER_CALLS, &request->call);
     if (err == Q_OK) {
         request->is_on_air = true;
@@ -288,12 +290,17 @@ uint64_t
 lane_tick(struct lane *lane, uint64_t now_ns)
 {
     if (!lane->is_stalled || lane->on_air > 0) return UINT64_MAX;
-    if (now_ns >= lane->resume_ns) resume(lane, now_ns);
+    if (now_ns < lane->resume_ns) return lane->resume_ns;
+    give_up_late(lane, now_ns);
+    if (broker_check_link(lane->broker, BROKER_CALLS) == Q_OK)
+        resume(lane);
+    else
+        lane->resume_ns = now_ns + BROKER_LOST_PAUSE_NS;
     return lane->is_stalled ? lane->resume_ns : UINT64_MAX;
 }
 
 static void
-resume(struct lane *lane, uint64_t now_ns)
+give_up_late(struct lane *lane, uint64_t now_ns)
 {
     enum q_err err = Q_TIMED_OUT;
     struct q_fault fault = { .err = err };
@@ -307,6 +314,15 @@ resume(struct lane *lane, uint64_t now_ns)
     }
     finish_settled(lane);
 
+    uint64_t expired_bytes;
+    q_fault_adopt(&fault);
+    batches_expire(&lane->waiting, now_ns, err, NULL, &expired_bytes);
+    lane->waiting_bytes -= expired_bytes;
+}
+
+static void
+resume(struct lane *lane)
+{
     lane->is_stalled = false;
     q_list_for_each(node, &lane->requests) {
         struct request *request = q_container_of(node, struct request, node);
@@ -315,11 +331,6 @@ resume(struct lane *lane, uint64_t now_ns)
             return;
         }
     }
-
-    uint64_t expired_bytes;
-    q_fault_adopt(&fault);
-    batches_expire(&lane->waiting, now_ns, err, NULL, &expired_bytes);
-    lane->waiting_bytes -= expired_bytes;
     lane_pump(lane);
 }
 

@@ -24,6 +24,7 @@ static enum q_err submit(
     const ProtobufCMessage *header,
     uint64_t timeout_ms,
     qnet_done_fn *done);
+static void not_submitted(struct source *source, enum q_err err);
 static void on_joined(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffer);
 static void take_join(struct source *source, const Qmq__Wire__JoinAnswer *join);
 static void on_pulled(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffer);
@@ -75,12 +76,13 @@ join(struct source *source)
     join.start = consumer->start;
     join.token = (ProtobufCBinaryData){ .len = TOKEN_SIZE, .data = source->token };
 
-    enum q_err err =
-        submit(source, BROKER_CALLS, QPROTO_JOIN, &join.base, TRY_TIMEOUT_MS, on_joined);
+    enum q_err err = broker_check_link(source->broker, BROKER_CALLS);
+    if (err == Q_OK)
+        err = submit(source, BROKER_CALLS, QPROTO_JOIN, &join.base, TRY_TIMEOUT_MS, on_joined);
     if (err == Q_OK)
         source->state = SOURCE_JOINING;
     else
-        source_failed(source, err);
+        not_submitted(source, err);
 }
 
 static enum q_err
@@ -95,6 +97,14 @@ submit(
     source->call.net = (struct qnet_request){ .timeout_ms = timeout_ms, .done = done };
     Q_TRY(call_build(op, header, 0, &source->call.net.buffer, NULL));
     return broker_submit(source->broker, which, &source->call);
+}
+
+/* Nothing was lost by it: not a reason to wait longer each time. */
+static void
+not_submitted(struct source *source, enum q_err err)
+{
+    source_failed(source, err);
+    source->next_ns = client_now_ns(source->consumer->client) + BROKER_LOST_PAUSE_NS;
 }
 
 static void
@@ -158,11 +168,13 @@ source_pull(struct source *source, uint64_t wait_ns)
 
     Q_ASSERT(source->state == SOURCE_READY);
     Q_ASSERT(!source->fetched);
-    enum q_err err = submit(
-        source, BROKER_BULK, QPROTO_PULL, &pull.base, (uint64_t)wait_ms + ANSWER_MARGIN_MS,
-        on_pulled);
+    enum q_err err = broker_check_link(source->broker, BROKER_BULK);
+    if (err == Q_OK)
+        err = submit(
+            source, BROKER_BULK, QPROTO_PULL, &pull.base, (uint64_t)wait_ms + ANSWER_MARGIN_MS,
+            on_pulled);
     if (err != Q_OK) {
-        source_failed(source, err);
+        not_submitted(source, err);
         return;
     }
     source->state = SOURCE_PULLING;
