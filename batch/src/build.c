@@ -14,8 +14,7 @@
 
 #include <qbase/assert.h>
 #include <qbatch/batch.h>
-
-#include "hash.h"
+#include <qbatch/hash.h>
 
 enum {
     MESSAGES_DEFAULT = 512,

@@ -11,8 +11,7 @@
 #include <inttypes.h>
 
 #include <qbase/assert.h>
-
-#include "hash.h"
+#include <qbatch/hash.h>
 
 enum {
     ALIGN = 8

@@ -11,8 +11,7 @@
 #include <lz4.h>
 
 #include <qbase/assert.h>
-
-#include "hash.h"
+#include <qbatch/hash.h>
 
 static struct qbatch_entry load_entry(const struct qbatch *batch, uint32_t index);
 static struct qbatch_id id_of(const struct qbatch *batch, const struct qbatch_entry *entry);

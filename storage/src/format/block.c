@@ -1,10 +1,10 @@
 #include "format/block.h"
 
 #include <string.h>
-#include <xxhash.h>
 
 #include <qbase/assert.h>
 #include <qbase/bytes.h>
+#include <qbatch/hash.h>
 
 static enum ql_block_state block_check(
     const uint8_t *block, size_t size, uint32_t magic, unsigned version);
@@ -12,7 +12,7 @@ static enum ql_block_state block_check(
 uint64_t
 ql_hash(const void *data, size_t size)
 {
-    return XXH3_64bits(data, size);
+    return qbatch_hash(q_bytes_from(data, size));
 }
 
 /* Hash at 0, magic at 8 and version at 12 are the same in all three. */

@@ -119,8 +119,10 @@ record_size(size_t size)
 static struct writer
 writer_of(uint8_t *out, enum ql_record_kind kind, uint32_t size)
 {
-    memset(out, 0, size);
+    /* Encoders write every byte but the padding, which is shorter than this. */
+    q_store_le64(out + size - 8, 0);
     q_store_le16(out + QL_RECORD_KIND, (uint16_t)kind);
+    q_store_le16(out + QL_RECORD_FLAGS, 0);
     q_store_le32(out + QL_RECORD_LENGTH, size);
     return (struct writer){ .at = out + QL_RECORD_HEAD_SIZE, .end = out + size };
 }

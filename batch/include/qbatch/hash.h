@@ -1,12 +1,12 @@
 /*
- * hash.h: the one hash of the format, XXH3-64 without a seed.
+ * qbatch/hash.h: the one hash of the format, XXH3-64 without a seed.
  *
  * Short inputs are hashed inline, where a call would cost as much as the hash. For long ones the
  * library has code for this processor's widest vectors, two to three times as fast as what the
  * baseline instruction set allows here. The value is the same.
  */
-#ifndef QBATCH_SRC_HASH_H
-#define QBATCH_SRC_HASH_H
+#ifndef QBATCH_HASH_H
+#define QBATCH_HASH_H
 
 #if defined(__x86_64__)
 #    define XXH_DISPATCH_DISABLE_REPLACE
@@ -32,4 +32,4 @@ qbatch_hash(struct q_bytes bytes)
     return XXH3_64bits(bytes.data, bytes.size);
 }
 
-#endif /* QBATCH_SRC_HASH_H */
+#endif /* QBATCH_HASH_H */
