@@ -154,7 +154,8 @@ def main(t):
     print()
     holds = True
     say("input", "%-7s %7s lines, sha256 %s" % ("", grouped(len(lines)), checksum(lines)[:32]))
-    for group, file, want in (("all", consumer.out_path, lines), (os.fsdecode(tag), by_tag, tagged)):
+    name = tag.decode("ascii", "backslashreplace")[:20]
+    for group, file, want in (("all", consumer.out_path, lines), (name, by_tag, tagged)):
         got, twice = by_id(file)
         same = got == want
         holds = holds and same
