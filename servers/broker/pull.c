@@ -18,6 +18,7 @@ enum {
     RUNS_MAX = 128,
     BYTES_DEFAULT = 256 * 1024,
     BYTES_MAX = 4 * 1024 * 1024, /* what a client's transport takes, with room for the header */
+    WAIT_MS_MAX = 20 * 1000, /* below a consumer's time-out: the next pull shows that it lives */
     ROT_TELL_SECONDS = 10,
 };
 
@@ -51,7 +52,7 @@ pull_on_net(
     pull->messages_max = header->messages_max;
     pull->bytes_max = header->bytes_max ? header->bytes_max : BYTES_DEFAULT;
     if (pull->bytes_max > BYTES_MAX) pull->bytes_max = BYTES_MAX;
-    pull->wait_ns = q_min_u64(header->wait_ms, BROKER_WAIT_MS_MAX) * Q_NS_PER_MS;
+    pull->wait_ns = q_min_u64(header->wait_ms, WAIT_MS_MAX) * Q_NS_PER_MS;
     pull->received = header->received;
     pull->pieces_max = (uint32_t)q_min_u64(pull->messages_max, PIECES_MAX);
     pull->runs_max = (uint32_t)q_min_u64(pull->messages_max, RUNS_MAX);

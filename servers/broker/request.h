@@ -90,7 +90,6 @@ enum {
     BROKER_REQUESTS_MAX = 16 * 1024,              /* under way; above: BUSY */
     BROKER_REQUESTS_KEPT = 256,                   /* free ones that are not given back */
     BROKER_PUBLISH_BYTES_MAX = 128 * 1024 * 1024, /* under way; above: BUSY */
-    BROKER_WAIT_MS_MAX = 5 * 60 * 1000,
     BROKER_WAITING_BUCKETS = 256,
 };
 
