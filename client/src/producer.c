@@ -209,9 +209,7 @@ bytes_of(struct qmq_bytes bytes)
 static enum q_err
 wait_for_memory(struct qmq_producer *producer, size_t size)
 {
-    /* In a callback nothing can become free: it is the thread that frees. */
-    uint64_t now_ns = client_now_ns(producer->client);
-    uint64_t until_ns = is_in_callback() ? now_ns : now_ns + producer->block_ns;
+    uint64_t until_ns = 0; /* the clock is read only when there is something to wait for */
 
     for (;;) {
         if (producer->is_stopping)
@@ -219,6 +217,11 @@ wait_for_memory(struct qmq_producer *producer, size_t size)
         /* One message is taken however large it is. */
         if (producer->held_bytes == 0) return Q_OK;
         if (producer->held_bytes + size <= producer->memory_bytes_max) return Q_OK;
+        if (until_ns == 0) {
+            /* In a callback nothing can become free: it is the thread that frees. */
+            until_ns = client_now_ns(producer->client);
+            if (!is_in_callback()) until_ns += producer->block_ns;
+        }
         if (!condition_wait(&producer->changed, &producer->lock, until_ns))
             return Q_FAIL(
                 Q_BUSY, .what = q_text(

@@ -112,7 +112,13 @@ report_error(const char *format, ...)
     (void)vfprintf(stderr, format, args);
     (void)fprintf(stderr, ": %s  [QMQ-%d %s]\n", headline, error.code, error.name);
     va_end(args);
-    if (strcmp(error.message, headline) != 0) (void)fprintf(stderr, "  %s\n", error.message);
+    const char *facts = error.message;
+    if (strncmp(facts, headline, strlen(headline)) == 0) {
+        /* A fault without words of its own begins with the headline. */
+        facts += strlen(headline);
+        facts += strspn(facts, ": ");
+    }
+    if (*facts) (void)fprintf(stderr, "  %s\n", facts);
     if (*error.hint) (void)fprintf(stderr, "  try: %s\n", error.hint);
     return exit_code_of(error.code);
 }

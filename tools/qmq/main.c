@@ -74,7 +74,11 @@ unknown(int argc, char **argv)
         argc > 2 && strcmp(argv[1], "bench") == 0 ? q_text("%s %s", argv[1], argv[2]) : argv[1];
     const char *near = q_text_nearest(word, names, COMMAND_COUNT);
     (void)fprintf(stderr, "qmq: there is no command \"%s\"\n", word);
-    if (near) (void)fprintf(stderr, "  did you mean: qmq %s\n", near);
+    for (size_t index = 0; index < COMMAND_COUNT; index++) {
+        bool is_part = strncmp(names[index], word, strlen(word)) == 0;
+        if (is_part || names[index] == near)
+            (void)fprintf(stderr, "  did you mean: qmq %s\n", names[index]);
+    }
     (void)fprintf(stderr, "  try: qmq help\n");
     return EXIT_USAGE;
 }

@@ -243,6 +243,7 @@ finish(struct pub *pub, int exit_code, uint64_t begin_ns)
             "publish line %llu to \"%s\"", (unsigned long long)pub->stored + 1, pub->subject);
         if (pub->stored > 0) exit_code = EXIT_PARTLY;
     }
+    if (exit_code != EXIT_OK && pub->stored == 0) return exit_code;
     (void)fprintf(
         stderr, "sent  %s  %llu messages in %.2f s, %.0f/s", pub->subject,
         (unsigned long long)pub->stored, took_s, (double)pub->stored / took_s);
@@ -303,6 +304,8 @@ fill(struct input *input)
 
     ssize_t got = read(input->fd, input->data + input->end, input->capacity - input->end);
     if (got < 0 && errno == EINTR) return Q_OK;
+    if (got < 0 && errno == EISDIR)
+        return Q_FAIL(Q_INVALID, .what = "it is a directory", .hint = "name a file");
     if (got < 0) return Q_FAIL(q_err_from_errno(errno), .sys = errno);
     input->is_at_end = got == 0;
     input->end += (size_t)got;
