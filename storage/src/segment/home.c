@@ -38,6 +38,7 @@ static enum q_err home_check_names(
     struct ql_home *home, const char *const *names, unsigned name_count);
 static enum q_err home_open_logs(struct ql_home *home);
 static enum q_err home_open_segments(struct ql_home *home, struct ql_log *log, uint64_t first);
+static enum q_err home_settle(struct ql_home *home, struct ql_log *log);
 static enum q_err home_write_super(struct ql_home *home);
 static void home_super_block(struct ql_home *home);
 static void home_super_start(struct ql_home *home, uint64_t now_ns);
@@ -535,7 +536,32 @@ ql_home_recover(struct ql_home *home, unsigned index, struct ql_recover *recover
         if (zeroed < ql_segment_limit(log->active))
             log->active->zeroed = ql_segment_offset(log->active, zeroed);
     }
-    return Q_OK;
+    return home->was_clean ? Q_OK : home_settle(home, log);
+}
+
+/*
+ * After a kill, frames and names that were found may be on their way to the disk still. From here on
+ * they count as durable, so they have to be. Older segments were durable before the last one began.
+ */
+static enum q_err
+home_settle(struct ql_home *home, struct ql_log *log)
+{
+    const struct qlog_io_table *table = home->env.io->table;
+    char path[QL_PATH_MAX];
+    if (log->segments.count > 0) {
+        struct ql_segment *last = log->segments.segments[log->segments.count - 1];
+        struct ql_transfer flush = {
+            .op = { .kind = QLOG_IO_FLUSH, .file = last->file, .buffer = -1 },
+        };
+        int rv = ql_transfer_wait(home->env.io, &flush);
+        if (rv < 0)
+            return Q_FAIL(
+                q_err_from_errno(-rv),
+                .path = ql_segment_path(&home->env, log->name, last->number, path), .sys = -rv,
+                .what = "flush what was recovered");
+    }
+    int rv = table->sync_directory(home->env.io, home_path(home, log->name, path));
+    return rv < 0 ? home_fail(home, log->name, rv, "flush a log's directory") : Q_OK;
 }
 
 enum q_err
