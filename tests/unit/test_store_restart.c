@@ -220,3 +220,80 @@ Test(store_restart, segments_are_recycled)
     consume_all("g", subject->entries[0].first_sequence, (uint64_t)next * 10);
     cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 0);
 }
+
+static void
+damage(const char *name, long at, size_t size)
+{
+    char path[128];
+    (void)snprintf(path, sizeof(path), "%s/%s", fixture.directory, name);
+    FILE *file = fopen(path, "r+");
+    cr_assert_not_null(file);
+    cr_assert_eq(fseek(file, at, SEEK_SET), 0);
+    for (size_t i = 0; i < size; i++)
+        cr_assert_neq(fputc(0xdb, file), EOF);
+    cr_assert_eq(fclose(file), 0);
+}
+
+static void
+damage_closed(const char *name, long at, size_t size)
+{
+    cr_assert_eq(qlog_store_close(fixture.store), Q_OK);
+    damage(name, at, size);
+    cr_assert_eq(qlog_store_open(fixture.directory, &fixture.options, &fixture.store), Q_OK);
+}
+
+/* Whatever copies of the superblock are lost, the store starts and has everything. */
+Test(store_restart, superblock_copies_are_lost)
+{
+    publish_many(0, 30);
+    consume_all("g", 0, 300);
+    unsigned next = 30;
+    for (unsigned lost = 1; lost < 16; lost++) {
+        uint64_t before = ql_store_state_hash(fixture.store);
+        uint64_t generation = fixture.store->home->env.generation;
+        cr_assert_eq(qlog_store_close(fixture.store), Q_OK);
+        for (unsigned copy = 0; copy < 4; copy++)
+            if (lost & 1u << copy) damage("superblock", (long)copy * 4096 + 100, 50);
+        cr_assert_eq(qlog_store_open(fixture.directory, &fixture.options, &fixture.store), Q_OK);
+        cr_assert_geq(fixture.store->home->env.generation, generation);
+        if (lost == 15)
+            cr_assert_gt(fixture.store->home->env.generation, generation);
+        else if (fixture.store->home->env.generation == generation)
+            cr_assert_eq(ql_store_state_hash(fixture.store), before, "copies %x", lost);
+        publish_many(next, next + 5);
+        next += 5;
+    }
+    cr_assert_gt(fixture.events[QLOG_EVENT_ROT], 0);
+    consume_all("g", 300, (uint64_t)next * 10);
+    consume_all("late", 0, (uint64_t)next * 10);
+}
+
+/* A damaged segment header is told from the segment's first frame. */
+Test(store_restart, segment_header_is_damaged)
+{
+    publish_many(0, 60);
+    damage_closed("message/segment-000000", 200, 100);
+    cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 1);
+    publish_many(60, 70);
+    consume_all("g", 0, 700);
+}
+
+/* Damage in the middle of a log is reported, nothing behind it is lost, and what it hit is never
+ * handed out. */
+Test(store_restart, rot_in_the_middle)
+{
+    publish_many(0, 30);
+    /* The frames of publishes 10 and 11: a block each, behind the segment's header. */
+    damage_closed("message/segment-000000", 4096 * 11 + 300, 4096);
+    cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 1);
+    cr_assert_eq(fixture.events[QLOG_EVENT_TORN_TAIL], 0);
+    publish_many(30, 31);
+    uint64_t session = fixture_join(&fixture, "g", "c", NULL);
+    struct pulled pulled = fixture_pull(&fixture, "g", "c", session, 1000, 0);
+    cr_assert_eq(pulled.err, Q_OK);
+    cr_assert_eq(pulled.run_count, 2);
+    cr_assert_eq(pulled.runs[0].sequence, 0);
+    cr_assert_eq(pulled.runs[0].count, 100);
+    cr_assert_eq(pulled.runs[1].sequence, 120);
+    cr_assert_eq(pulled.runs[1].count, 190);
+}

@@ -33,6 +33,8 @@ static enum q_err home_check_ours(
     struct ql_home *home, const char *const *names, unsigned name_count);
 static enum q_err home_lock(struct ql_home *home);
 static enum q_err home_read_super(struct ql_home *home);
+static enum q_err home_adopt(
+    struct ql_home *home, const char *const *names, unsigned name_count, enum q_err without);
 static enum q_err home_create(struct ql_home *home, const char *const *names, unsigned name_count);
 static enum q_err home_check_names(
     struct ql_home *home, const char *const *names, unsigned name_count);
@@ -75,6 +77,7 @@ ql_home_open(
     if (err == Q_OK) err = home_check_ours(home, names, name_count);
     if (err == Q_OK) err = home_lock(home);
     if (err == Q_OK) err = home_read_super(home);
+    if (err == Q_NOT_FOUND || err == Q_E_CORRUPT) err = home_adopt(home, names, name_count, err);
     if (err == Q_NOT_FOUND) err = home_create(home, names, name_count);
     if (err == Q_OK) err = home_check_names(home, names, name_count);
     if (err == Q_OK) {
@@ -101,6 +104,10 @@ ql_home_open_to_read(const char *directory, struct qlog_io *io, struct ql_home *
     Q_TRY(home_new(directory, &options, &home));
     enum q_err err = home_open_directory(home, false);
     if (err == Q_OK) err = home_read_super(home);
+    static const char *const store_names[] = { "message", "action" };
+    static const char *const log_names[] = { "log" };
+    if (err == Q_NOT_FOUND || err == Q_E_CORRUPT) err = home_adopt(home, store_names, 2, err);
+    if (err == Q_NOT_FOUND || err == Q_E_CORRUPT) err = home_adopt(home, log_names, 1, err);
     if (err == Q_NOT_FOUND)
         err = Q_FAIL(
             Q_E_FOREIGN, .path = directory, .what = "there is no superblock here",
@@ -432,6 +439,47 @@ home_list_segment(void *context, const char *name)
     return true;
 }
 
+/*
+ * No copy of the superblock is left. The segments know whose they are, and frames know durable
+ * marks and generations: recovery goes on from those. `without`: what to answer when there are no
+ * segments either.
+ */
+static enum q_err
+home_adopt(struct ql_home *home, const char *const *names, unsigned name_count, enum q_err without)
+{
+    struct q_fault fault = *q_fault_last();
+    bool found = false;
+    char path[QL_PATH_MAX];
+    for (unsigned i = 0; i < name_count && !found; i++) {
+        struct segment_numbers list = { 0 };
+        int rv = home->env.io->table->list(
+            home->env.io, home_path(home, names[i], path), home_list_segment, &list);
+        for (uint32_t j = 0; rv == 0 && j < list.count && !found; j++)
+            found = ql_segment_peek(&home->env, names[i], list.numbers[j], home->env.store_id);
+        free(list.numbers);
+    }
+    if (!found) {
+        q_fault_adopt(&fault);
+        return without;
+    }
+    home->super = (struct ql_super){
+        .log_count = (uint8_t)name_count,
+        .created_ms = q_clock_wall_ms(home->env.clock),
+    };
+    memcpy(home->super.store_id, home->env.store_id, sizeof(home->super.store_id));
+    for (unsigned i = 0; i < name_count; i++)
+        (void)snprintf(home->super.logs[i].name, QL_LOG_NAME_MAX, "%s", names[i]);
+    home_path(home, "superblock", path);
+    if (home->super_file < 0 && !home->env.read_only)
+        home->super_file = home->env.io->table->open(home->env.io, path, QLOG_IO_OPEN_CREATE);
+    if (home->super_file < 0 && !home->env.read_only)
+        return home_fail(home, "superblock", home->super_file, "create the superblock");
+    QL_TELL(
+        &home->env, ROT, .path = path, .bytes = (uint64_t)QL_SUPER_COPIES * QL_SUPER_SIZE,
+        .text = "no copy of the superblock is readable; recovering from the logs alone");
+    return Q_OK;
+}
+
 static enum q_err
 home_open_segments(struct ql_home *home, struct ql_log *log, uint64_t first)
 {
@@ -507,7 +555,10 @@ ql_home_recover(struct ql_home *home, unsigned index, struct ql_recover *recover
     log->durable = recover->end;
     log->chain = recover->chain;
     log->wall_ms = recover->wall_ms;
-    home->super.generation = q_max_u64(home->super.generation, recover->generation);
+    /* A superblock that is older than the log can't vouch for a clean stop. */
+    if (recover->end != recover->marks.end) home->was_clean = false;
+    if (!home->was_clean && recover->frames > 0 && home->super.generation <= recover->generation)
+        home->super.generation = recover->generation + 1;
     home->env.generation = home->super.generation;
 
     /* The segment that holds the end goes on being written, unless its last frame is a seal. */

@@ -108,6 +108,12 @@ recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_st
     uint64_t to = found && next < durable ? next : durable;
     recover->durable = durable;
     recover->rot_bytes += to - gap;
+    QL_TELL(
+        recover->env, ROT, .log = recover->log, .path = recover->env->path, .position = gap,
+        .bytes = to - gap,
+        .text = q_text(
+            "damaged below the durable mark %llu: %s", (unsigned long long)durable,
+            ql_scan_state_text(state)));
     if (recover->on_rot != NULL) recover->on_rot(recover->context, gap, to, state);
     scan->position = to;
     scan->linked = false;

@@ -101,6 +101,32 @@ ql_segment_open(
     return Q_OK;
 }
 
+bool
+ql_segment_peek(struct ql_env *env, const char *log, uint32_t number, uint8_t ret_store_id[16])
+{
+    char path[QL_PATH_MAX];
+    ql_segment_path(env, log, number, path);
+    int file = env->io->table->open(env->io, path, QLOG_IO_OPEN_READ);
+    if (file < 0) return false;
+    uint8_t block[QL_BLOCK];
+    struct ql_transfer read = {
+        .op = {
+            .kind = QLOG_IO_READ,
+            .file = file,
+            .buffer = -1,
+            .data = block,
+            .length = QL_BLOCK,
+        },
+    };
+    struct ql_segment_header header;
+    bool told = ql_transfer_wait(env->io, &read) == 0 &&
+                ql_segment_header_decode(block, &header) == QL_BLOCK_GOOD &&
+                strcmp(header.log_name, log) == 0;
+    env->io->table->close(env->io, file);
+    if (told) memcpy(ret_store_id, header.store_id, sizeof(header.store_id));
+    return told;
+}
+
 /* Direct where the file system can, through the page cache where it can't. */
 static int
 segment_open_file(struct ql_env *env, const char *path, unsigned flags)

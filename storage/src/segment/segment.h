@@ -79,6 +79,9 @@ Q_MUST_CHECK enum q_err ql_segment_create(
  */
 Q_MUST_CHECK enum q_err ql_segment_open(
     struct ql_env *env, const char *log, uint32_t number, struct ql_segment **ret_segment);
+/* Whose it is, by its header alone. False: the header does not tell, or another log's. */
+bool ql_segment_peek(
+    struct ql_env *env, const char *log, uint32_t number, uint8_t ret_store_id[16]);
 /* Closes the file and unmaps. No pins. NULL is fine. */
 void ql_segment_free(struct ql_env *env, struct ql_segment *segment);
 /* The header block that makes a spare the segment with this base. `block` is aligned memory. */

@@ -307,6 +307,8 @@ ql_consumers_expire(struct qlog_store *store)
         struct ql_consumer *consumer = q_container_of(node, struct ql_consumer, deadline);
         q_heap_remove(&store->consumer_deadlines, node);
         bool dead = consumer->session == 0;
+        /* Whoever waits for an answer lives; a connection that is lost takes its pulls along. */
+        if (consumer->parked != NULL) consumer->last_seen_ns = store->now_ns;
         uint64_t due =
             consumer->last_seen_ns + store->consumer_timeout_ns * (dead ? FORGET_TIMEOUTS : 1);
         if (due > store->now_ns) {

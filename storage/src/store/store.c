@@ -293,8 +293,8 @@ store_finish_recovery(struct qlog_store *store)
         for (uint32_t j = 0; j < group->consumer_count; j++) {
             struct ql_consumer *consumer = group->consumers[j];
             if (consumer == NULL) continue;
-            if (!store->home->was_clean)
-                consumer->next_pull_sequence = q_max_u64(consumer->next_pull_sequence, floor);
+            /* After a clean stop, too: the jump of an unclean start before it is in no action yet. */
+            consumer->next_pull_sequence = q_max_u64(consumer->next_pull_sequence, floor);
             ql_consumer_seen(store, consumer);
         }
         ql_group_check(group);
