@@ -587,7 +587,33 @@ ql_home_recover(struct ql_home *home, unsigned index, struct ql_recover *recover
         if (zeroed < ql_segment_limit(log->active))
             log->active->zeroed = ql_segment_offset(log->active, zeroed);
     }
-    return home->was_clean ? Q_OK : home_settle(home, log);
+    return Q_OK;
+}
+
+enum q_err
+ql_home_start(struct ql_home *home)
+{
+    for (unsigned i = 0; i < home->log_count && !home->was_clean; i++)
+        Q_TRY(home_settle(home, &home->logs[i]));
+    for (unsigned i = 0; i < home->log_count; i++) {
+        struct ql_log *log = &home->logs[i];
+        struct ql_super_log *marks = &home->super.logs[i];
+        marks->durable = log->durable;
+        marks->end = log->tail;
+        marks->chain = log->chain;
+        marks->incarnation = log->incarnation;
+        marks->first = log->segments.count > 0 ? log->segments.segments[0]->base : log->tail;
+    }
+    Q_TRY(home_write_super(home));
+    for (unsigned i = 0; i < home->log_count; i++)
+        Q_TRY(ql_log_start(&home->logs[i]));
+    home->started = true;
+    QL_TELL(
+        &home->env, RECOVERED, .path = home->env.path, .position = home->logs[0].tail,
+        .text = home->created     ? "new"
+                : home->was_clean ? "after a clean stop"
+                                  : "after an unclean stop");
+    return Q_OK;
 }
 
 /*
@@ -613,28 +639,6 @@ home_settle(struct ql_home *home, struct ql_log *log)
     }
     int rv = table->sync_directory(home->env.io, home_path(home, log->name, path));
     return rv < 0 ? home_fail(home, log->name, rv, "flush a log's directory") : Q_OK;
-}
-
-enum q_err
-ql_home_start(struct ql_home *home)
-{
-    for (unsigned i = 0; i < home->log_count; i++) {
-        struct ql_log *log = &home->logs[i];
-        struct ql_super_log *marks = &home->super.logs[i];
-        marks->durable = log->durable;
-        marks->end = log->tail;
-        marks->chain = log->chain;
-        marks->incarnation = log->incarnation;
-        marks->first = log->segments.count > 0 ? log->segments.segments[0]->base : log->tail;
-    }
-    Q_TRY(home_write_super(home));
-    for (unsigned i = 0; i < home->log_count; i++)
-        Q_TRY(ql_log_start(&home->logs[i]));
-    home->started = true;
-    QL_TELL(
-        &home->env, RECOVERED, .path = home->env.path, .position = home->logs[0].tail,
-        .text = home->was_clean ? "after a clean stop" : "after an unclean stop");
-    return Q_OK;
 }
 
 enum q_err
