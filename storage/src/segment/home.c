@@ -36,6 +36,7 @@ static enum q_err home_read_super(struct ql_home *home);
 static enum q_err home_adopt(
     struct ql_home *home, const char *const *names, unsigned name_count, enum q_err without);
 static enum q_err home_create(struct ql_home *home, const char *const *names, unsigned name_count);
+static int home_sync_parent(struct ql_home *home);
 static enum q_err home_check_names(
     struct ql_home *home, const char *const *names, unsigned name_count);
 static enum q_err home_open_logs(struct ql_home *home);
@@ -211,17 +212,6 @@ home_open_directory(struct ql_home *home, bool create)
     int rv = table->sync_directory(home->env.io, home->env.path);
     if (rv == -ENOENT && create) {
         rv = table->make_directory(home->env.io, home->env.path);
-        if (rv == 0) {
-            /* The name is durable only when the parent is flushed. */
-            char parent[QL_PATH_MAX];
-            (void)snprintf(parent, sizeof(parent), "%s", home->env.path);
-            char *slash = strrchr(parent, '/');
-            if (slash == NULL)
-                (void)snprintf(parent, sizeof(parent), ".");
-            else
-                slash[slash == parent ? 1 : 0] = '\0';
-            rv = table->sync_directory(home->env.io, parent);
-        }
         if (rv < 0)
             return Q_FAIL(
                 q_err_from_errno(-rv), .path = home->env.path, .sys = -rv,
@@ -378,9 +368,32 @@ home_create(struct ql_home *home, const char *const *names, unsigned name_count)
         table->allocate(home->env.io, home->super_file, (uint64_t)QL_SUPER_COPIES * QL_SUPER_SIZE);
     if (rv < 0) return home_fail(home, "superblock", rv, "allocate the superblock");
     rv = table->sync_directory(home->env.io, home->env.path);
+    if (rv == 0) rv = home_sync_parent(home);
     if (rv < 0) return home_fail(home, "", rv, "flush the data directory");
     QL_TELL(&home->env, CREATED, .path = home->env.path, .text = "new directory");
     return Q_OK;
+}
+
+/*
+ * Make the directory's own name durable. Not where it is made: a process that was killed in between
+ * left a directory that looks like any other.
+ */
+static int
+home_sync_parent(struct ql_home *home)
+{
+    char parent[QL_PATH_MAX];
+    (void)snprintf(parent, sizeof(parent), "%s", home->env.path);
+    size_t size = strlen(parent);
+    while (size > 1 && parent[size - 1] == '/')
+        parent[--size] = '\0';
+    char *slash = strrchr(parent, '/');
+    if (slash == NULL)
+        (void)snprintf(parent, sizeof(parent), ".");
+    else
+        slash[slash == parent ? 1 : 0] = '\0';
+    int rv = home->env.io->table->sync_directory(home->env.io, parent);
+    /* Somebody else made the directory for us, in a place that we may not read. */
+    return rv == -EACCES ? 0 : rv;
 }
 
 static enum q_err
