@@ -163,8 +163,7 @@ retire(struct qmq_client *client, struct broker *broker)
 void
 brokers_free(struct qmq_client *client)
 {
-    struct q_list *node;
-    while ((node = q_list_pop_front(&client->brokers))) {
+    q_list_for_each_safe(node, &client->brokers) {
         struct broker *broker = q_container_of(node, struct broker, node);
         link_close(broker->links[BROKER_CALLS]);
         link_close(broker->links[BROKER_BULK]);

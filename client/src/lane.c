@@ -339,8 +339,7 @@ lane_empty(struct lane *lane, struct q_list *batches)
 {
     Q_ASSERT(lane->on_air == 0);
 
-    struct q_list *node;
-    while ((node = lane->requests.next) != &lane->requests) {
+    q_list_for_each_safe(node, &lane->requests) {
         struct request *request = q_container_of(node, struct request, node);
         if (request->is_settled) {
             finish(request);

@@ -14,8 +14,9 @@
 
 enum {
     RUNS_MAX = 64,
-    WAIT_MS = 100,
-    BITS = 64
+    WAIT_MS = 10,
+    BITS = 64,
+    BITS_FIRST = 64 * 1024,
 };
 
 /* What came of one run of `bench pub` in one subject. */
@@ -141,12 +142,19 @@ drain(struct bench_sub *bench, const char *subject, uint64_t until_ns)
         return report_error("join \"%s\"", subject);
 
     int exit_code = EXIT_OK;
+    uint32_t wait_ms = 0;
     while (exit_code == EXIT_OK && !interrupt_signal()) {
         struct qmq_batch *batch;
         uint64_t begin_ns = now_ns();
         if (begin_ns >= until_ns) break;
-        int code = qmq_pull(consumer, (uint32_t)bench->batch, WAIT_MS, &batch);
-        if (code == QMQ_AGAIN) break;
+        int code = qmq_pull(consumer, (uint32_t)bench->batch, wait_ms, &batch);
+        if (code == QMQ_AGAIN) {
+            struct qmq_consumer_info info;
+            qmq_consumer_info(consumer, &info);
+            if (info.waiting == 0) break;
+            wait_ms = WAIT_MS;
+            continue;
+        }
         if (code != QMQ_OK) {
             exit_code = report_error("take messages of \"%s\"", subject);
             break;
@@ -227,7 +235,7 @@ grow(struct track *track, uint64_t counter)
         return Q_FAIL(
             Q_INVALID, .what = q_text("counter %llu is none of ours", (unsigned long long)counter));
 
-    uint64_t bits = track->seen_bits ? track->seen_bits : 1024 * BITS;
+    uint64_t bits = track->seen_bits ? track->seen_bits : BITS_FIRST;
     while (bits <= counter)
         bits *= 2;
     uint64_t *seen = realloc(track->seen, bits / 8);

@@ -92,7 +92,7 @@ connect_to(const char *meta, int *ret_exit)
     if (code == QMQ_OK) return client;
 
     if (code == QMQ_UNAVAILABLE)
-        code = Q_FAIL(
+        (void)Q_FAIL(
             Q_UNAVAILABLE,
             .what = q_text("%s: no answer within %d s", meta, CONNECT_TIMEOUT_MS / 1000),
             .hint = "qmq dev, which starts a node here; or --meta, which names another");

@@ -16,6 +16,7 @@
 
 enum {
     READ_SIZE = 64 * 1024,
+    BUFFER_FIRST = 2 * READ_SIZE,
     BODY_MAX = 4 * 1024 * 1024, /* what the broker takes, properties included */
     FLUSH_MS = 60 * 1000,       /* more than a message's deadline */
     FLUSH_INTERRUPTED_MS = 5 * 1000,
@@ -53,6 +54,7 @@ struct input {
 static int pub_one(struct pub *pub, const char *body);
 static int pub_lines(struct pub *pub);
 static int read_body(struct input *input);
+static int send_one(struct pub *pub, struct q_bytes body);
 static int send_lines(struct pub *pub, struct input *input);
 static int send_line(struct pub *pub, struct q_bytes line);
 static void on_sent(void *context, const struct qmq_sent *sent);
@@ -112,46 +114,45 @@ pub_run(const struct command *command, int argc, char **argv)
 static int
 pub_one(struct pub *pub, const char *body)
 {
+    if (body) return send_one(pub, q_bytes_from_text(body));
+
     struct input input = { .fd = STDIN_FILENO };
-    struct q_bytes bytes = q_bytes_from_text(body ? body : "");
-    if (!body) {
-        int exit_code = read_body(&input);
-        if (exit_code != EXIT_OK) return exit_code;
-        bytes = q_bytes_from(input.data, input.end);
-    }
-
-    uint64_t begin_ns = q_clock_monotonic_ns(q_clock_system());
-    struct qmq_outgoing message = message_of(pub, bytes);
-    struct qmq_sent sent;
-    int code = qmq_send_wait(pub->producer, pub->subject, &message, &sent);
-    uint64_t took_ns = q_clock_monotonic_ns(q_clock_system()) - begin_ns;
+    int exit_code = read_body(&input);
+    if (exit_code == EXIT_OK) exit_code = send_one(pub, q_bytes_from(input.data, input.end));
     free(input.data);
-    if (code != QMQ_OK) return report_error("publish to \"%s\"", pub->subject);
-
-    char id[QMQ_ID_TEXT_SIZE];
-    (void)fprintf(
-        stderr, "sent  %s  id %s  seq %llu  broker %s  %.1f ms%s\n", pub->subject,
-        qmq_id_text(&sent.id, id), (unsigned long long)sent.sequence, sent.broker_group,
-        (double)took_ns / Q_NS_PER_MS,
-        sent.maybe_duplicate ? "  (maybe twice: an answer was lost)" : "");
-    return EXIT_OK;
+    return exit_code;
 }
 
 static int
 read_body(struct input *input)
 {
     while (!input->is_at_end) {
-        if (input->end > BODY_MAX)
+        if (input->end > BODY_MAX) {
             (void)Q_FAIL(Q_TOO_BIG, .what = q_text("more than %d bytes on stdin", BODY_MAX));
-        if (input->end > BODY_MAX || fill(input) != Q_OK) {
-            free(input->data);
             return report_error("read the body");
         }
-        if (interrupt_signal()) {
-            free(input->data);
-            return EXIT_SIGNAL_BASE + interrupt_signal();
-        }
+        if (fill(input) != Q_OK) return report_error("read the body");
+        if (interrupt_signal()) return EXIT_SIGNAL_BASE + interrupt_signal();
     }
+    return EXIT_OK;
+}
+
+static int
+send_one(struct pub *pub, struct q_bytes body)
+{
+    uint64_t begin_ns = q_clock_monotonic_ns(q_clock_system());
+    struct qmq_outgoing message = message_of(pub, body);
+    struct qmq_sent sent;
+    if (qmq_send_wait(pub->producer, pub->subject, &message, &sent) != QMQ_OK)
+        return report_error("publish to \"%s\"", pub->subject);
+
+    uint64_t took_ns = q_clock_monotonic_ns(q_clock_system()) - begin_ns;
+    char id[QMQ_ID_TEXT_SIZE];
+    (void)fprintf(
+        stderr, "sent  %s  id %s  seq %llu  broker %s  %.1f ms%s\n", pub->subject,
+        qmq_id_text(&sent.id, id), (unsigned long long)sent.sequence, sent.broker_group,
+        (double)took_ns / Q_NS_PER_MS,
+        sent.maybe_duplicate ? "  (maybe twice: an answer was lost)" : "");
     return EXIT_OK;
 }
 
@@ -295,7 +296,7 @@ fill(struct input *input)
         input->begin = 0;
     }
     if (input->capacity - input->end < READ_SIZE) {
-        size_t capacity = input->capacity ? input->capacity * 2 : 2 * READ_SIZE;
+        size_t capacity = input->capacity ? input->capacity * 2 : BUFFER_FIRST;
         uint8_t *grown = realloc(input->data, capacity);
         if (!grown) return Q_FAIL(Q_E_NOMEM, .what = "a line is too long");
         input->data = grown;

@@ -147,11 +147,11 @@ say_joined(const struct sub *sub)
 {
     struct qmq_consumer_info info;
     qmq_consumer_info(sub->consumer, &info);
+    unsigned long long waiting = info.waiting + info.pending + info.unacked;
     (void)fprintf(
         stderr, "joined group \"%s\" on %s, %s %llu%s, %llu waiting. Ctrl-C to leave.\n",
         sub->wanted.group, sub->wanted.subject, info.group_created ? "starting at" : "going on at",
-        (unsigned long long)info.cursor, info.group_created ? " (earliest)" : "",
-        (unsigned long long)(info.waiting + info.pending + info.unacked));
+        (unsigned long long)info.cursor, info.group_created ? " (earliest)" : "", waiting);
 }
 
 /* What a pull without messages means. */
