@@ -3,7 +3,7 @@
  *
  * Not by nng's push and pull: a push socket of nng 1.5.2 that loses its connection just after it
  * has sent a message keeps the dead connection in its list, and the next message crashes the
- * process. Calls have no such list, their order is kept, and from a few KiB on they are as fast.
+ * process. Calls have no such list and keep their order (docs/decisions, 004).
  * The answers tell what has arrived, which lingering needs; nothing is repeated because of them.
  */
 #include <qnet/pipeline.h>
