@@ -32,6 +32,9 @@ static enum q_err home_open_directory(struct ql_home *home, bool create);
 static enum q_err home_check_ours(
     struct ql_home *home, const char *const *names, unsigned name_count);
 static enum q_err home_lock(struct ql_home *home);
+static enum q_err home_need_super(
+    struct ql_home *home, const char *const *names, unsigned name_count, bool create);
+static enum q_err home_find_super(struct ql_home *home);
 static enum q_err home_read_super(struct ql_home *home);
 static enum q_err home_adopt(
     struct ql_home *home, const char *const *names, unsigned name_count, enum q_err without);
@@ -77,9 +80,7 @@ ql_home_open(
     enum q_err err = home_open_directory(home, options->create);
     if (err == Q_OK) err = home_check_ours(home, names, name_count);
     if (err == Q_OK) err = home_lock(home);
-    if (err == Q_OK) err = home_read_super(home);
-    if (err == Q_NOT_FOUND || err == Q_E_CORRUPT) err = home_adopt(home, names, name_count, err);
-    if (err == Q_NOT_FOUND) err = home_create(home, names, name_count);
+    if (err == Q_OK) err = home_need_super(home, names, name_count, options->create);
     if (err == Q_OK) err = home_check_names(home, names, name_count);
     if (err == Q_OK) {
         home->was_clean = home->super.clean;
@@ -104,15 +105,7 @@ ql_home_open_to_read(const char *directory, struct qlog_io *io, struct ql_home *
     struct ql_home *home;
     Q_TRY(home_new(directory, &options, &home));
     enum q_err err = home_open_directory(home, false);
-    if (err == Q_OK) err = home_read_super(home);
-    static const char *const store_names[] = { "message", "action" };
-    static const char *const log_names[] = { "log" };
-    if (err == Q_NOT_FOUND || err == Q_E_CORRUPT) err = home_adopt(home, store_names, 2, err);
-    if (err == Q_NOT_FOUND || err == Q_E_CORRUPT) err = home_adopt(home, log_names, 1, err);
-    if (err == Q_NOT_FOUND)
-        err = Q_FAIL(
-            Q_E_FOREIGN, .path = directory, .what = "there is no superblock here",
-            .hint = "give the directory of a store or log, such as DIR/broker");
+    if (err == Q_OK) err = home_find_super(home);
     if (err == Q_OK) {
         home->was_clean = home->super.clean;
         home->env.generation = home->super.generation;
@@ -124,6 +117,32 @@ ql_home_open_to_read(const char *directory, struct qlog_io *io, struct ql_home *
     }
     *ret_home = home;
     return Q_OK;
+}
+
+/* The superblock that is there, or what the segments tell without one, or a new one. */
+static enum q_err
+home_need_super(struct ql_home *home, const char *const *names, unsigned name_count, bool create)
+{
+    enum q_err err = home_read_super(home);
+    if (err == Q_NOT_FOUND || err == Q_E_CORRUPT) err = home_adopt(home, names, name_count, err);
+    if (err != Q_NOT_FOUND) return err;
+    if (create) return home_create(home, names, name_count);
+    return Q_FAIL(Q_NOT_FOUND, .path = home->env.path, .what = "there is no log in the directory");
+}
+
+/* The same for tools, which don't know what logs there should be, and make nothing. */
+static enum q_err
+home_find_super(struct ql_home *home)
+{
+    static const char *const store_names[] = { "message", "action" };
+    static const char *const log_names[] = { "log" };
+    enum q_err err = home_read_super(home);
+    if (err == Q_NOT_FOUND || err == Q_E_CORRUPT) err = home_adopt(home, store_names, 2, err);
+    if (err == Q_NOT_FOUND || err == Q_E_CORRUPT) err = home_adopt(home, log_names, 1, err);
+    if (err != Q_NOT_FOUND) return err;
+    return Q_FAIL(
+        Q_E_FOREIGN, .path = home->env.path, .what = "there is no superblock here",
+        .hint = "give the directory of a store or log, such as DIR/broker");
 }
 
 static enum q_err
@@ -217,6 +236,10 @@ home_open_directory(struct ql_home *home, bool create)
                 q_err_from_errno(-rv), .path = home->env.path, .sys = -rv,
                 .what = "create the data directory");
     }
+    if (rv == -ENOENT)
+        return Q_FAIL(
+            Q_NOT_FOUND, .path = home->env.path, .what = "there is no such directory",
+            .hint = "check the path");
     if (rv < 0)
         return Q_FAIL(
             q_err_from_errno(-rv), .path = home->env.path, .sys = -rv,
