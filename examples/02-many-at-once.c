@@ -60,6 +60,16 @@ submit_next(struct qlog *log, struct state *state)
     return Q_OK;
 }
 
+/* Sleep only when no slot was given back: there is something to submit then. */
+static enum q_err
+run_log(struct qlog *log, const struct state *state)
+{
+    int durable = state->durable;
+    enum q_err err = qlog_turn(log);
+    if (err != Q_OK || state->durable > durable) return err;
+    return qlog_wait(log, UINT64_MAX);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -73,10 +83,10 @@ main(int argc, char **argv)
         qlog_open(argc > 1 ? argv[1] : "log", &(struct qlog_options){ .create = true }, &log);
     if (err == Q_OK) {
         while (err == Q_OK && state.err == Q_OK && state.durable < RECORDS) {
-            while (err == Q_OK && state.free_count > 0 && state.next < RECORDS)
+            if (state.free_count > 0 && state.next < RECORDS)
                 err = submit_next(log, &state);
-            if (err == Q_OK) err = qlog_turn(log);
-            if (err == Q_OK) err = qlog_wait(log, UINT64_MAX);
+            else
+                err = run_log(log, &state);
         }
         (void)printf("%d records are durable\n", state.durable);
         /* Whatever is still under way is finished, or refused, in here. */

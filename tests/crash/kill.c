@@ -151,7 +151,8 @@ run_history(
 
     uint64_t before = verdict->lost + verdict->phantom + verdict->failed;
     uint64_t lives = q_min_u64(1 + random_below(&random, LIVES_MAX), rounds_left);
-    for (; history.life < lives; history.life++) {
+    bool good = true;
+    for (; good && history.life < lives; history.life++) {
         if (!live_and_die(workload, &history, &random)) verdict->failed++;
         int code = qlog_verify(settings, history.directory);
         if (code != 0 && code != 7 && !workload->is_blank(&history)) {
@@ -165,13 +166,15 @@ run_history(
             complain(&history, "qlog verify after recovery: exit %d", code);
             verdict->failed++;
         }
+        /* What the ledger expects is right only while nothing was wrong. */
+        good = verdict->lost + verdict->phantom + verdict->failed == before;
     }
     (void)munmap(history.ledger, workload->ledger_size);
-    if (verdict->lost + verdict->phantom + verdict->failed == before)
+    if (good)
         remove_tree(history.directory);
     else
         (void)fprintf(stderr, "kept: %s\n", history.directory);
-    return lives;
+    return history.life;
 }
 
 /* False: the child ended by itself, which it never should. */
