@@ -77,7 +77,7 @@ class Test:
         self.directory = tempfile.mkdtemp(prefix="qmq-%s-" % self.name)
         atexit.register(self.clean)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: sys.exit(130))
+            signal.signal(number, self.interrupted)
         return self
 
     def __exit__(self, kind, error, _):
@@ -95,6 +95,11 @@ class Test:
         if kind is Failure and not self.quiet:
             sys.exit(1)  # all is said
         return False
+
+    def interrupted(self, *_):
+        """At once: who sends this may send worse half a second later."""
+        self.clean()
+        os._exit(130)
 
     def clean(self):
         for process in self.processes:
