@@ -120,6 +120,9 @@ action_done(struct ql_append *append, enum q_err err)
     struct qlog_request *request = action->request;
     ql_action_drop(action);
     if (request == NULL) return;
+    /* Only an answer that is good carries pins away. */
+    if (request->kind == QLOG_PULL && err != Q_OK)
+        qlog_pull_release(q_container_of(request, struct qlog_pull, request));
     if (request->kind == QLOG_TRIM)
         ql_trim_go_on(store, q_container_of(request, struct qlog_trim, request), err);
     else
