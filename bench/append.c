@@ -1,0 +1,362 @@
+/*
+ * append: how many bytes and messages a second does the log take from one thread, as a share of a
+ * loop that only copies and writes the same frames with the same flush?
+ *
+ *     append [--size BYTES] [--frame BYTES] [--mode sync|async] [--seconds S] [--dir D] [-o json]
+ *
+ * As many appends are kept under way as fill the frames in flight twice. Latency is from submit to
+ * done, per message; of the raw loop from fill to done, per frame. The raw loop runs before and after
+ * the log, so that a machine that changed meanwhile is seen.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <qbase/opts.h>
+#include <qbase/text.h>
+#include <qlog/log.h>
+
+#include "raw.h"
+
+enum {
+    RECORD_OVERHEAD = 12, /* head and length */
+    FRAMES_UNDER_WAY = 2 * RAW_DEPTH,
+    TICK_NS = 10 * Q_NS_PER_MS,
+};
+
+/* A run ends when it has written this much, so that it can't fill a disk. */
+#define LOG_BYTES_MAX (16ull << 30)
+
+struct settings {
+    uint64_t size;
+    uint64_t frame;
+    uint64_t seconds;
+    const char *mode_name;
+    const char *directory;
+    const char *format;
+    enum qlog_mode mode;
+    bool json;
+};
+
+struct slot {
+    struct qlog_append append;
+    struct bench *bench;
+    struct slot *next;
+    uint64_t submitted_ns;
+};
+
+struct bench {
+    const struct settings *settings;
+    struct qlog *log;
+    struct slot *slots;
+    struct slot *free;
+    uint8_t *message;
+    uint64_t under_way;
+    uint64_t now_ns; /* taken once per turn: a clock for each message would be what is measured */
+    uint64_t messages;
+    uint64_t frames;
+    uint64_t last_frame;
+    uint64_t log_bytes;
+    enum q_err err;
+    struct usage usage;
+    struct q_hist latency;
+};
+
+static bool parse(int argc, char **argv, struct settings *settings, int *ret_exit);
+static void print_question(const struct settings *settings);
+static enum q_err run_log(
+    const struct settings *settings, const char *directory, struct bench *bench);
+static enum q_err run_loop(struct bench *bench);
+static bool run_raw(
+    const struct settings *settings, const char *directory, struct raw_result *ret_result);
+static void print(
+    const struct settings *settings, const struct bench *bench, const struct raw_result raws[2]);
+static void remove_tree(const char *directory);
+
+int
+main(int argc, char **argv)
+{
+    struct settings settings = {
+        .size = 1024,
+        .frame = 64 * 1024,
+        .seconds = 3,
+        .mode_name = "sync",
+        .directory = ".",
+        .format = "text",
+    };
+    int code;
+    if (!parse(argc, argv, &settings, &code)) return code;
+    print_question(&settings);
+
+    char directory[4096];
+    (void)snprintf(directory, sizeof(directory), "%s/bench-append-XXXXXX", settings.directory);
+    if (mkdtemp(directory) == NULL) {
+        perror(directory);
+        return 1;
+    }
+    static struct bench bench;
+    static struct raw_result raws[2];
+    bool raw_done = run_raw(&settings, directory, &raws[0]);
+    enum q_err err = run_log(&settings, directory, &bench);
+    raw_done = raw_done && run_raw(&settings, directory, &raws[1]);
+    remove_tree(directory);
+    if (err != Q_OK) {
+        char text[Q_FAULT_LINE_MAX];
+        (void)fprintf(stderr, "append: %s\n", q_fault_format(q_fault_last(), text, sizeof(text)));
+        return 1;
+    }
+    print(&settings, &bench, raw_done ? raws : NULL);
+    return 0;
+}
+
+static bool
+parse(int argc, char **argv, struct settings *settings, int *ret_exit)
+{
+    const struct q_opt options[] = {
+        { "size", 0, Q_OPT_SIZE, &settings->size, "BYTES", "of a message (1 KiB)", 1, 1 << 20 },
+        { "frame", 0, Q_OPT_SIZE, &settings->frame, "BYTES", "at most in a frame (64 KiB)", 4096,
+          1 << 20 },
+        { "mode", 0, Q_OPT_TEXT, &settings->mode_name, "MODE", "sync or async (sync)", 0, 0 },
+        { "seconds", 0, Q_OPT_NUMBER, &settings->seconds, "S", "to measure (3)", 1, 3600 },
+        { "dir", 0, Q_OPT_TEXT, &settings->directory, "DIR", "disk to measure (.)", 0, 0 },
+        { "output", 'o', Q_OPT_TEXT, &settings->format, "FORMAT", "text or json (text)", 0, 0 },
+    };
+    size_t option_count = sizeof(options) / sizeof(options[0]);
+    struct q_opts_result result;
+    const char *mistake = NULL;
+    if (q_opts_parse(options, option_count, argc, argv, &result) != Q_OK) mistake = result.error;
+    settings->json = strcmp(settings->format, "json") == 0;
+    settings->mode = strcmp(settings->mode_name, "sync") == 0 ? QLOG_MODE_SYNC : QLOG_MODE_ASYNC;
+    if (mistake == NULL && result.arg_count > 0) mistake = "there are no arguments";
+    if (mistake == NULL && settings->mode == QLOG_MODE_ASYNC &&
+        strcmp(settings->mode_name, "async") != 0)
+        mistake = "--mode is sync or async";
+    if (mistake == NULL && settings->frame % 4096 != 0) mistake = "--frame is a multiple of 4096";
+    *ret_exit = mistake == NULL ? 0 : 2;
+    if (mistake != NULL) (void)fprintf(stderr, "append: %s\n", mistake);
+    if (result.help) q_opts_print_help(stdout, options, option_count);
+    return mistake == NULL && !result.help;
+}
+
+/* Bytes per second of the raw loop, flushed and not, as measured when the path was chosen. */
+static double
+raw_estimate(uint64_t frame, bool flushed)
+{
+    static const struct {
+        uint64_t frame;
+        double flushed;
+        double written;
+    } rows[] = {
+        { 4096, 0.31e9, 0.9e9 },      { 16 * 1024, 1.4e9, 3e9 },     { 64 * 1024, 2.4e9, 6.6e9 },
+        { 256 * 1024, 5.5e9, 8.4e9 }, { 1024 * 1024, 3.7e9, 8.4e9 },
+    };
+    size_t i = 0;
+    while (i + 1 < sizeof(rows) / sizeof(rows[0]) && rows[i].frame < frame)
+        i++;
+    return flushed ? rows[i].flushed : rows[i].written;
+}
+
+static void
+print_question(const struct settings *settings)
+{
+    /* The disk takes frames at nine tenths of the raw loop's rate, the thread 100 ns for a message
+     * and 0.2 ns for each of its bytes (a copy and a hash); whichever is slower. */
+    double size = (double)settings->size;
+    double raw = raw_estimate(settings->frame, settings->mode == QLOG_MODE_SYNC);
+    double message_s = 100e-9 + size * 0.2e-9;
+    double disk_s = size / raw / 0.9;
+    double rate = 1 / (message_s > disk_s ? message_s : disk_s);
+    (void)fprintf(
+        stderr,
+        "question: how much does the log take from one thread, in messages of %" PRIu64
+        " bytes and\n          frames of %" PRIu64
+        ", %s, beside a loop that only copies and writes?\n"
+        "estimate: %.2f M messages/s, %.2f GB/s, %.0f %% of a raw loop of %.2f GB/s\n",
+        settings->size, settings->frame, settings->mode_name, rate * 1e-6, rate * size * 1e-9,
+        100 * rate * size / raw, raw * 1e-9);
+}
+
+static bool
+run_raw(const struct settings *settings, const char *directory, struct raw_result *ret_result)
+{
+    char path[4200];
+    (void)snprintf(path, sizeof(path), "%s/raw", directory);
+    struct raw_options options = {
+        .path = path,
+        .frame_bytes = (uint32_t)settings->frame,
+        .message_bytes = (uint32_t)settings->size,
+        .flushed = settings->mode == QLOG_MODE_SYNC,
+        .run_ns = settings->seconds * Q_NS_PER_S / 2,
+    };
+    int rv = raw_run(&options, ret_result);
+    if (rv == 0) return true;
+    (void)fprintf(stderr, "append: no raw loop here: %s\n", strerror(-rv));
+    return false;
+}
+
+static void
+on_done(struct qlog_append *append, enum q_err err)
+{
+    struct slot *slot = append->context;
+    struct bench *bench = slot->bench;
+    bench->under_way--;
+    slot->next = bench->free;
+    bench->free = slot;
+    if (err != Q_OK) {
+        bench->err = err;
+        return;
+    }
+    q_hist_record(&bench->latency, bench->now_ns - slot->submitted_ns, 1);
+    bench->messages++;
+    if (bench->messages == 1 || append->position.value != bench->last_frame) bench->frames++;
+    bench->last_frame = append->position.value;
+}
+
+static enum q_err
+run_log(const struct settings *settings, const char *directory, struct bench *bench)
+{
+    char path[4200];
+    (void)snprintf(path, sizeof(path), "%s/log", directory);
+    uint64_t record = q_align_up(settings->size + RECORD_OVERHEAD, 8);
+    uint64_t slot_count = FRAMES_UNDER_WAY * q_max_u64(1, settings->frame / record);
+    *bench = (struct bench){ .settings = settings };
+    q_hist_init(&bench->latency);
+    bench->slots = calloc(slot_count, sizeof(struct slot));
+    bench->message = calloc(1, settings->size);
+    enum q_err err = Q_OK;
+    if (bench->slots == NULL || bench->message == NULL) err = Q_FAIL(Q_E_NOMEM, .what = "slots");
+    for (uint64_t i = 0; err == Q_OK && i < slot_count; i++) {
+        bench->slots[i] = (struct slot){ .bench = bench, .next = bench->free };
+        bench->free = &bench->slots[i];
+    }
+    struct qlog_options options = {
+        .create = true,
+        .frame_bytes_max = (uint32_t)settings->frame,
+    };
+    if (err == Q_OK) err = qlog_open(path, &options, &bench->log);
+    if (err == Q_OK) {
+        err = run_loop(bench);
+        enum q_err close_err = qlog_close(bench->log);
+        if (err == Q_OK) err = close_err;
+    }
+    free(bench->slots);
+    free(bench->message);
+    return err;
+}
+
+static enum q_err
+run_loop(struct bench *bench)
+{
+    const struct settings *settings = bench->settings;
+    const struct q_clock *clock = q_clock_system();
+    struct usage start = usage_now();
+    uint64_t until_ns = start.wall_ns + settings->seconds * Q_NS_PER_S;
+    bench->now_ns = start.wall_ns;
+    bool going = true;
+    while (going || bench->under_way > 0) {
+        while (going && bench->free != NULL) {
+            struct slot *slot = bench->free;
+            bench->free = slot->next;
+            slot->submitted_ns = bench->now_ns;
+            slot->append = (struct qlog_append){
+                .data = bench->message,
+                .size = settings->size,
+                .mode = settings->mode,
+                .done = on_done,
+                .context = slot,
+            };
+            Q_TRY(qlog_submit(bench->log, &slot->append));
+            bench->under_way++;
+        }
+        uint64_t before = bench->messages;
+        Q_TRY(qlog_turn(bench->log));
+        Q_TRY(bench->err);
+        if (bench->messages == before && bench->under_way > 0)
+            Q_TRY(qlog_wait(bench->log, TICK_NS));
+        bench->now_ns = q_clock_monotonic_ns(clock);
+        going = bench->now_ns < until_ns && qlog_written(bench->log).value < LOG_BYTES_MAX;
+    }
+    bench->usage = usage_since(&start);
+    bench->log_bytes = qlog_written(bench->log).value;
+    return Q_OK;
+}
+
+/* One run as a row of text, or the members of a JSON object. */
+static void
+print_run(
+    const char *name,
+    bool json,
+    uint64_t bytes,
+    const struct usage *usage,
+    const struct q_hist *latency)
+{
+    double seconds = (double)usage->wall_ns / Q_NS_PER_S;
+    double rate = (double)bytes / seconds;
+    double process = (double)usage->process_ns / (double)bytes;
+    double system = (double)usage->system_ns / (double)bytes;
+    const double quantiles[] = { 0.5, 0.9, 0.99, 0.999 };
+    double us[4];
+    for (size_t i = 0; i < 4; i++)
+        us[i] = (double)q_hist_quantile(latency, quantiles[i]) / Q_NS_PER_US;
+    if (json)
+        (void)printf(
+            "\"%s\":{\"bytes_per_s\":%.0f,\"process_cpu_s_per_gb\":%.3f,"
+            "\"system_cpu_s_per_gb\":%.3f,\"latency_us\":{\"p50\":%.1f,\"p90\":%.1f,\"p99\":%.1f,"
+            "\"p999\":%.1f,\"max\":%.1f}}",
+            name, rate, process, system, us[0], us[1], us[2], us[3],
+            (double)latency->max / Q_NS_PER_US);
+    else
+        (void)printf(
+            "%-10s %8.1f MB/s  CPU s/GB: process %.2f, system %.2f  latency us: p50 %.0f  p99 %.0f"
+            "  p99.9 %.0f\n",
+            name, rate * 1e-6, process, system, us[0], us[2], us[3]);
+}
+
+static void
+print(const struct settings *settings, const struct bench *bench, const struct raw_result raws[2])
+{
+    double seconds = (double)bench->usage.wall_ns / Q_NS_PER_S;
+    double messages_per_s = (double)bench->messages / seconds;
+    double frame_mean = (double)bench->log_bytes / (double)q_max_u64(1, bench->frames);
+    double share = 0;
+    if (raws != NULL) {
+        double raw_ns = (double)(raws[0].usage.wall_ns + raws[1].usage.wall_ns);
+        double raw_rate = (double)(raws[0].bytes + raws[1].bytes) / raw_ns;
+        share = (double)bench->log_bytes / (double)bench->usage.wall_ns / raw_rate;
+    }
+    if (settings->json)
+        (void)printf(
+            "{\"bench\":\"append\",\"size\":%" PRIu64 ",\"frame\":%" PRIu64
+            ",\"mode\":\"%s\",\"seconds\":%.3f,\"messages\":%" PRIu64
+            ",\"messages_per_s\":%.0f,\"bytes_per_s\":%.0f,\"frame_mean\":%.0f,\"raw_share\":%.3f,",
+            settings->size, settings->frame, settings->mode_name, seconds, bench->messages,
+            messages_per_s, messages_per_s * (double)settings->size, frame_mean, share);
+    else
+        (void)printf(
+            "%.3f M messages/s of %" PRIu64 " bytes, %s, frames of %.0f bytes on average\n",
+            messages_per_s * 1e-6, settings->size, settings->mode_name, frame_mean);
+    print_run("log", settings->json, bench->log_bytes, &bench->usage, &bench->latency);
+    for (int i = 0; raws != NULL && i < 2; i++) {
+        if (settings->json) (void)printf(",");
+        print_run(
+            i == 0 ? "raw_before" : "raw_after", settings->json, raws[i].bytes, &raws[i].usage,
+            &raws[i].latency);
+    }
+    if (settings->json)
+        (void)printf("}\n");
+    else if (raws != NULL)
+        (void)printf("the log's bytes are %.0f %% of the raw loop's\n", share * 100);
+}
+
+static void
+remove_tree(const char *directory)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        (void)execlp("rm", "rm", "-rf", directory, (char *)NULL);
+        _exit(127);
+    }
+    if (child > 0) (void)waitpid(child, NULL, 0);
+}

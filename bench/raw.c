@@ -1,0 +1,197 @@
+#include "raw.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <qbase/assert.h>
+#include <qbase/bytes.h>
+#include <qbase/clock.h>
+
+enum {
+    FILE_BYTES = 256 * 1024 * 1024,
+    PREPARE_BYTES = 1024 * 1024,
+    DSYNC_BYTES_MAX = 128 * 1024,
+    WAITING_MAX = 64, /* frames that are written and wait for a flush */
+    FLUSH_ID = RAW_DEPTH,
+};
+
+struct raw {
+    const struct raw_options *options;
+    struct raw_result *result;
+    int fd;
+    struct io_uring ring;
+    bool registered;
+    uint8_t *frames; /* RAW_DEPTH of them */
+    uint8_t *message;
+    uint64_t at;
+    unsigned under_way;
+    bool busy[RAW_DEPTH];
+    uint64_t started_ns[RAW_DEPTH];
+    /* Written: the first `covered` by the flush that is under way. */
+    uint64_t waiting_ns[WAITING_MAX];
+    unsigned waiting;
+    unsigned covered;
+    bool flushing;
+};
+
+static int raw_open(struct raw *raw);
+static int raw_prepare_file(struct raw *raw);
+static int raw_loop(struct raw *raw, uint64_t until_ns);
+static void raw_write(struct raw *raw, unsigned slot);
+static void raw_flush(struct raw *raw);
+static int raw_complete(struct raw *raw, unsigned id, int result, uint64_t now_ns);
+
+static uint64_t
+now(void)
+{
+    return q_clock_monotonic_ns(q_clock_system());
+}
+
+int
+raw_run(const struct raw_options *options, struct raw_result *ret_result)
+{
+    struct raw raw = { .options = options, .result = ret_result, .fd = -1 };
+    memset(ret_result, 0, sizeof(*ret_result));
+    q_hist_init(&ret_result->latency);
+    int rv = io_uring_queue_init(
+        4 * RAW_DEPTH, &raw.ring, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN);
+    if (rv < 0) return rv;
+    rv = raw_open(&raw);
+    if (rv == 0) {
+        struct usage start = usage_now();
+        rv = raw_loop(&raw, start.wall_ns + options->run_ns);
+        ret_result->usage = usage_since(&start);
+    }
+    io_uring_queue_exit(&raw.ring);
+    if (raw.frames != NULL) (void)munmap(raw.frames, (size_t)RAW_DEPTH * options->frame_bytes);
+    free(raw.message);
+    if (raw.fd >= 0) {
+        (void)close(raw.fd);
+        (void)unlink(options->path);
+    }
+    return rv;
+}
+
+static int
+raw_open(struct raw *raw)
+{
+    size_t size = (size_t)RAW_DEPTH * raw->options->frame_bytes;
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return -ENOMEM;
+    raw->frames = memory;
+    raw->message = malloc(raw->options->message_bytes);
+    if (raw->message == NULL) return -ENOMEM;
+    memset(raw->message, 'm', raw->options->message_bytes);
+    memset(raw->frames, 1, size);
+    raw->fd = open(raw->options->path, O_RDWR | O_CREAT | O_TRUNC | O_DIRECT | O_CLOEXEC, 0600);
+    if (raw->fd < 0) return -errno;
+    int rv = raw_prepare_file(raw);
+    if (rv < 0) return rv;
+    rv = io_uring_register_files(&raw->ring, &raw->fd, 1);
+    if (rv < 0) return rv;
+    /* As the log does it: refused beyond the locked-memory limit, and then it goes without. */
+    struct iovec vector = { .iov_base = raw->frames, .iov_len = size };
+    raw->registered = io_uring_register_buffers(&raw->ring, &vector, 1) == 0;
+    return 0;
+}
+
+static int
+raw_prepare_file(struct raw *raw)
+{
+    void *block =
+        mmap(NULL, PREPARE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (block == MAP_FAILED) return -ENOMEM;
+    int rv = 0;
+    for (off_t at = 0; rv == 0 && at < FILE_BYTES; at += PREPARE_BYTES)
+        if (pwrite(raw->fd, block, PREPARE_BYTES, at) != PREPARE_BYTES) rv = -EIO;
+    if (rv == 0 && fsync(raw->fd) != 0) rv = -errno;
+    (void)munmap(block, PREPARE_BYTES);
+    return rv;
+}
+
+static int
+raw_loop(struct raw *raw, uint64_t until_ns)
+{
+    for (;;) {
+        uint64_t now_ns = now();
+        for (unsigned i = 0; i < RAW_DEPTH && now_ns < until_ns; i++)
+            if (!raw->busy[i] && raw->waiting + RAW_DEPTH < WAITING_MAX) raw_write(raw, i);
+        if (raw->waiting > 0 && !raw->flushing) raw_flush(raw);
+        if (raw->under_way == 0) return 0;
+        int rv = io_uring_submit_and_wait(&raw->ring, 1);
+        if (rv < 0 && rv != -EINTR) return rv;
+        now_ns = now();
+        struct io_uring_cqe *cqe;
+        while (io_uring_peek_cqe(&raw->ring, &cqe) == 0) {
+            rv = raw_complete(raw, (unsigned)io_uring_cqe_get_data64(cqe), cqe->res, now_ns);
+            io_uring_cqe_seen(&raw->ring, cqe);
+            if (rv < 0) return rv;
+        }
+    }
+}
+
+static void
+raw_write(struct raw *raw, unsigned slot)
+{
+    uint32_t size = raw->options->frame_bytes;
+    uint8_t *frame = raw->frames + (size_t)slot * size;
+    raw->started_ns[slot] = now();
+    for (uint32_t at = 0; at < size; at += raw->options->message_bytes)
+        memcpy(frame + at, raw->message, q_min_u64(raw->options->message_bytes, size - at));
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&raw->ring);
+    if (raw->registered)
+        io_uring_prep_write_fixed(sqe, 0, frame, size, raw->at, 0);
+    else
+        io_uring_prep_write(sqe, 0, frame, size, raw->at);
+    if (raw->options->flushed && size <= DSYNC_BYTES_MAX) sqe->rw_flags = RWF_DSYNC;
+    sqe->flags |= IOSQE_FIXED_FILE;
+    io_uring_sqe_set_data64(sqe, slot);
+    raw->busy[slot] = true;
+    raw->under_way++;
+    raw->at = raw->at + 2 * (uint64_t)size <= FILE_BYTES ? raw->at + size : 0;
+}
+
+static void
+raw_flush(struct raw *raw)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&raw->ring);
+    io_uring_prep_fsync(sqe, 0, IORING_FSYNC_DATASYNC);
+    sqe->flags |= IOSQE_FIXED_FILE;
+    io_uring_sqe_set_data64(sqe, FLUSH_ID);
+    raw->flushing = true;
+    raw->covered = raw->waiting;
+    raw->under_way++;
+}
+
+static int
+raw_complete(struct raw *raw, unsigned id, int result, uint64_t now_ns)
+{
+    const struct raw_options *options = raw->options;
+    raw->under_way--;
+    if (result < 0) return result;
+    if (id == FLUSH_ID) {
+        raw->flushing = false;
+        for (unsigned i = 0; i < raw->covered; i++)
+            q_hist_record(&raw->result->latency, now_ns - raw->waiting_ns[i], 1);
+        raw->result->bytes += (uint64_t)raw->covered * options->frame_bytes;
+        raw->waiting -= raw->covered;
+        memmove(
+            raw->waiting_ns, raw->waiting_ns + raw->covered,
+            raw->waiting * sizeof(raw->waiting_ns[0]));
+        return 0;
+    }
+    if ((uint32_t)result != options->frame_bytes) return -EIO;
+    raw->busy[id] = false;
+    if (options->flushed && options->frame_bytes > DSYNC_BYTES_MAX) {
+        raw->waiting_ns[raw->waiting++] = raw->started_ns[id];
+        return 0;
+    }
+    q_hist_record(&raw->result->latency, now_ns - raw->started_ns[id], 1);
+    raw->result->bytes += options->frame_bytes;
+    return 0;
+}
