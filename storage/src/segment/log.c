@@ -184,7 +184,9 @@ log_gather(struct ql_log *log, struct gather *ret_gather)
 {
     uint64_t room = ql_segment_limit(log->active) - log->tail;
     uint64_t room_for_body = room < 2 * QL_BLOCK ? 0 : room - QL_BLOCK - QL_FRAME_HEADER_SIZE;
-    uint64_t wanted = q_min_u64(log->env->frame_bytes_max, room_for_body);
+    /* The header counts: with the body alone at the limit, a block more would hold 128 bytes. */
+    uint64_t frame_max = q_max_u64(log->env->frame_bytes_max, QL_BLOCK);
+    uint64_t wanted = q_min_u64(frame_max - QL_FRAME_HEADER_SIZE, room_for_body);
     struct gather gather = { .first = log->queue.first };
     for (struct ql_append *append = log->queue.first; append != NULL; append = append->next) {
         append->table->measure(append, log->active->incarnation);
