@@ -12,6 +12,12 @@
 
 #include <stdint.h>
 
+#include <qbase/err.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct q_clock {
     uint64_t (*monotonic_ns)(const struct q_clock *clock);
     uint64_t (*wall_ms)(const struct q_clock *clock); /* since 1970-01-01 UTC */
@@ -31,7 +37,7 @@ enum {
 };
 
 /* The machine's clocks. Static storage. */
-const struct q_clock *q_clock_system(void);
+Q_EXPORT const struct q_clock *q_clock_system(void);
 void q_clock_manual_init(struct q_clock_manual *manual);
 void q_clock_manual_advance_ns(struct q_clock_manual *manual, uint64_t ns);
 
@@ -46,5 +52,9 @@ q_clock_wall_ms(const struct q_clock *clock)
 {
     return clock->wall_ms(clock);
 }
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* QBASE_CLOCK_H */
