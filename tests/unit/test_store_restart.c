@@ -1,5 +1,6 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "store/store.h"
 #include "store_fixture.h"
@@ -162,6 +163,34 @@ trim(uint64_t messages_before, uint64_t actions_before)
     cr_assert_eq(fixture_run(&fixture, &trim.request), Q_OK);
 }
 
+static void
+damage(const char *name, long at, size_t size)
+{
+    char path[128];
+    (void)snprintf(path, sizeof(path), "%s/%s", fixture.directory, name);
+    FILE *file = fopen(path, "r+");
+    cr_assert_not_null(file);
+    cr_assert_eq(fseek(file, at, SEEK_SET), 0);
+    for (size_t i = 0; i < size; i++)
+        cr_assert_neq(fputc(0xdb, file), EOF);
+    cr_assert_eq(fclose(file), 0);
+}
+
+static void
+damage_closed(const char *name, long at, size_t size)
+{
+    cr_assert_eq(qlog_store_close(fixture.store), Q_OK);
+    damage(name, at, size);
+    cr_assert_eq(qlog_store_open(fixture.directory, &fixture.options, &fixture.store), Q_OK);
+}
+
+static void
+on_ignored(struct qlog_request *request, enum q_err err)
+{
+    (void)request;
+    cr_assert_eq(err, Q_OK);
+}
+
 /* When both heads are dropped, what they said about subjects, sequences, groups, consumers and
  * what those hold is still known after a restart: the state is the same to the bit. */
 Test(store_restart, state_survives_its_log)
@@ -184,14 +213,20 @@ Test(store_restart, state_survives_its_log)
         consume_all("done", 1400, 1400);
 
     uint64_t before = ql_store_state_hash(fixture.store);
-    uint32_t messages = fixture.store->messages->segments.count;
-    uint32_t actions = fixture.store->actions->segments.count;
-    cr_assert_gt(messages, 1);
-    cr_assert_gt(actions, 1);
-    trim(UINT64_MAX, UINT64_MAX);
-    cr_assert_eq(fixture.store->messages->segments.count, 1);
+    cr_assert_gt(fixture.store->messages->segments.count, 1);
+    cr_assert_gt(fixture.store->actions->segments.count, 1);
+    trim(0, UINT64_MAX);
     cr_assert_eq(fixture.store->actions->segments.count, 1);
     cr_assert_eq(ql_store_state_hash(fixture.store), before);
+    fixture_reopen(&fixture);
+    cr_assert_eq(ql_store_state_hash(fixture.store), before);
+    fixture_crash(&fixture);
+
+    /* Without the messages, what was in hand of them is gone, at once and after a restart alike. */
+    trim(UINT64_MAX, UINT64_MAX);
+    cr_assert_eq(fixture.store->messages->segments.count, 1);
+    cr_assert_eq(fixture.store->groups[0]->pending_messages, 0);
+    before = ql_store_state_hash(fixture.store);
     fixture_reopen(&fixture);
     cr_assert_eq(ql_store_state_hash(fixture.store), before);
     uint64_t first;
@@ -199,10 +234,85 @@ Test(store_restart, state_survives_its_log)
     cr_assert_eq(first, 3, "a subject's next sequence outlives all of its messages");
     before = ql_store_state_hash(fixture.store);
     trim(UINT64_MAX, UINT64_MAX);
-    fixture_reopen(&fixture);
-    cr_assert_eq(ql_store_state_hash(fixture.store), before);
+    trim(UINT64_MAX, UINT64_MAX);
+    fixture_crash(&fixture);
     cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 0);
     cr_assert_eq(fixture.events[QLOG_EVENT_TORN_TAIL], 0);
+}
+
+/* Two trims at once state everything twice, and the store opens all the same. */
+Test(store_restart, two_trims_at_once)
+{
+    publish_many(0, 40);
+    consume_all("g", 0, 400);
+    for (unsigned i = 0; i < 70; i++)
+        consume_all("g", 400, 400);
+    struct qlog_trim first = { .request = { .kind = QLOG_TRIM, .done = on_ignored } };
+    first.actions_before.value = UINT64_MAX;
+    struct qlog_trim second = first;
+    cr_assert_eq(qlog_store_submit(fixture.store, &first.request), Q_OK);
+    cr_assert_eq(qlog_store_submit(fixture.store, &second.request), Q_OK);
+    fixture_settle(&fixture);
+    cr_assert_eq(fixture.store->actions->segments.count, 1);
+    uint64_t before = ql_store_state_hash(fixture.store);
+    fixture_reopen(&fixture);
+    cr_assert_eq(ql_store_state_hash(fixture.store), before);
+}
+
+/* Sequences that power loss took from groups' hands are never given out again: a later message
+ * would be taken for one that was handed out before. */
+Test(store_restart, lost_sequences_are_not_reused)
+{
+    fixture.options.mode = QLOG_MODE_ASYNC;
+    fixture_reopen(&fixture);
+    publish_many(0, 1);
+    char saved[256];
+    (void)snprintf(
+        saved, sizeof(saved), "cp %s/message/segment-000000 %s.saved", fixture.directory,
+        fixture.directory);
+    fixture_reopen(&fixture);
+    cr_assert_eq(system(saved), 0);
+    publish_many(1, 2);
+    consume_all("g", 0, 20);
+    fixture.store->home->env.broken = Q_E_BROKEN;
+    cr_assert_eq(qlog_store_close(fixture.store), Q_E_BROKEN);
+    (void)snprintf(
+        saved, sizeof(saved), "mv %s.saved %s/message/segment-000000; rm %s/superblock",
+        fixture.directory, fixture.directory, fixture.directory);
+    cr_assert_eq(system(saved), 0);
+    cr_assert_eq(qlog_store_open(fixture.directory, &fixture.options, &fixture.store), Q_OK);
+    uint64_t first;
+    cr_assert_eq(fixture_publish(&fixture, "orders", "x,y", NULL, &first), Q_OK);
+    cr_assert_eq(first, 20);
+    fixture_reopen(&fixture);
+    consume_all("g", 20, 22);
+    fixture_reopen(&fixture);
+}
+
+/* Damage to the record that names a subject, makes a group or lets a consumer join does not keep
+ * the store from starting; names come back with the next record that tells them. */
+Test(store_restart, rot_of_names_and_groups)
+{
+    publish_many(0, 10);
+    consume_all("g", 0, 50 + 50);
+    damage_closed("message/segment-000000", 4096 + 300, 50);
+    cr_assert_eq(fixture_publish(&fixture, "orders", "x", NULL, NULL), Q_OK);
+    damage_closed("action/segment-000000", 4096 * 3 + 100, 200);
+    damage_closed("action/segment-000000", 4096 * 2 + 100, 200);
+    uint64_t session = fixture_join(&fixture, "g", "c", NULL);
+    cr_assert_neq(session, 0);
+    struct pulled pulled = fixture_pull(&fixture, "g", "c", session, 1000, 0);
+    cr_assert_eq(pulled.err, Q_OK);
+    cr_assert_gt(fixture.events[QLOG_EVENT_ROT], 2);
+    fixture_reopen(&fixture);
+}
+
+/* A session number is given once, also across clean stops. */
+Test(store_restart, sessions_are_unique)
+{
+    uint64_t first = fixture_join(&fixture, "g", "c", NULL);
+    fixture_reopen(&fixture);
+    cr_assert_neq(fixture_join(&fixture, "g", "c", NULL), first);
 }
 
 /* Segments that are dropped are written again, and what they held before is never read. */
@@ -219,27 +329,6 @@ Test(store_restart, segments_are_recycled)
     cr_assert_eq(subject->next_sequence, (uint64_t)next * 10);
     consume_all("g", subject->entries[0].first_sequence, (uint64_t)next * 10);
     cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 0);
-}
-
-static void
-damage(const char *name, long at, size_t size)
-{
-    char path[128];
-    (void)snprintf(path, sizeof(path), "%s/%s", fixture.directory, name);
-    FILE *file = fopen(path, "r+");
-    cr_assert_not_null(file);
-    cr_assert_eq(fseek(file, at, SEEK_SET), 0);
-    for (size_t i = 0; i < size; i++)
-        cr_assert_neq(fputc(0xdb, file), EOF);
-    cr_assert_eq(fclose(file), 0);
-}
-
-static void
-damage_closed(const char *name, long at, size_t size)
-{
-    cr_assert_eq(qlog_store_close(fixture.store), Q_OK);
-    damage(name, at, size);
-    cr_assert_eq(qlog_store_open(fixture.directory, &fixture.options, &fixture.store), Q_OK);
 }
 
 /* Whatever copies of the superblock are lost, the store starts and has everything. */

@@ -238,8 +238,11 @@ struct qlog_session {
     struct qlog_private private_;
 };
 
-/* End a parked pull early: `target` is answered with Q_STOPPING unless it was answered already. The
- * cancel itself always ends with Q_OK, after the target's `done`. */
+/*
+ * End a parked pull early: `target` is answered with Q_STOPPING. One that is parked no more gets its
+ * answer all the same, perhaps after the cancel's own, which always is Q_OK: the target's memory is
+ * the store's until the target's `done`.
+ */
 struct qlog_cancel {
     struct qlog_request request;
     struct qlog_pull *target;
@@ -267,8 +270,9 @@ struct qlog_trim {
 Q_EXPORT Q_MUST_CHECK enum q_err qlog_store_open(
     const char *directory, const struct qlog_store_options *options, struct qlog_store **ret_store);
 /*
- * Flush, mark clean, and close. Requests that are still inside end with Q_STOPPING. Q_OK, or the
- * failure that made the stop unclean (the store is closed all the same).
+ * Flush, mark clean, and close. Requests that are still inside end with Q_STOPPING. No other thread
+ * may be in, or go into, a call on the store. Q_OK, or the failure that made the stop unclean (the
+ * store is closed all the same).
  */
 Q_EXPORT enum q_err qlog_store_close(struct qlog_store *store);
 

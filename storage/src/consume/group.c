@@ -18,6 +18,8 @@ static enum q_err pending_reserve(struct ql_group *group, uint32_t more);
 static void pending_take(struct ql_group *group, uint64_t sequence, uint64_t count);
 static void pending_add(struct ql_group *group, const struct ql_pending *item);
 static void held_ack(struct ql_consumer *consumer, const struct qlog_range *range);
+static void held_drop(struct ql_consumer *consumer, uint64_t from, uint64_t to);
+static uint64_t pull_fill_hole(struct ql_group *group, const struct ql_pull_record *record);
 static void pending_ack(
     struct ql_group *group, uint32_t consumer_id, const struct qlog_range *range);
 
@@ -176,9 +178,10 @@ ql_group_apply_pull(struct ql_group *group, const struct ql_pull_record *record)
         return Q_FAIL(Q_E_CORRUPT, .what = "PULL moves the cursor back");
     Q_TRY(held_reserve(consumer, record->run_count));
     /* Taking a run out of the middle of a pending range makes two of it. */
-    Q_TRY(pending_reserve(group, record->run_count));
+    Q_TRY(pending_reserve(group, 2 * record->run_count + 1));
 
     uint64_t pull_sequence = record->first_pull_sequence;
+    if (group->hole) group->cursor = pull_fill_hole(group, record);
     uint64_t cursor = group->cursor;
     for (uint32_t i = 0; i < record->run_count; i++) {
         struct ql_pull_run run = ql_pull_run_at(record, i);
@@ -195,6 +198,34 @@ ql_group_apply_pull(struct ql_group *group, const struct ql_pull_record *record)
     consumer->next_pull_sequence = pull_sequence;
     group->cursor = record->cursor;
     return Q_OK;
+}
+
+/*
+ * Actions before this PULL are missing. Messages between the cursor that is known and what it hands
+ * out may have been handed out or not, so they become pending: twice is better than never. Where the
+ * group filters, what lies between is mostly what its filter does not take, and stays passed over.
+ * Returns the cursor that the PULL goes on from.
+ */
+static uint64_t
+pull_fill_hole(struct ql_group *group, const struct ql_pull_record *record)
+{
+    uint64_t cursor = group->cursor;
+    group->hole = false;
+    for (uint32_t i = 0; i < record->run_count; i++) {
+        struct ql_pull_run run = ql_pull_run_at(record, i);
+        if (run.sequence < cursor) continue;
+        if (run.sequence > cursor && group->filter.tag_count == 0) {
+            struct ql_pending item = {
+                .sequence = cursor,
+                .count = (uint32_t)q_min_u64(run.sequence - cursor, UINT32_MAX),
+                .attempt = 1,
+                .consumer_id = (uint32_t)QL_CONSUMER_NONE,
+            };
+            pending_add(group, &item);
+        }
+        cursor = run.sequence + run.count;
+    }
+    return group->cursor;
 }
 
 enum q_err
@@ -238,6 +269,10 @@ ql_group_apply_release(struct ql_group *group, const struct ql_release_record *r
     consumer->released_below = consumer->next_pull_sequence;
     consumer->session = 0;
     if (record->reason == QL_RELEASE_FORGOTTEN) {
+        /* Its number may be given to another, whose acks are none of these messages'. */
+        for (uint32_t i = 0; i < group->pending_count; i++)
+            if (group->pending[i].consumer_id == consumer->id)
+                group->pending[i].consumer_id = (uint32_t)QL_CONSUMER_NONE;
         group->consumers[consumer->id] = NULL;
         Q_ASSERT(!q_heap_node_is_linked(&consumer->deadline));
         Q_ASSERT(consumer->parked == NULL);
@@ -556,42 +591,43 @@ pending_ack(struct ql_group *group, uint32_t consumer_id, const struct qlog_rang
 }
 
 uint64_t
-ql_group_cut(struct ql_group *group, uint64_t end)
+ql_group_drop(struct ql_group *group, uint64_t from, uint64_t to)
 {
+    if (from >= to) return 0;
+    uint64_t before = group->pending_messages;
     uint64_t dropped = 0;
+    if (pending_reserve(group, 1) == Q_OK) pending_take(group, from, to - from);
+    dropped += before - group->pending_messages;
     for (uint32_t i = 0; i < group->consumer_count; i++) {
         struct ql_consumer *consumer = group->consumers[i];
-        if (consumer == NULL) continue;
-        uint32_t kept = 0;
-        for (uint32_t j = 0; j < consumer->held_count; j++) {
-            struct ql_held held = consumer->held[j];
-            uint64_t above = held.sequence + held.count > end
-                                 ? held.sequence + held.count - q_max_u64(held.sequence, end)
-                                 : 0;
-            dropped += above;
-            consumer->held_messages -= above;
-            held.count -= (uint32_t)above;
-            if (held.count > 0) consumer->held[kept++] = held;
-        }
-        consumer->held_count = kept;
-    }
-    uint32_t kept = 0;
-    for (uint32_t j = 0; j < group->pending_count; j++) {
-        struct ql_pending item = group->pending[j];
-        uint64_t above = item.sequence + item.count > end
-                             ? item.sequence + item.count - q_max_u64(item.sequence, end)
-                             : 0;
-        dropped += above;
-        group->pending_messages -= above;
-        item.count -= (uint32_t)above;
-        if (item.count > 0) group->pending[kept++] = item;
-    }
-    group->pending_count = kept;
-    if (group->cursor > end) {
-        dropped += group->cursor - end;
-        group->cursor = end;
+        if (consumer == NULL || held_reserve(consumer, 1) != Q_OK) continue;
+        before = consumer->held_messages;
+        held_drop(consumer, from, to);
+        dropped += before - consumer->held_messages;
     }
     return dropped;
+}
+
+/* By sequence, in which a window is not sorted; at most one range holds both ends. */
+static void
+held_drop(struct ql_consumer *consumer, uint64_t from, uint64_t to)
+{
+    uint32_t at = 0;
+    while (at < consumer->held_count) {
+        const struct ql_held *held = &consumer->held[at];
+        uint64_t first = q_max_u64(held->sequence, from);
+        uint64_t end = q_min_u64(held->sequence + held->count, to);
+        if (first >= end) {
+            at++;
+            continue;
+        }
+        uint64_t pull_sequence = held->pull_sequence + (first - held->sequence);
+        struct qlog_range range = {
+            .first = pull_sequence,
+            .last = pull_sequence + (end - first) - 1,
+        };
+        held_ack(consumer, &range);
+    }
 }
 
 void

@@ -46,8 +46,12 @@ struct ql_pending {
     uint64_t sequence;
     uint64_t pull_sequence;
     uint32_t count;
-    uint32_t attempt; /* of the next hand-out */
-    uint32_t consumer_id;
+    uint32_t attempt;     /* of the next hand-out */
+    uint32_t consumer_id; /* QL_CONSUMER_NONE: forgotten */
+};
+
+enum {
+    QL_CONSUMER_NONE = UINT32_MAX
 };
 
 struct ql_consumer {
@@ -83,7 +87,8 @@ struct ql_group {
     struct ql_consumer **consumers; /* by id; NULL: forgotten */
     uint32_t consumer_count;
     uint32_t consumer_capacity;
-    bool restoring;     /* made by a GROUP record, and no action seen since: its state may follow */
+    bool restoring;     /* made by a GROUP record, and nothing seen since but its state */
+    bool hole;          /* recovery: actions are missing, the next PULL may not follow the last */
     uint64_t stated_at; /* position of its last GROUP record */
 
     /* The store's. */
@@ -139,8 +144,11 @@ uint64_t ql_group_state_hash(const struct ql_group *group);
 Q_MUST_CHECK enum q_err ql_consumer_check_ack(
     const struct ql_consumer *consumer, const struct qlog_range *range, bool *ret_late);
 
-/* Drop from the group's state what lies at or above the subject's recovered end. Messages dropped. */
-uint64_t ql_group_cut(struct ql_group *group, uint64_t end);
+/*
+ * Messages [from, to) of the subject are no more: forget that they were held or pending. Returns how
+ * many were. Out of memory: some are kept, and never given to anybody.
+ */
+uint64_t ql_group_drop(struct ql_group *group, uint64_t from, uint64_t to);
 
 void ql_group_check(const struct ql_group *group);
 

@@ -1,5 +1,6 @@
 #include "log/index.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,6 +9,7 @@
 #include "format/block.h"
 #include "format/record.h"
 
+static void index_rename(struct ql_index *index, struct ql_subject *subject, struct q_bytes name);
 static enum q_err index_add(
     struct ql_index *index, uint32_t id, struct q_bytes name, struct ql_subject **ret_subject);
 static bool index_name_equal(const void *key, uint32_t value, const void *context);
@@ -89,6 +91,8 @@ ql_index_apply_subject(struct ql_index *index, const struct ql_subject_record *r
                 Q_E_CORRUPT,
                 .what = q_text("subject id %u is above the limit", record->subject_id));
         Q_TRY(index_add(index, record->subject_id, record->name, &subject));
+    } else if (subject != NULL && subject->unnamed && !known) {
+        index_rename(index, subject, record->name);
     } else if (subject == NULL || !known || named != subject) {
         return Q_FAIL(
             Q_E_CORRUPT, .what = q_text(
@@ -99,6 +103,36 @@ ql_index_apply_subject(struct ql_index *index, const struct ql_subject_record *r
     subject->mode = (enum qlog_mode)record->mode;
     subject->next_sequence = q_max_u64(subject->next_sequence, record->next_sequence);
     return Q_OK;
+}
+
+enum q_err
+ql_index_need_unnamed(struct ql_index *index, uint32_t id, struct ql_subject **ret_subject)
+{
+    char name[QLOG_SUBJECT_MAX] = { 0 };
+    if (id >= index->subjects_max)
+        return Q_FAIL(Q_E_CORRUPT, .what = q_text("subject id %u is above the limit", id));
+    (void)snprintf(name, sizeof(name), "%%unnamed-%u", id);
+    /* With room for the longest name: the real one may come. */
+    Q_TRY(index_add(index, id, q_bytes_from(name, sizeof(name)), ret_subject));
+    index_rename(index, *ret_subject, q_bytes_from_text(name));
+    (*ret_subject)->unnamed = true;
+    return Q_OK;
+}
+
+static void
+index_rename(struct ql_index *index, struct ql_subject *subject, struct q_bytes name)
+{
+    bool removed =
+        q_map_remove(&index->by_name, ql_hash(subject->name, subject->name_size), subject->id);
+    Q_ASSERT(removed);
+    memcpy(subject->name, name.data, name.size);
+    subject->name[name.size] = '\0';
+    subject->name_size = (uint8_t)name.size;
+    subject->unnamed = false;
+    /* The place that was just given back is there. */
+    enum q_err err =
+        q_map_put(&index->by_name, ql_hash(subject->name, subject->name_size), subject->id);
+    Q_ASSERT(err == Q_OK);
 }
 
 static enum q_err

@@ -57,6 +57,7 @@ struct ql_subject {
     /* Groups of this subject; struct ql_group.subject_link. */
     struct q_list groups;
 
+    bool unnamed; /* its name was lost; `name` is a stand-in with room for any */
     uint8_t name_size;
     char name[];
 };
@@ -86,6 +87,12 @@ Q_MUST_CHECK enum q_err ql_index_need(
     struct q_bytes name,
     struct ql_subject **ret_subject,
     bool *ret_created);
+/*
+ * A subject whose name was lost to damage: named "%unnamed-ID" until a SUBJECT record tells. Q_OK,
+ * Q_E_CORRUPT (the id is above the limit), Q_E_NOMEM.
+ */
+Q_MUST_CHECK enum q_err ql_index_need_unnamed(
+    struct ql_index *index, uint32_t id, struct ql_subject **ret_subject);
 /* Drop entries of frames below `first`. */
 void ql_subject_drop(struct ql_subject *subject, uint64_t first);
 /* Apply a SUBJECT record. Q_OK, Q_E_CORRUPT (id and name contradict what is known), Q_E_NOMEM. */

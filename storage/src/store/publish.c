@@ -263,6 +263,8 @@ ql_publish_replay(
     struct qbatch batch;
     Q_TRY(qbatch_open_trusted(record->bytes, &batch));
     struct ql_subject *subject = ql_index_get(&store->index, batch.subject_id);
+    if (subject == NULL && store->damaged)
+        Q_TRY(ql_index_need_unnamed(&store->index, batch.subject_id, &subject));
     if (subject == NULL)
         return Q_FAIL(
             Q_E_CORRUPT, .what = q_text("a batch of the unnamed subject %u", batch.subject_id));

@@ -26,6 +26,7 @@ struct ql_park {
     struct q_heap_node deadline;
     struct ql_consumer *consumer;
     bool parked;
+    bool unseen; /* the filter has not looked at everything yet */
 };
 
 _Static_assert(sizeof(struct ql_park) <= sizeof(struct qlog_private), "private words are too few");
@@ -127,8 +128,7 @@ ql_pull_start(struct qlog_store *store, struct qlog_pull *pull)
     if (consumer->parked != NULL) ql_pull_unpark(store, consumer->parked, Q_OK);
     park->consumer = consumer;
     if (pull_try(store, pull)) return;
-    bool unseen = ql_store_visible_end(store, consumer->group->subject) > consumer->group->cursor;
-    if (pull->wait_ns > 0 || (unseen && store->look_again)) {
+    if (pull->wait_ns > 0 || park->unseen) {
         pull_park(store, pull, consumer);
         return;
     }
@@ -233,6 +233,7 @@ pull_hand_out(struct plan *plan, bool *ret_answered)
     if (err == Q_OK && plan->messages == 0 && plan->cursor < plan->visible_end) {
         ql_subject_stir(store, plan->subject);
         store->look_again = true;
+        park_of(plan->pull)->unseen = true;
     }
     return err;
 }

@@ -395,8 +395,9 @@ ack_start(struct qlog_store *store, struct qlog_ack *ack)
     struct ql_consumer *consumer;
     Q_TRY(ql_store_consumer(store, &ack->who, &consumer));
     ql_consumer_seen(store, consumer);
+    /* Each costs a look at the window, and late ones at the group's pending set. */
     enum {
-        RANGES_MAX = 64 * 1024
+        RANGES_MAX = 4096
     };
     if (ack->range_count == 0 || ack->range_count > RANGES_MAX)
         return Q_FAIL(
@@ -405,11 +406,8 @@ ack_start(struct qlog_store *store, struct qlog_ack *ack)
                 "an ack has 1 to %u ranges, this one %u", (unsigned)RANGES_MAX, ack->range_count));
     ack->expired_count = 0;
     for (uint32_t i = 0; i < ack->range_count; i++) {
-        /* `expired` may lie over `ranges`: read before it is written, never behind it. */
-        struct qlog_range range = ack->ranges[i];
         bool late;
-        Q_TRY(ql_consumer_check_ack(consumer, &range, &late));
-        (void)late;
+        Q_TRY(ql_consumer_check_ack(consumer, &ack->ranges[i], &late));
     }
 
     struct ql_ack_record record = {
@@ -425,6 +423,7 @@ ack_start(struct qlog_store *store, struct qlog_ack *ack)
     Q_ASSERT(err == Q_OK);
     uint64_t before = consumer->held_messages + consumer->group->pending_messages;
     for (uint32_t i = 0; i < record.range_count; i++) {
+        /* From the record: `expired` may lie over `ranges`. */
         struct qlog_range range = ql_ack_range_at(&record, i);
         bool late = false;
         err = ql_consumer_check_ack(consumer, &range, &late);

@@ -26,6 +26,7 @@ struct statement {
 
 static enum q_err state_subjects(
     struct statement *statement, uint64_t message_first, uint64_t action_first);
+static void trim_subject(struct ql_subject *subject, uint64_t message_first);
 static bool subject_is_due(
     const struct ql_subject *subject, uint64_t message_first, uint64_t action_first);
 static enum q_err state_group(struct statement *statement, struct ql_group *group);
@@ -46,6 +47,9 @@ ql_trim_start(struct qlog_store *store, struct qlog_trim *trim)
 {
     uint64_t message_first = ql_log_drop_end(store->messages, trim->messages_before.value);
     uint64_t action_first = ql_log_drop_end(store->actions, trim->actions_before.value);
+    /* What is stated is what goes: what rolls or is let go meanwhile waits for the next trim. */
+    trim->messages_before.value = message_first;
+    trim->actions_before.value = action_first;
     struct statement statement = { .store = store };
     enum q_err err = state_subjects(&statement, message_first, action_first);
     for (uint32_t i = 0; err == Q_OK && i < store->group_count; i++)
@@ -72,9 +76,21 @@ ql_trim_go_on(struct qlog_store *store, struct qlog_trim *trim, enum q_err err)
         err = ql_home_trim(store->home, before);
         uint64_t first = store->messages->segments.segments[0]->base;
         for (uint32_t i = 0; i < store->index.count; i++)
-            if (store->index.subjects[i] != NULL) ql_subject_drop(store->index.subjects[i], first);
+            if (store->index.subjects[i] != NULL) trim_subject(store->index.subjects[i], first);
     }
     ql_request_finish(&trim->request, err);
+}
+
+/* Entries go, and what groups had in hand of them. A restart concludes the same. */
+static void
+trim_subject(struct ql_subject *subject, uint64_t message_first)
+{
+    uint32_t before = subject->entry_count;
+    ql_subject_drop(subject, message_first);
+    if (subject->entry_count == before) return;
+    uint64_t first = subject->entry_count > 0 ? subject->entries[0].first_sequence : UINT64_MAX;
+    q_list_for_each(link, &subject->groups)
+        (void)ql_group_drop(q_container_of(link, struct ql_group, subject_link), 0, first);
 }
 
 static enum q_err

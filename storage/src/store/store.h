@@ -60,6 +60,9 @@ struct qlog_store {
     uint64_t looked_durable;
     bool look_again; /* the last look left something that needs no mark to move */
 
+    bool damaged;         /* recovery met rot: records may speak of what it took */
+    uint64_t passed_over; /* such records */
+
     struct ql_action *free_actions;
     struct qlog_counters counters;
 
@@ -143,6 +146,12 @@ void ql_subject_stir(struct qlog_store *store, struct ql_subject *subject);
 void ql_subjects_look(struct qlog_store *store);
 /* One past the last message of the subject that consumers may see. */
 uint64_t ql_store_visible_end(const struct qlog_store *store, const struct ql_subject *subject);
+
+/* --- replay.c --- */
+/* Both logs, through the same functions as live traffic. */
+Q_MUST_CHECK enum q_err ql_store_recover(struct qlog_store *store);
+/* What follows once both logs are open again. */
+void ql_store_finish_recovery(struct qlog_store *store);
 
 /* --- store.c --- */
 void ql_request_finish(struct qlog_request *request, enum q_err err);

@@ -1,0 +1,321 @@
+/*
+ * store/replay.c: the store's state from its logs: recovery applies what live traffic applied.
+ */
+#include <string.h>
+
+#include <qbase/assert.h>
+
+#include "store/store.h"
+
+static enum q_err store_apply_messages(void *context, const struct ql_scan *scan);
+static enum q_err store_apply_actions(void *context, const struct ql_scan *scan);
+static void store_on_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state state);
+static void store_on_action_rot(
+    void *context, uint64_t from, uint64_t to, enum ql_scan_state state);
+static uint64_t store_void(const struct qlog_store *store, struct ql_group *group);
+
+/* Message log and index first: actions speak of its sequences. */
+enum q_err
+ql_store_recover(struct qlog_store *store)
+{
+    struct ql_recover recover;
+    ql_home_recover_init(store->home, QL_LOG_MESSAGE, &recover);
+    recover.context = store;
+    recover.on_frame = store_apply_messages;
+    recover.on_rot = store_on_rot;
+    Q_TRY(ql_home_recover(store->home, QL_LOG_MESSAGE, &recover));
+    ql_home_recover_init(store->home, QL_LOG_ACTION, &recover);
+    recover.context = store;
+    recover.on_frame = store_apply_actions;
+    recover.on_rot = store_on_action_rot;
+    return ql_home_recover(store->home, QL_LOG_ACTION, &recover);
+}
+
+/* From here on records may speak of what the damage took: they are passed over and counted. */
+static void
+store_on_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state state)
+{
+    (void)from;
+    (void)to;
+    (void)state;
+    struct qlog_store *store = context;
+    store->damaged = true;
+}
+
+static void
+store_on_action_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state state)
+{
+    struct qlog_store *store = context;
+    store_on_rot(store, from, to, state);
+    for (uint32_t i = 0; i < store->group_count; i++)
+        if (store->groups[i] != NULL) store->groups[i]->hole = true;
+}
+
+typedef enum q_err apply_fn(
+    struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record);
+
+#define QL_APPLY_DECLARE(name, number, stem, log)                                                  \
+    static enum q_err apply_##stem(                                                                \
+        struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record);
+QL_RECORD_LIST(QL_APPLY_DECLARE)
+#undef QL_APPLY_DECLARE
+
+static const struct {
+    unsigned kind;
+    const char *log;
+    apply_fn *apply;
+} appliers[] = {
+#define QL_APPLY_ROW(name, number, stem, log) { (number), (log), apply_##stem },
+    QL_RECORD_LIST(QL_APPLY_ROW)
+#undef QL_APPLY_ROW
+};
+
+static enum q_err
+store_apply_frame(struct qlog_store *store, const struct ql_scan *scan, const char *log)
+{
+    struct ql_record_walk walk = { .records = scan->records, .payloads = scan->payloads };
+    for (;;) {
+        struct ql_record record;
+        enum q_err err = ql_record_next(&walk, &record);
+        if (err == Q_END) return Q_OK;
+        if (err != Q_OK) return err;
+        apply_fn *apply = NULL;
+        for (size_t i = 0; i < sizeof(appliers) / sizeof(appliers[0]); i++) {
+            bool here = strcmp(appliers[i].log, log) == 0 || strcmp(appliers[i].log, "any") == 0;
+            if (here && appliers[i].kind == record.kind) apply = appliers[i].apply;
+        }
+        if (apply == NULL)
+            err = Q_FAIL(
+                Q_E_CORRUPT, .what = q_text("record kind %u in the %s log", record.kind, log));
+        else
+            err = apply(store, scan, &record);
+        if (err == Q_E_CORRUPT && store->damaged) {
+            store->passed_over++;
+            continue;
+        }
+        if (err != Q_OK)
+            return Q_FAIL(
+                err, .path = store->home->env.path, .position = (int64_t)scan->frame.position,
+                .what = q_text("%s log: %s", log, q_fault_last()->what));
+    }
+}
+
+static enum q_err
+store_apply_messages(void *context, const struct ql_scan *scan)
+{
+    return store_apply_frame(context, scan, "message");
+}
+
+static enum q_err
+store_apply_actions(void *context, const struct ql_scan *scan)
+{
+    return store_apply_frame(context, scan, "action");
+}
+
+static enum q_err
+apply_batch(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+{
+    return ql_publish_replay(store, scan, record);
+}
+
+static enum q_err
+apply_subject(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+{
+    struct ql_subject_record subject;
+    Q_TRY(ql_subject_record_decode(record->bytes, &subject));
+    Q_TRY(ql_index_apply_subject(&store->index, &subject));
+    if (scan->segments == &store->actions->segments)
+        ql_index_get(&store->index, subject.subject_id)->stated_at = scan->frame.position;
+    return Q_OK;
+}
+
+static enum q_err
+apply_group(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+{
+    struct ql_group_record group_record;
+    Q_TRY(ql_group_record_decode(record->bytes, &group_record));
+    /* The subject's own record may have been lost with a later part of the message log. */
+    struct ql_subject_record subject = {
+        .subject_id = group_record.subject_id,
+        .name = group_record.subject,
+    };
+    if (ql_index_get(&store->index, group_record.subject_id) == NULL)
+        Q_TRY(ql_index_apply_subject(&store->index, &subject));
+    struct ql_group *group = ql_store_group(store, group_record.group_id);
+    if (group == NULL)
+        Q_TRY(ql_store_add_group(store, &group_record, &group));
+    else
+        group->restoring = false; /* known from older records: the state that follows is old news */
+    if (!q_bytes_equal(q_bytes_from(group->name, group->name_size), group_record.name) ||
+        group->subject->id != group_record.subject_id)
+        return Q_FAIL(
+            Q_E_CORRUPT,
+            .what = q_text("group id %u stands for two groups", group_record.group_id));
+    group->stated_at = scan->frame.position;
+    return Q_OK;
+}
+
+/*
+ * The group of an action. NULL with Q_OK: its making lies in a dropped head; the state that was
+ * logged before the head went comes later, and this action's effect is in it.
+ */
+static struct ql_group *
+apply_find_group(
+    struct qlog_store *store, const struct ql_scan *scan, uint32_t id, enum q_err *ret_err)
+{
+    struct ql_group *group = ql_store_group(store, id);
+    *ret_err = Q_OK;
+    if (group == NULL && scan->segments->segments[0]->base == 0)
+        *ret_err = Q_FAIL(Q_E_CORRUPT, .what = q_text("an action of the unknown group %u", id));
+    return group;
+}
+
+/* A session number is given once, also when the generation stays what it is. */
+static void
+store_note_session(struct qlog_store *store, uint64_t session)
+{
+    uint32_t count = (uint32_t)session;
+    if (session >> 32 == store->home->env.generation && count > store->session_count)
+        store->session_count = count;
+}
+
+static enum q_err
+apply_join(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+{
+    struct ql_join_record join;
+    Q_TRY(ql_join_record_decode(record->bytes, &join));
+    enum q_err err;
+    struct ql_group *group = apply_find_group(store, scan, join.group_id, &err);
+    if (group == NULL) return err;
+    store_note_session(store, join.session);
+    return ql_group_apply_join(group, &join);
+}
+
+static enum q_err
+apply_pull(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+{
+    struct ql_pull_record pull;
+    Q_TRY(ql_pull_record_decode(record->bytes, &pull));
+    enum q_err err;
+    struct ql_group *group = apply_find_group(store, scan, pull.group_id, &err);
+    return group == NULL ? err : ql_group_apply_pull(group, &pull);
+}
+
+static enum q_err
+apply_ack(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+{
+    struct ql_ack_record ack;
+    Q_TRY(ql_ack_record_decode(record->bytes, &ack));
+    enum q_err err;
+    struct ql_group *group = apply_find_group(store, scan, ack.group_id, &err);
+    return group == NULL ? err : ql_group_apply_ack(group, &ack);
+}
+
+static enum q_err
+apply_release(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+{
+    struct ql_release_record release;
+    Q_TRY(ql_release_record_decode(record->bytes, &release));
+    enum q_err err;
+    struct ql_group *group = apply_find_group(store, scan, release.group_id, &err);
+    return group == NULL ? err : ql_group_apply_release(group, &release);
+}
+
+static enum q_err
+apply_consumer(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+{
+    struct ql_consumer_record consumer;
+    Q_TRY(ql_consumer_record_decode(record->bytes, &consumer));
+    enum q_err err;
+    struct ql_group *group = apply_find_group(store, scan, consumer.group_id, &err);
+    if (group == NULL) return err;
+    store_note_session(store, consumer.session);
+    return ql_group_apply_consumer(group, &consumer);
+}
+
+static enum q_err
+apply_held(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+{
+    struct ql_ranges_record held;
+    Q_TRY(ql_ranges_record_decode(record->bytes, &held));
+    enum q_err err;
+    struct ql_group *group = apply_find_group(store, scan, held.group_id, &err);
+    return group == NULL ? err : ql_group_apply_held(group, &held);
+}
+
+static enum q_err
+apply_pending(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+{
+    struct ql_ranges_record pending;
+    Q_TRY(ql_ranges_record_decode(record->bytes, &pending));
+    enum q_err err;
+    struct ql_group *group = apply_find_group(store, scan, pending.group_id, &err);
+    return group == NULL ? err : ql_group_apply_pending(group, &pending);
+}
+
+static enum q_err
+apply_bytes(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+{
+    (void)store;
+    (void)scan;
+    (void)record;
+    return Q_FAIL(Q_E_CORRUPT, .what = "a program's own record in a store");
+}
+
+/*
+ * What the logs alone don't say. Hand-outs of messages that are not there (lost with the power,
+ * dropped, damaged) are void. Their sequences are never given out again: old actions speak of them,
+ * and would be taken for actions on new messages. Pull sequences go on above anything that may have
+ * been given out. Every consumer gets its full time.
+ */
+void
+ql_store_finish_recovery(struct qlog_store *store)
+{
+    uint64_t voided = 0;
+    uint64_t floor = store->home->env.generation << 40;
+    for (uint32_t i = 0; i < store->group_count; i++) {
+        struct ql_group *group = store->groups[i];
+        if (group == NULL) continue;
+        group->hole = false;
+        group->restoring = false;
+        voided += store_void(store, group);
+        for (uint32_t j = 0; j < group->consumer_count; j++) {
+            struct ql_consumer *consumer = group->consumers[j];
+            if (consumer == NULL) continue;
+            /* After a clean stop, too: the jump of an unclean start before it is in no action yet. */
+            consumer->next_pull_sequence = q_max_u64(consumer->next_pull_sequence, floor);
+            ql_consumer_seen(store, consumer);
+        }
+        ql_group_check(group);
+    }
+    for (uint32_t i = 0; i < store->group_count; i++) {
+        const struct ql_group *group = store->groups[i];
+        if (group == NULL) continue;
+        group->subject->next_sequence = q_max_u64(group->subject->next_sequence, group->cursor);
+    }
+    if (voided > 0 || store->passed_over > 0)
+        QL_TELL(
+            &store->home->env, VOID_ACTIONS, .log = "action", .path = store->home->env.path,
+            .bytes = voided,
+            .text = q_text(
+                "%llu messages that groups had in hand are not stored any more; %llu records "
+                "were passed over behind damage",
+                (unsigned long long)voided, (unsigned long long)store->passed_over));
+}
+
+/* Everything that a group has in hand without an entry. */
+static uint64_t
+store_void(const struct qlog_store *store, struct ql_group *group)
+{
+    const struct ql_subject *subject = group->subject;
+    const struct ql_entry *entries = subject->entries;
+    if (subject->entry_count == 0) return ql_group_drop(group, 0, UINT64_MAX);
+    uint64_t voided = ql_group_drop(group, 0, entries[0].first_sequence);
+    uint64_t from = entries[0].first_sequence + entries[0].count;
+    for (uint32_t i = 1; i < subject->entry_count; i++) {
+        /* Only damage leaves gaps between entries. */
+        if (store->damaged) voided += ql_group_drop(group, from, entries[i].first_sequence);
+        from = entries[i].first_sequence + entries[i].count;
+    }
+    return voided + ql_group_drop(group, from, UINT64_MAX);
+}
