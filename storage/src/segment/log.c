@@ -397,6 +397,9 @@ ql_log_is_idle(const struct ql_log *log, bool flushed)
     if (log->zero.segment != NULL) return false;
     if (log->env->broken != Q_OK) return true;
     if (log->queue.first != NULL || log->roll != QL_ROLL_NONE) return false;
+    /* Marks move when something completes; who waits for them is answered in the turn after. */
+    if (log->wait_written.first != NULL || log->wait_durable.first != NULL) return false;
+    if (log->finished.first != NULL) return false;
     return !flushed || log->durable == log->tail;
 }
 
