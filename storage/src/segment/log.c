@@ -127,7 +127,7 @@ ql_log_fini(struct ql_log *log)
 enum q_err
 ql_log_append(struct ql_log *log, struct ql_append *append)
 {
-    append->table->measure(append, log->active->incarnation);
+    append->table->measure(append, 0);
     uint64_t size = (uint64_t)append->records_size + append->payloads_size;
     if (size > ql_body_bytes_max(log->env))
         return Q_FAIL(
@@ -136,6 +136,7 @@ ql_log_append(struct ql_log *log, struct ql_append *append)
                            (unsigned long long)log->env->segment_bytes));
     append->end = 0;
     queue_push(&log->queue, append);
+    append->queued_size = (uint32_t)size;
     log->queued_bytes += size;
     return Q_OK;
 }
@@ -231,11 +232,9 @@ log_fill(struct ql_log *log, const struct gather *gather, struct ql_buffer *buff
         place.records_at += append->records_size;
         place.payloads_at += append->payloads_size;
         append->end = end;
-        uint64_t size = (uint64_t)append->records_size + append->payloads_size;
-        log->queued_bytes -= q_min_u64(log->queued_bytes, size);
+        log->queued_bytes -= append->queued_size;
         queue_push(append->flushed ? &log->wait_durable : &log->wait_written, append);
     }
-    if (log->queue.first == NULL) log->queued_bytes = 0;
     frame.records_hash = ql_hash(buffer->data + QL_FRAME_HEADER_SIZE, frame.records_length);
     log_submit(log, &frame, buffer, gather->flushed);
 }

@@ -62,8 +62,8 @@ struct ql_place {
 };
 
 struct ql_append_table {
-    /* Set sizes and count for a frame in the segment with this incarnation. Called again when the
-     * frame ends up elsewhere. */
+    /* Set sizes and count for a frame in the segment with this incarnation; in log order, and again
+     * when the frame ends up elsewhere. 0: not in a frame yet; the most that it can be. */
     void (*measure)(struct ql_append *append, uint64_t incarnation);
     /* Write exactly records_size and payloads_size bytes, and apply. Must not fail. */
     void (*fill)(
@@ -86,6 +86,7 @@ struct ql_append {
     uint32_t record_count;
 
     /* Private. */
+    uint32_t queued_size; /* what it adds to the queue's estimate */
     struct ql_append *next;
     uint64_t end;
 };
@@ -127,7 +128,7 @@ struct ql_log {
     uint64_t wall_ms;
 
     struct ql_append_queue queue;
-    uint64_t queued_bytes; /* an estimate: what was measured when it came */
+    uint64_t queued_bytes; /* at most: what was measured when it came */
     struct ql_append_queue wait_written;
     struct ql_append_queue wait_durable;
     struct ql_append_queue finished;

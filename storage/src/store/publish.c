@@ -192,7 +192,8 @@ publish_measure(struct ql_append *append, uint64_t incarnation)
     for (uint32_t i = 0; i < publish->batch_count; i++) {
         struct ql_subject *subject =
             ql_index_get(&store->index, q_load_le32(at + QBATCH_SUBJECT_ID));
-        if (publish_names(append, subject, i, incarnation)) {
+        /* Only who is next in the log may take it upon itself to name the subject. */
+        if (incarnation == 0 || publish_names(append, subject, i, incarnation)) {
             struct ql_subject_record record = ql_subject_statement(subject);
             append->records_size += ql_subject_record_size(&record);
             append->record_count++;
