@@ -1,0 +1,130 @@
+/*
+ * The records of a frame, from a disk that lies: walked, decoded, described. Nothing may be read
+ * outside, and what a decoder accepts must lie inside its record.
+ *
+ * Input: u32 length of the records, records, payloads.
+ */
+#include <stdlib.h>
+
+#include <qbase/assert.h>
+#include <qlog/cursor.h>
+
+#include "format/record.h"
+
+enum {
+    HEAD_SIZE = 4,
+    TEXT_SIZE = 4096,
+};
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void try_record(const struct ql_record *record);
+static void try_describe(const struct ql_record *record, bool json, size_t text_size);
+static void try_names(struct q_bytes bytes);
+static void try_lists(struct q_bytes bytes);
+
+int
+LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (size < HEAD_SIZE) return 0;
+    uint32_t records_size = q_load_le32(data);
+    if (records_size > size - HEAD_SIZE) return 0;
+
+    /* Blocks of their own, so that a read beyond either part is seen. */
+    size_t payloads_size = size - HEAD_SIZE - records_size;
+    uint8_t *records = malloc(records_size + 1);
+    uint8_t *payloads = malloc(payloads_size + 1);
+    Q_ASSERT(records != NULL);
+    Q_ASSERT(payloads != NULL);
+    memcpy(records + 1, data + HEAD_SIZE, records_size);
+    memcpy(payloads + 1, data + HEAD_SIZE + records_size, payloads_size);
+    struct ql_record_walk walk = {
+        .records = q_bytes_from(records + 1, records_size),
+        .payloads = q_bytes_from(payloads + 1, payloads_size),
+    };
+
+    struct ql_record record;
+    enum q_err err;
+    while ((err = ql_record_next(&walk, &record)) == Q_OK)
+        try_record(&record);
+    Q_ASSERT(err == Q_END || err == Q_E_CORRUPT || err == Q_E_VERSION);
+    Q_ASSERT(err == Q_END || q_fault_last()->err == err);
+    free(records);
+    free(payloads);
+    return 0;
+}
+
+static void
+try_record(const struct ql_record *record)
+{
+    for (int json = 0; json < 2; json++) {
+        try_describe(record, json, TEXT_SIZE);
+        try_describe(record, json, 16);
+        try_describe(record, json, 0);
+    }
+    /* A decoder is also met by records of other kinds. */
+    try_names(record->bytes);
+    try_lists(record->bytes);
+}
+
+static void
+try_describe(const struct ql_record *record, bool json, size_t text_size)
+{
+    char *text = malloc(text_size + 1);
+    Q_ASSERT(text != NULL);
+    (void)ql_record_describe(record, json, text + 1, text_size);
+    Q_ASSERT(text_size == 0 || memchr(text + 1, 0, text_size) != NULL);
+    free(text);
+}
+
+static void
+check_inside(struct q_bytes part, struct q_bytes whole)
+{
+    Q_ASSERT(part.data >= whole.data);
+    Q_ASSERT(part.size <= whole.size - (size_t)(part.data - whole.data));
+}
+
+static void
+try_names(struct q_bytes bytes)
+{
+    struct ql_subject_record subject;
+    if (ql_subject_record_decode(bytes, &subject) == Q_OK) check_inside(subject.name, bytes);
+    struct ql_group_record group;
+    if (ql_group_record_decode(bytes, &group) == Q_OK) {
+        check_inside(group.subject, bytes);
+        check_inside(group.name, bytes);
+        Q_ASSERT(group.filter.tag_count <= QBATCH_TAGS_MAX);
+        for (uint32_t i = 0; i < group.filter.tag_count; i++)
+            check_inside(group.filter.tags[i], bytes);
+    }
+    struct ql_join_record join;
+    if (ql_join_record_decode(bytes, &join) == Q_OK) check_inside(join.name, bytes);
+    struct ql_consumer_record consumer;
+    if (ql_consumer_record_decode(bytes, &consumer) == Q_OK) check_inside(consumer.name, bytes);
+    struct q_bytes own;
+    if (ql_bytes_record_decode(bytes, &own) == Q_OK) check_inside(own, bytes);
+}
+
+static void
+try_lists(struct q_bytes bytes)
+{
+    struct ql_pull_record pull;
+    if (ql_pull_record_decode(bytes, &pull) == Q_OK) {
+        for (uint32_t i = 0; i < pull.run_count; i++)
+            Q_ASSERT(ql_pull_run_at(&pull, i).count > 0);
+    }
+    struct ql_ack_record ack;
+    if (ql_ack_record_decode(bytes, &ack) == Q_OK) {
+        for (uint32_t i = 0; i < ack.range_count; i++) {
+            struct qlog_range range = ql_ack_range_at(&ack, i);
+            Q_ASSERT(range.first <= range.last);
+        }
+    }
+    struct ql_ranges_record ranges;
+    if (ql_ranges_record_decode(bytes, &ranges) == Q_OK) {
+        for (uint32_t i = 0; i < ranges.item_count; i++)
+            Q_ASSERT(ql_range_item_at(&ranges, i).count > 0);
+    }
+    struct ql_release_record release;
+    if (ql_release_record_decode(bytes, &release) == Q_OK) Q_ASSERT(release.reason > 0);
+}

@@ -1,0 +1,132 @@
+/*
+ * seeds_storage.c: inputs for fuzz_storage_record and fuzz_storage_block to begin with:
+ * seeds_storage RECORD_DIRECTORY BLOCK_DIRECTORY
+ *
+ * To be run again when the format changes, since the kept inputs are not understood then.
+ */
+#include <stdio.h>
+
+#include <qbase/assert.h>
+
+#include "../unit/batch_maker.h"
+#include "format/block.h"
+#include "format/record.h"
+
+enum {
+    RECORD_MAX = 4096
+};
+
+static void write_seed(
+    const char *directory, const char *name, struct q_bytes records, struct q_bytes payloads);
+static void write_file(const char *directory, const char *name, struct q_bytes bytes);
+
+/* A seed of one record: its struct, and what its encoder wants besides. */
+#define SEED(directory, name, size, ...)                                                           \
+    do {                                                                                           \
+        uint8_t record_[RECORD_MAX] = { 0 };                                                       \
+        uint32_t size_ = (size);                                                                   \
+        ql_##name##_record_encode(__VA_ARGS__, record_);                                           \
+        write_seed((directory), #name, q_bytes_from(record_, size_), q_bytes_from("", 0));         \
+    } while (0)
+
+static void
+write_records(const char *directory)
+{
+    struct ql_subject_record subject = { 7, 2, .name = q_bytes_from_text("orders.paid") };
+    SEED(directory, subject, ql_subject_record_size(&subject), &subject);
+    struct ql_group_record group = {
+        .group_id = 3,
+        .subject_id = 7,
+        .cursor = 100,
+        .subject = subject.name,
+        .name = q_bytes_from_text("mail"),
+        .filter = { .tags = { q_bytes_from_text("big"), q_bytes_from_text("new") }, 2, 1 },
+    };
+    SEED(directory, group, ql_group_record_size(&group), &group);
+    struct ql_join_record join = { 3, 1, 42, 0, .name = q_bytes_from_text("host-1") };
+    SEED(directory, join, ql_join_record_size(&join), &join);
+    struct ql_pull_record pull = { 3, 1, 0, 110, .run_count = 2 };
+    const struct qlog_run runs[] = { { 0, 100, 4, 1 }, { 4, 105, 5, 2 } };
+    SEED(directory, pull, ql_pull_record_size(2), &pull, runs);
+    struct ql_ack_record ack = { 3, 1, .range_count = 2 };
+    const struct qlog_range ranges[] = { { 0, 3 }, { 5, 5 } };
+    SEED(directory, ack, ql_ack_record_size(2), &ack, ranges);
+    struct ql_release_record release = { 3, 1, QL_RELEASE_LEFT };
+    SEED(directory, release, ql_release_record_size(), &release);
+    struct ql_consumer_record consumer = { 3, 1, 42, 9, 2, .name = join.name };
+    SEED(directory, consumer, ql_consumer_record_size(&consumer), &consumer);
+    struct ql_ranges_record held = { 3, .item_count = 1 };
+    const struct ql_range_item items[] = { { 4, 105, 5, 2, 1 } };
+    SEED(directory, ranges, ql_ranges_record_size(1), QL_RECORD_HELD, &held, items);
+    struct q_bytes bytes = q_bytes_from_text("bytes of a program's own");
+    SEED(directory, bytes, ql_bytes_record_size(bytes.size), bytes);
+
+    struct made_batch batch = make_random_batch(1, 5, true);
+    qbatch_set_prefix(batch.envelope, 7, 100, 1700000000000);
+    write_seed(
+        directory, "batch", q_bytes_from(batch.envelope, batch.envelope_size),
+        q_bytes_from(batch.payload, batch.payload_size));
+    made_batch_free(&batch);
+}
+
+static void
+write_blocks(const char *directory)
+{
+    uint8_t block[QL_BLOCK];
+    struct ql_super super = {
+        .log_count = 2,
+        .sequence = 9,
+        .generation = 3,
+        .logs = { { "message", 8192, 8192, 1, 2 }, { "action", 4096, 4096, 3, 1 } },
+    };
+    ql_super_encode(&super, block);
+    write_file(directory, "super", q_bytes_from(block, sizeof(block)));
+    struct ql_segment_header segment = {
+        .in_use = true,
+        .log_name = "message",
+        .incarnation = 2,
+        .base = 8192,
+        .file_size = 1024 * 1024,
+    };
+    ql_segment_header_encode(&segment, block);
+    write_file(directory, "segment", q_bytes_from(block, 128));
+    struct ql_frame frame = {
+        .position = 8192,
+        .incarnation = 2,
+        .generation = 3,
+        .body_length = 1000,
+        .records_length = 400,
+        .record_count = 2,
+    };
+    ql_frame_encode(&frame, block);
+    write_file(directory, "frame", q_bytes_from(block, QL_FRAME_HEADER_SIZE));
+}
+
+int
+main(int argc, char **argv)
+{
+    Q_ASSERT(argc == 3);
+    write_records(argv[1]);
+    write_blocks(argv[2]);
+    return 0;
+}
+
+static void
+write_seed(const char *directory, const char *name, struct q_bytes records, struct q_bytes payloads)
+{
+    static uint8_t seed[64 * 1024];
+    Q_ASSERT(4 + records.size + payloads.size <= sizeof(seed));
+    q_store_le32(seed, (uint32_t)records.size);
+    memcpy(seed + 4, records.data, records.size);
+    memcpy(seed + 4 + records.size, payloads.data, payloads.size);
+    write_file(directory, name, q_bytes_from(seed, 4 + records.size + payloads.size));
+}
+
+static void
+write_file(const char *directory, const char *name, struct q_bytes bytes)
+{
+    FILE *file = fopen(q_text("%s/seed-%s", directory, name), "wbe");
+    Q_ASSERT(file != NULL);
+    Q_ASSERT(fwrite(bytes.data, 1, bytes.size, file) == bytes.size);
+    Q_ASSERT(fclose(file) == 0);
+}
