@@ -11,6 +11,7 @@ struct name_entry {
 };
 
 static enum q_err names_put(struct names *names, struct name_key key, struct q_bytes name);
+static enum q_err name_set(struct name_entry *entry, struct q_bytes name);
 
 void
 names_fini(struct names *names)
@@ -44,6 +45,13 @@ names_learn(struct names *names, const struct qlog_record *record)
         return names_put(
             names, (struct name_key){ NAME_CONSUMER, join.group_id, join.consumer_id }, join.name);
     }
+    if (record->kind == QL_RECORD_CONSUMER) {
+        struct ql_consumer_record consumer;
+        Q_TRY(ql_consumer_record_decode(record->bytes, &consumer));
+        return names_put(
+            names, (struct name_key){ NAME_CONSUMER, consumer.group_id, consumer.consumer_id },
+            consumer.name);
+    }
     return Q_OK;
 }
 
@@ -69,8 +77,9 @@ static enum q_err
 names_put(struct names *names, struct name_key key, struct q_bytes name)
 {
     uint32_t at;
-    /* A consumer joins again and again under the same name. */
-    if (q_map_get(&names->map, key_hash(key), key_equal, &key, names->entries, &at)) return Q_OK;
+    /* Names are told again and again, and a number that was never durable may be given anew. */
+    if (q_map_get(&names->map, key_hash(key), key_equal, &key, names->entries, &at))
+        return name_set(&names->entries[at], name);
     if (names->count == names->capacity) {
         uint32_t capacity = names->capacity == 0 ? 64 : names->capacity * 2;
         struct name_entry *entries = realloc(names->entries, capacity * sizeof(*entries));
@@ -78,16 +87,21 @@ names_put(struct names *names, struct name_key key, struct q_bytes name)
         names->entries = entries;
         names->capacity = capacity;
     }
+    names->entries[names->count] = (struct name_entry){ .key = key };
+    Q_TRY(q_map_put(&names->map, key_hash(key), names->count));
+    return name_set(&names->entries[names->count++], name);
+}
+
+static enum q_err
+name_set(struct name_entry *entry, struct q_bytes name)
+{
+    if (entry->memory != NULL && q_bytes_equal(entry->name, name)) return Q_OK;
     uint8_t *memory = malloc(name.size + 1);
     if (memory == NULL) return Q_FAIL(Q_E_NOMEM, .what = "a name");
     memcpy(memory, name.data, name.size);
-    enum q_err err = q_map_put(&names->map, key_hash(key), names->count);
-    if (err != Q_OK) {
-        free(memory);
-        return err;
-    }
-    names->entries[names->count++] =
-        (struct name_entry){ key, q_bytes_from(memory, name.size), memory };
+    free(entry->memory);
+    entry->memory = memory;
+    entry->name = q_bytes_from(memory, name.size);
     return Q_OK;
 }
 
