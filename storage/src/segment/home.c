@@ -18,10 +18,10 @@ enum {
     SEGMENT_BYTES_DEFAULT = 256 * 1024 * 1024,
     SEGMENT_BYTES_SMALL = 16 * 1024 * 1024,
     SEGMENT_BYTES_MIN = 16 * QL_BLOCK,
+    SEGMENT_BYTES_MAX = 1024 * 1024 * 1024,
     SEGMENTS_OF_DISK = 64,
     FRAME_BYTES_DEFAULT = 1024 * 1024,
     DEPTH_DEFAULT = 4,
-    NUMBER_MAX = 999999,
 };
 
 static enum q_err home_new(
@@ -205,7 +205,8 @@ home_set_limits(struct ql_home *home, const struct qlog_options *options)
         options->async_flush_bytes == 0 ? 16 * 1024 * 1024 : options->async_flush_bytes;
     env->segment_bytes = q_align_up(options->segment_bytes, QL_BLOCK);
     if (env->segment_bytes != 0)
-        env->segment_bytes = q_max_u64(env->segment_bytes, SEGMENT_BYTES_MIN);
+        env->segment_bytes =
+            q_min_u64(q_max_u64(env->segment_bytes, SEGMENT_BYTES_MIN), SEGMENT_BYTES_MAX);
 }
 
 /* A small disk gets small segments. Known only once the directory is there. */
@@ -221,6 +222,14 @@ home_default_segment_size(struct ql_home *home)
     uint64_t share = q_align_up(total / SEGMENTS_OF_DISK, QL_BLOCK);
     if (share < SEGMENT_BYTES_DEFAULT)
         home->env.segment_bytes = q_max_u64(share, SEGMENT_BYTES_SMALL);
+}
+
+/* Logs beside the first one take less. */
+static uint64_t
+home_minor_segment_size(const struct ql_home *home)
+{
+    uint64_t size = q_align_up(home->env.segment_bytes / 4, QL_BLOCK);
+    return q_min_u64(home->env.segment_bytes, q_max_u64(size, SEGMENT_BYTES_SMALL));
 }
 
 static enum q_err
@@ -439,7 +448,9 @@ home_open_logs(struct ql_home *home)
 {
     home->log_count = home->super.log_count;
     for (unsigned i = 0; i < home->log_count; i++)
-        ql_log_init(&home->logs[i], &home->env, home->super.logs[i].name);
+        ql_log_init(
+            &home->logs[i], &home->env, home->super.logs[i].name,
+            i == 0 ? home->env.segment_bytes : home_minor_segment_size(home));
     for (unsigned i = 0; i < home->log_count; i++) {
         home->logs[i].incarnation = home->super.logs[i].incarnation;
         Q_TRY(home_open_segments(home, &home->logs[i], home->super.logs[i].first));
@@ -458,9 +469,11 @@ static bool
 home_list_segment(void *context, const char *name)
 {
     struct segment_numbers *list = context;
-    unsigned number;
-    char behind;
-    if (sscanf(name, "segment-%6u%c", &number, &behind) != 1) return true;
+    static const char prefix[] = "segment-";
+    if (strncmp(name, prefix, sizeof(prefix) - 1) != 0) return true;
+    char *end;
+    unsigned long number = strtoul(name + sizeof(prefix) - 1, &end, 10);
+    if (*end != '\0' || end == name + sizeof(prefix) - 1 || number >= UINT32_MAX) return true;
     if (list->count == list->capacity) {
         uint32_t capacity = list->capacity == 0 ? 64 : list->capacity * 2;
         uint32_t *numbers = realloc(list->numbers, capacity * sizeof(uint32_t));
@@ -471,7 +484,7 @@ home_list_segment(void *context, const char *name)
         list->numbers = numbers;
         list->capacity = capacity;
     }
-    list->numbers[list->count++] = number;
+    list->numbers[list->count++] = (uint32_t)number;
     return true;
 }
 
@@ -563,11 +576,16 @@ void
 ql_home_recover_init(struct ql_home *home, unsigned log, struct ql_recover *ret_recover)
 {
     const struct ql_segment_set *segments = &home->logs[log].segments;
+    const struct ql_super_log *marks = &home->super.logs[log];
+    /* Where the superblock says that the log begins. Without one the segments are all there is. */
+    uint64_t from = segments->count > 0 ? marks->first : marks->end;
+    if (segments->count > 0 && (!home->super_found || segments->segments[0]->base < marks->first))
+        from = segments->segments[0]->base;
     *ret_recover = (struct ql_recover){
         .env = &home->env,
         .log = home->logs[log].name,
         .segments = segments,
-        .from = segments->count > 0 ? segments->segments[0]->base : home->super.logs[log].end,
+        .from = from,
         .marks = home->super.logs[log],
         .clean = home->was_clean,
     };
@@ -577,6 +595,17 @@ enum q_err
 ql_home_recover(struct ql_home *home, unsigned index, struct ql_recover *recover)
 {
     struct ql_log *log = &home->logs[index];
+    const struct ql_super_log *marks = &home->super.logs[index];
+    if (log->segments.count == 0 && marks->durable > marks->first) {
+        char path[QL_PATH_MAX];
+        return Q_FAIL(
+            Q_E_CORRUPT, .path = home_path(home, log->name, path),
+            .position = (int64_t)marks->first,
+            .what = q_text(
+                "all files of the %s log are missing; it had flushed bytes %" PRIu64 " to %" PRIu64,
+                log->name, marks->first, marks->durable),
+            .hint = "mount or restore them; nothing was changed");
+    }
     Q_TRY(ql_recover(recover));
     if (recover->torn_bytes > 0)
         QL_TELL(
@@ -616,7 +645,10 @@ ql_home_recover(struct ql_home *home, unsigned index, struct ql_recover *recover
         segments->segments[kept++] = segment;
     }
     segments->count = kept;
-    if (kept > 0 && (!recover->sealed || segments->segments[kept - 1]->base == recover->end)) {
+    bool full =
+        kept > 0 && recover->end + QL_BLOCK > ql_segment_limit(segments->segments[kept - 1]);
+    bool sealed = recover->sealed && kept > 0 && segments->segments[kept - 1]->base != recover->end;
+    if (kept > 0 && !sealed && !full) {
         log->active = segments->segments[kept - 1];
         log->active->state = QL_SEGMENT_ACTIVE;
         uint64_t zeroed = q_max_u64(home->super.logs[index].zeroed, log->tail);
@@ -698,6 +730,7 @@ ql_home_write(struct ql_home *home, uint64_t now_ns)
 enum q_err
 ql_home_trim(struct ql_home *home, const uint64_t *before)
 {
+    Q_TRY(ql_env_check(&home->env));
     /* The superblock first: a head whose dropping is cut short must not be met again. */
     for (unsigned i = 0; i < home->log_count; i++)
         home->super.logs[i].first = ql_log_drop_end(&home->logs[i], before[i]);

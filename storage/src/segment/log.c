@@ -36,6 +36,7 @@ static void log_on_written(struct ql_transfer *transfer);
 static void log_reap(struct ql_log *log, uint64_t now_ns);
 static void log_flush(struct ql_log *log, uint64_t now_ns, bool force);
 static void log_on_flushed(struct ql_transfer *transfer);
+static enum q_err log_create_spare(struct ql_log *log);
 static void log_roll_start(struct ql_log *log);
 static void log_roll_go_on(struct ql_log *log, uint64_t now_ns);
 static void log_on_header(struct ql_transfer *transfer);
@@ -68,17 +69,18 @@ queue_pop(struct ql_append_queue *queue)
 }
 
 uint64_t
-ql_body_bytes_max(const struct ql_env *env)
+ql_log_body_bytes_max(const struct ql_log *log)
 {
     /* Header block and seal frame are not for bodies. */
-    return env->segment_bytes - 2 * QL_BLOCK - QL_FRAME_HEADER_SIZE;
+    return log->segment_bytes - 2 * QL_BLOCK - QL_FRAME_HEADER_SIZE;
 }
 
 void
-ql_log_init(struct ql_log *log, struct ql_env *env, const char *name)
+ql_log_init(struct ql_log *log, struct ql_env *env, const char *name, uint64_t segment_bytes)
 {
     memset(log, 0, sizeof(*log));
     log->env = env;
+    log->segment_bytes = segment_bytes;
     (void)snprintf(log->name, sizeof(log->name), "%s", name);
     queue_init(&log->queue);
     queue_init(&log->wait_written);
@@ -91,9 +93,18 @@ ql_log_start(struct ql_log *log)
 {
     if (log->active != NULL) return Q_OK;
     struct ql_env *env = log->env;
-    if (log->spare == NULL)
-        Q_TRY(
-            ql_segment_create(env, log->name, log->number_next++, ++log->incarnation, &log->spare));
+    if (log->spare == NULL) {
+        enum q_err err = log_create_spare(log);
+        /* A full disk under a log that ends with a seal: it can be read, and goes on when there is
+         * space, like one that met the full disk while it was running. */
+        if (err == Q_E_NO_SPACE && log->segments.count > 0) {
+            log->active = log->segments.segments[log->segments.count - 1];
+            log->active->state = QL_SEGMENT_ACTIVE;
+            log->roll = QL_ROLL_SEALING;
+            return Q_OK;
+        }
+        if (err != Q_OK) return err;
+    }
     struct ql_segment *segment = log->spare;
     segment->state = QL_SEGMENT_ACTIVE;
     segment->base = log->tail;
@@ -129,11 +140,11 @@ ql_log_append(struct ql_log *log, struct ql_append *append)
 {
     append->table->measure(append, 0);
     uint64_t size = (uint64_t)append->records_size + append->payloads_size;
-    if (size > ql_body_bytes_max(log->env))
+    if (size > ql_log_body_bytes_max(log))
         return Q_FAIL(
             Q_TOO_BIG, .what = q_text(
                            "%llu bytes do not fit into a segment of %llu", (unsigned long long)size,
-                           (unsigned long long)log->env->segment_bytes));
+                           (unsigned long long)log->segment_bytes));
     append->end = 0;
     queue_push(&log->queue, append);
     append->queued_size = (uint32_t)size;
@@ -382,6 +393,7 @@ ql_log_finish(struct ql_log *log)
     while (finished.first != NULL) {
         struct ql_append *append = finished.first;
         finished.first = append->next;
+        if (log->env->broken == Q_OK && err != Q_OK) q_fault_adopt(&log->refused_fault);
         /* What reached its mark before the log broke or filled up is good all the same. */
         bool reached =
             append->end != 0 && append->end <= (append->flushed ? log->durable : log->written);
@@ -395,7 +407,9 @@ ql_log_is_idle(const struct ql_log *log, bool flushed)
     if (log->flight_count > 0 || log->flush_busy || log->roll == QL_ROLL_OPENING) return false;
     if (log->zero.segment != NULL) return false;
     if (log->env->broken != Q_OK) return true;
-    if (log->queue.first != NULL || log->roll != QL_ROLL_NONE) return false;
+    if (log->queue.first != NULL) return false;
+    /* Sealed, and without space for the next segment: nothing moves, and nothing has to. */
+    if (log->roll == QL_ROLL_SEALING) return log->spare == NULL && log->durable == log->tail;
     /* Marks move when something completes; who waits for them is answered in the turn after. */
     if (log->wait_written.first != NULL || log->wait_durable.first != NULL) return false;
     if (log->finished.first != NULL) return false;
@@ -411,6 +425,18 @@ ql_log_deadline_ns(const struct ql_log *log)
     if (log->roll == QL_ROLL_SEALING && log->spare_retry_ns != 0)
         deadline = q_min_u64(deadline, log->spare_retry_ns);
     return q_min_u64(deadline, ql_zero_deadline_ns(&log->zero, log->active, log->spare));
+}
+
+/* A number is used up only by a segment that came to be. */
+static enum q_err
+log_create_spare(struct ql_log *log)
+{
+    Q_TRY(ql_segment_create(
+        log->env, log->name, log->number_next, log->incarnation + 1, log->segment_bytes,
+        &log->spare));
+    log->number_next++;
+    log->incarnation++;
+    return Q_OK;
 }
 
 static void
@@ -439,13 +465,14 @@ log_roll_go_on(struct ql_log *log, uint64_t now_ns)
     struct ql_env *env = log->env;
     if (log->spare == NULL) {
         if (now_ns < log->spare_retry_ns) {
-            log_refuse_queue(log, Q_E_NO_SPACE);
+            q_fault_adopt(&log->spare_fault);
+            log_refuse_queue(log, log->spare_fault.err);
             return;
         }
-        enum q_err err =
-            ql_segment_create(env, log->name, log->number_next++, ++log->incarnation, &log->spare);
+        enum q_err err = log_create_spare(log);
         if (err != Q_OK) {
             log->spare_retry_ns = now_ns + SPARE_RETRY_NS;
+            log->spare_fault = *q_fault_last();
             log_refuse_queue(log, err);
             return;
         }
@@ -513,6 +540,7 @@ log_refuse_queue(struct ql_log *log, enum q_err err)
     struct ql_append *append;
     if (log->queue.first == NULL && log->env->broken == Q_OK) return;
     log->refused = err;
+    log->refused_fault = *q_fault_last();
     while ((append = queue_pop(&log->queue)) != NULL) {
         append->end = 0;
         queue_push(&log->finished, append);
@@ -531,9 +559,8 @@ ql_log_prepare(struct ql_log *log, uint64_t now_ns)
     ql_zero_step(&log->zero, log->env, log->active, log->spare, log->tail, now_ns);
     if (log->spare != NULL || log->roll != QL_ROLL_NONE || now_ns < log->spare_retry_ns) return;
     uint64_t used = log->tail - log->active->base;
-    if (used < (log->active->file_size - QL_BLOCK) / 2) return;
-    enum q_err err =
-        ql_segment_create(log->env, log->name, log->number_next++, ++log->incarnation, &log->spare);
+    if (!log->spare_first && used < (log->active->file_size - QL_BLOCK) / 2) return;
+    enum q_err err = log_create_spare(log);
     log->spare_retry_ns = err == Q_OK ? 0 : now_ns + SPARE_RETRY_NS;
 }
 
@@ -546,6 +573,8 @@ ql_log_drop_end(const struct ql_log *log, uint64_t before)
         /* Pairs with the release in ql_segment_unpin(). */
         unsigned pins = atomic_load_explicit(&segment->pins, memory_order_acquire);
         if (segment == log->active || segment->end > before || pins > 0) break;
+        /* Nor one that the kernel is still busy with. */
+        if (segment == log->zero.segment || log->flush_busy) break;
         first = segment->end;
     }
     return first;
@@ -561,7 +590,7 @@ ql_log_drop(struct ql_log *log, uint64_t before)
         struct ql_segment *segment = log->segments.segments[count++];
         char path[QL_PATH_MAX];
         ql_segment_path(log->env, log->name, segment->number, path);
-        if (err == Q_OK && log->spare == NULL && segment->file_size == log->env->segment_bytes) {
+        if (err == Q_OK && log->spare == NULL && segment->file_size == log->segment_bytes) {
             err = ql_segment_recycle(log->env, segment, log->name, ++log->incarnation);
             if (err == Q_OK) {
                 log->spare = segment;

@@ -26,8 +26,8 @@
  *
  * Failure modes:
  *   - a write or flush fails: env->broken is latched, every append ends with Q_E_BROKEN;
- *   - no spare can be made (disk full): appends that need the next segment wait; Q_E_NO_SPACE is
- *     answered to what waits, and the log goes on when there is space again.
+ *   - no spare can be made (disk full): behind the seal everything is refused with Q_E_NO_SPACE; the
+ *     log tries again each second, and goes on when there is space.
  *
  * Invariants (ql_log_check):
  *   (1) durable <= written <= tail
@@ -115,6 +115,9 @@ struct ql_log {
     struct ql_env *env;
     char name[QL_LOG_NAME_MAX];
 
+    uint64_t segment_bytes;
+    bool spare_first; /* always keep a spare: what is written here may not be refused */
+
     struct ql_segment_set segments;
     struct ql_segment *active; /* the last of them */
     struct ql_segment *spare;
@@ -133,6 +136,7 @@ struct ql_log {
     struct ql_append_queue wait_durable;
     struct ql_append_queue finished;
     enum q_err refused; /* what `finished` gets beside its marks: Q_E_NO_SPACE */
+    struct q_fault refused_fault;
 
     struct ql_flight flights[QL_DEPTH_MAX];
     unsigned flight_first;
@@ -147,11 +151,12 @@ struct ql_log {
     struct ql_transfer header_write;
     struct ql_buffer *header_buffer;
     uint64_t spare_retry_ns;
+    struct q_fault spare_fault;
 
     struct ql_zero zero;
 };
 
-void ql_log_init(struct ql_log *log, struct ql_env *env, const char *name);
+void ql_log_init(struct ql_log *log, struct ql_env *env, const char *name, uint64_t segment_bytes);
 /* Make the first segment, or the one behind a sealed end. After recovery has set the marks. */
 Q_MUST_CHECK enum q_err ql_log_start(struct ql_log *log);
 /* Nothing is in flight. Appends that are still queued end with Q_STOPPING. */
@@ -196,7 +201,7 @@ void ql_log_check(const struct ql_log *log);
 /* Position up to which the active segment was written at least once. */
 uint64_t ql_log_zeroed(const struct ql_log *log);
 
-/* The largest body that fits into a segment of this directory. */
-uint64_t ql_body_bytes_max(const struct ql_env *env);
+/* The largest body that fits into a segment of this log. */
+uint64_t ql_log_body_bytes_max(const struct ql_log *log);
 
 #endif /* QL_SEGMENT_LOG_H */

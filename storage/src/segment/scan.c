@@ -130,8 +130,13 @@ ql_scan_search(struct ql_scan *scan, uint64_t until)
     uint64_t position = scan->position + QL_BLOCK;
     while (position < until) {
         const struct ql_segment *segment = ql_segment_set_find(scan->segments, position);
-        if (segment == NULL) return false;
-        if (position + QL_BLOCK > ql_segment_limit(segment)) return false;
+        if (segment == NULL || position + QL_BLOCK > ql_segment_limit(segment)) {
+            /* Nothing is stored here: on with the next segment there is. */
+            segment = ql_segment_set_next(scan->segments, position);
+            if (segment == NULL) return false;
+            position = segment->base;
+            continue;
+        }
         if (scan_is_frame_at(scan, segment, position)) {
             scan->position = position;
             scan->linked = false;

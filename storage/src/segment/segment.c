@@ -14,11 +14,13 @@
 static enum q_err segment_read_header(
     struct ql_env *env, struct ql_segment *segment, const char *log, const char *path);
 static bool segment_header_from_frame(
-    const struct ql_env *env,
+    struct ql_env *env,
     const char *log,
-    const uint8_t *block,
+    int file,
     uint64_t file_size,
     struct ql_segment_header *ret_header);
+static int segment_read(
+    struct ql_env *env, int file, uint64_t at, const struct ql_buffer *buffer, uint32_t size);
 static int segment_open_file(struct ql_env *env, const char *path, unsigned flags);
 
 const char *
@@ -34,6 +36,7 @@ ql_segment_create(
     const char *log,
     uint32_t number,
     uint64_t incarnation,
+    uint64_t file_size,
     struct ql_segment **ret_segment)
 {
     char path[QL_PATH_MAX];
@@ -43,7 +46,7 @@ ql_segment_create(
     segment->state = QL_SEGMENT_SPARE;
     segment->number = number;
     segment->incarnation = incarnation;
-    segment->file_size = env->segment_bytes;
+    segment->file_size = file_size;
     segment->zeroed = QL_BLOCK;
     segment->file = segment_open_file(env, path, QLOG_IO_OPEN_CREATE);
     if (segment->file < 0) {
@@ -58,7 +61,9 @@ ql_segment_create(
     if (rv < 0)
         err = Q_FAIL(
             q_err_from_errno(-rv), .path = path, .sys = -rv,
-            .what = q_text("allocate %llu bytes", (unsigned long long)segment->file_size));
+            .what = q_text(
+                "allocate %llu bytes for the next segment", (unsigned long long)segment->file_size),
+            .hint = "free some space on this file system, or use smaller segments");
     if (err == Q_OK) err = ql_segment_write_header(env, segment, log);
     if (err == Q_OK) {
         char directory[QL_PATH_MAX];
@@ -70,7 +75,11 @@ ql_segment_create(
                 .what = "flush the directory of a new segment");
     }
     if (err != Q_OK) {
+        /* Half a file would keep what it got of the space that is short. */
+        struct q_fault fault = *q_fault_last();
+        (void)env->io->table->unlink(env->io, path);
         ql_segment_free(env, segment);
+        q_fault_adopt(&fault);
         return err;
     }
     *ret_segment = segment;
@@ -149,27 +158,16 @@ segment_read_header(
     if (rv < 0)
         return Q_FAIL(q_err_from_errno(-rv), .path = path, .sys = -rv, .what = "segment size");
     struct ql_buffer *buffer;
-    Q_TRY(ql_buffer_take(env, 2 * QL_BLOCK, &buffer));
-    struct ql_transfer read = {
-        .op = {
-            .kind = QLOG_IO_READ,
-            .file = segment->file,
-            .buffer = -1,
-            .data = buffer->data,
-            .length = 2 * QL_BLOCK, /* the header, and the first frame's */
-        },
-    };
-    rv = ql_transfer_wait(env->io, &read);
+    Q_TRY(ql_buffer_take(env, QL_BLOCK, &buffer));
     struct ql_segment_header header;
     enum ql_block_state state = QL_BLOCK_FOREIGN;
-    bool rebuilt = false;
-    if (rv == 0) {
-        state = ql_segment_header_decode(buffer->data, &header);
-        if (state == QL_BLOCK_FOREIGN)
-            rebuilt = segment_header_from_frame(env, log, buffer->data + QL_BLOCK, size, &header);
-    }
+    rv = segment_read(env, segment->file, 0, buffer, QL_BLOCK);
+    if (rv == 0) state = ql_segment_header_decode(buffer->data, &header);
     ql_buffer_give(env, buffer);
-    if (rv < 0)
+    bool rebuilt = false;
+    if (state == QL_BLOCK_FOREIGN || state == QL_BLOCK_ZERO)
+        rebuilt = segment_header_from_frame(env, log, segment->file, size, &header);
+    if (rv < 0 && !rebuilt)
         return Q_FAIL(
             q_err_from_errno(-rv), .path = path, .sys = -rv, .what = "read segment header");
     if (state == QL_BLOCK_NEWER)
@@ -177,7 +175,7 @@ segment_read_header(
     if (rebuilt)
         QL_TELL(
             env, ROT, .log = log, .path = path, .position = header.base, .bytes = QL_BLOCK,
-            .text = "the segment's header is damaged; its first frame tells the same");
+            .text = "the segment's header is damaged; its first whole frame tells the same");
     else if (state != QL_BLOCK_GOOD)
         return Q_NOT_FOUND;
     if (strcmp(header.log_name, log) != 0 ||
@@ -198,30 +196,61 @@ segment_read_header(
 }
 
 /*
- * A damaged header in front of a good frame: the frame knows position and incarnation. Without a
- * good frame the file is a spare whose making, or whose first use, was cut short.
+ * A damaged header in front of frames: the first whole one knows position and incarnation. Without
+ * any the file is a spare whose making, or whose first use, was cut short.
  */
 static bool
 segment_header_from_frame(
-    const struct ql_env *env,
+    struct ql_env *env,
     const char *log,
-    const uint8_t *block,
+    int file,
     uint64_t file_size,
     struct ql_segment_header *ret_header)
 {
-    struct ql_frame frame;
-    if (ql_frame_decode(block, &frame) != QL_BLOCK_GOOD) return false;
-    *ret_header = (struct ql_segment_header){
-        .in_use = true,
-        .incarnation = frame.incarnation,
-        .base = frame.position,
-        .file_size = file_size - file_size % QL_BLOCK,
-        .generation = frame.generation,
-        .chain = frame.previous,
-    };
+    struct ql_buffer *buffer;
+    if (ql_buffer_take(env, QL_BUFFER_SMALL, &buffer) != Q_OK) return false;
+    bool found = false;
+    for (uint64_t at = QL_BLOCK; at < file_size && !found; at += QL_BUFFER_SMALL) {
+        if (segment_read(env, file, at, buffer, QL_BUFFER_SMALL) != 0) continue;
+        for (uint64_t block = 0; block < QL_BUFFER_SMALL && !found; block += QL_BLOCK) {
+            struct ql_frame frame;
+            if (ql_frame_decode(buffer->data + block, &frame) != QL_BLOCK_GOOD) continue;
+            uint64_t behind = at + block - QL_BLOCK;
+            if (frame.position < behind) continue;
+            found = true;
+            *ret_header = (struct ql_segment_header){
+                .in_use = true,
+                .incarnation = frame.incarnation,
+                .base = frame.position - behind,
+                .file_size = file_size - file_size % QL_BLOCK,
+                .generation = frame.generation,
+                .chain = behind == 0 ? frame.previous : 0,
+            };
+        }
+    }
+    ql_buffer_give(env, buffer);
+    if (!found) return false;
     memcpy(ret_header->store_id, env->store_id, sizeof(env->store_id));
     (void)snprintf(ret_header->log_name, sizeof(ret_header->log_name), "%s", log);
     return true;
+}
+
+/* 0 or negative errno; behind the end of the file there are zeros. */
+static int
+segment_read(
+    struct ql_env *env, int file, uint64_t at, const struct ql_buffer *buffer, uint32_t size)
+{
+    struct ql_transfer read = {
+        .op = {
+            .kind = QLOG_IO_READ,
+            .file = file,
+            .buffer = -1,
+            .data = buffer->data,
+            .length = size,
+            .at = at,
+        },
+    };
+    return ql_transfer_wait(env->io, &read);
 }
 
 void
@@ -351,6 +380,14 @@ ql_segment_set_find(const struct ql_segment_set *set, uint64_t position)
             high = middle;
     }
     return low == 0 ? NULL : set->segments[low - 1];
+}
+
+struct ql_segment *
+ql_segment_set_next(const struct ql_segment_set *set, uint64_t position)
+{
+    for (uint32_t i = 0; i < set->count; i++)
+        if (set->segments[i]->base > position) return set->segments[i];
+    return NULL;
 }
 
 void

@@ -72,6 +72,7 @@ Q_MUST_CHECK enum q_err ql_segment_create(
     const char *log,
     uint32_t number,
     uint64_t incarnation,
+    uint64_t file_size,
     struct ql_segment **ret_segment);
 /*
  * Open the file and read its header. Q_OK; Q_NOT_FOUND: no header of this directory and log there
@@ -104,6 +105,8 @@ void ql_segment_unpin(struct ql_segment *segment);
 Q_MUST_CHECK enum q_err ql_segment_set_add(struct ql_segment_set *set, struct ql_segment *segment);
 /* The segment whose range holds `position`; NULL when it is before the first. */
 struct ql_segment *ql_segment_set_find(const struct ql_segment_set *set, uint64_t position);
+/* The first segment whose base is above `position`; NULL when there is none. */
+struct ql_segment *ql_segment_set_next(const struct ql_segment_set *set, uint64_t position);
 void ql_segment_set_free(struct ql_env *env, struct ql_segment_set *set);
 
 #endif /* QL_SEGMENT_SEGMENT_H */

@@ -5,6 +5,8 @@
 
 #include "store/store.h"
 
+static enum q_err action_new(
+    struct qlog_store *store, uint32_t size, bool always, struct ql_action **ret_action);
 static void action_measure(struct ql_append *append, uint64_t incarnation);
 static void action_fill(
     struct ql_append *append, const struct ql_place *place, uint8_t *records, uint8_t *payloads);
@@ -19,13 +21,28 @@ static const struct ql_append_table action_table = {
 enum q_err
 ql_action_new(struct qlog_store *store, uint32_t size, struct ql_action **ret_action)
 {
+    return action_new(store, size, false, ret_action);
+}
+
+enum q_err
+ql_action_new_always(struct qlog_store *store, uint32_t size, struct ql_action **ret_action)
+{
+    return action_new(store, size, true, ret_action);
+}
+
+static enum q_err
+action_new(struct qlog_store *store, uint32_t size, bool always, struct ql_action **ret_action)
+{
     /* A change that is applied must reach the log. So changes are refused while the log could not
      * go on to a next segment, long before this one is full. */
     const struct ql_log *log = store->actions;
-    if (size > ql_body_bytes_max(log->env))
+    if (size > ql_log_body_bytes_max(log))
         return Q_FAIL(Q_TOO_BIG, .what = q_text("an action of %u bytes", size));
-    uint64_t left = ql_segment_limit(log->active) - log->tail;
-    if (log->spare == NULL && log->roll == QL_ROLL_NONE && left < log->active->file_size / 4)
+    uint64_t taken = log->tail + log->queued_bytes + size;
+    uint64_t limit = ql_segment_limit(log->active);
+    bool short_ = log->spare == NULL && log->roll != QL_ROLL_OPENING &&
+                  taken + log->active->file_size / (always ? 16 : 4) > limit;
+    if (short_)
         return Q_FAIL(
             Q_E_NO_SPACE, .path = store->home->env.path,
             .what = "no room for the next segment of the action log",

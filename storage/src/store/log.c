@@ -85,11 +85,11 @@ qlog_submit(struct qlog *log, struct qlog_append *append)
         return Q_FAIL(
             Q_NO_SUCH_MODE,
             .what = q_text("mode %s needs a replica", qlog_mode_name(append->mode)));
-    if (append->size > ql_body_bytes_max(&log->home->env))
+    if (append->size > ql_log_body_bytes_max(log->log))
         return Q_FAIL(
             Q_TOO_BIG, .what = q_text(
                            "a record of %zu bytes does not fit into a segment of %llu",
-                           append->size, (unsigned long long)log->home->env.segment_bytes));
+                           append->size, (unsigned long long)log->log->segment_bytes));
     struct append_state *state = (struct append_state *)(void *)&append->private_;
     memset(state, 0, sizeof(*state));
     state->append.table = &append_table;

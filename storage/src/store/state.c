@@ -111,7 +111,7 @@ state_subjects(struct statement *statement, uint64_t message_first, uint64_t act
         }
         if (count > 0) {
             struct ql_action *action;
-            Q_TRY(ql_action_new(statement->store, size, &action));
+            Q_TRY(ql_action_new_always(statement->store, size, &action));
             action->record_count = count;
             uint8_t *at = action->record;
             for (uint32_t i = next; i < end; i++) {
@@ -157,7 +157,7 @@ state_group(struct statement *statement, struct ql_group *group)
     uint32_t count;
     uint32_t size = group_size(group, &count);
     struct ql_action *action;
-    Q_TRY(ql_action_new(statement->store, size, &action));
+    Q_TRY(ql_action_new_always(statement->store, size, &action));
     action->record_count = count;
     action->group = group;
     group_encode(group, action->record);

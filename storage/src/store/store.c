@@ -37,6 +37,7 @@ qlog_store_open(
     store->clock = store->home->env.clock;
     store->messages = &store->home->logs[QL_LOG_MESSAGE];
     store->actions = &store->home->logs[QL_LOG_ACTION];
+    store->actions->spare_first = true;
     store->now_ns = q_clock_monotonic_ns(store->clock);
     err = ql_store_recover(store);
     if (err == Q_OK) err = ql_home_start(store->home);

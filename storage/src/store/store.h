@@ -95,6 +95,9 @@ struct ql_action {
 /* Memory for a record of `size` bytes. Q_OK, Q_E_NOMEM, Q_E_NO_SPACE (the action log is full). */
 Q_MUST_CHECK enum q_err ql_action_new(
     struct qlog_store *store, uint32_t size, struct ql_action **ret_action);
+/* The same for what makes room: it may use the last of the segment. */
+Q_MUST_CHECK enum q_err ql_action_new_always(
+    struct qlog_store *store, uint32_t size, struct ql_action **ret_action);
 /* Give one back that is not going to be appended. */
 void ql_action_drop(struct ql_action *action);
 /* The record is filled in and applied. `request` is answered with Q_OK once it is written. */
