@@ -6,6 +6,7 @@ at random moments and started again; both keep trying while it is away. Before e
 verify` may find a torn tail and nothing else; after it, nothing.
 """
 import os
+import random
 import re
 import threading
 import time
@@ -13,15 +14,33 @@ import time
 import lib
 
 KILLS = int(os.environ.get("QMQ_TEST_KILLS", "6"))
-LINES = 3000 * KILLS
+LINES_MAX = 200000
 
 
-def feed(write_end, lines, pace):
-    """Lines at a steady pace, so that every kill falls into the middle of something."""
-    with open(write_end, "wb", buffering=0) as out:
-        for first in range(0, len(lines), 100):
-            out.write(b"".join(line + b"\n" for line in lines[first:first + 100]))
-            pace.wait(0.005)
+class Feeder(threading.Thread):
+    """Writes lines into a pipe, sometimes many at once and sometimes few, until it is told to end, so
+    that every kill falls into the middle of something."""
+
+    def __init__(self, random, write_end):
+        super().__init__(daemon=True)
+        self.random = random
+        self.write_end = write_end
+        self.enough = threading.Event()
+        self.lines = []  # those written, when the thread has ended
+
+    def run(self):
+        filler = self.random.randbytes(4000).hex().encode()
+        with open(self.write_end, "wb", buffering=0) as out:
+            while not self.enough.is_set() and len(self.lines) < LINES_MAX:
+                burst = []
+                for _ in range(self.random.choice((1, 10, 100, 1000))):
+                    size = self.random.choice((0, 20, 200, 200, 2000))
+                    burst.append(b"%d %s" % (len(self.lines) + len(burst), filler[:size]))
+                self.lines += burst
+                view = memoryview(b"".join(line + b"\n" for line in burst))
+                while view:
+                    view = view[out.write(view):]
+                self.enough.wait(0.005)
 
 
 def in_order_once(lines):
@@ -32,15 +51,11 @@ def in_order_once(lines):
 with lib.Test() as t:
     node = t.node()
     node.start()
-    lines = [b"%d %s" % (index, t.random.randbytes(t.random.randrange(200)).hex().encode())
-             for index in range(LINES)]
-
     read_end, write_end = os.pipe()
     publisher = t.spawn("qmq", "pub", "kill", "--from", "/dev/stdin", "--meta", node.meta,
                         stdin=read_end)
     os.close(read_end)
-    pace = threading.Event()
-    feeder = threading.Thread(target=feed, args=(write_end, lines, pace), daemon=True)
+    feeder = Feeder(random.Random(t.random.random()), write_end)
     feeder.start()
     live = t.spawn("qmq", "sub", "kill", "-g", "live", "--meta", node.meta)
 
@@ -52,8 +67,9 @@ with lib.Test() as t:
         time.sleep(t.random.choice((0, 0, 0.3)))
         node.start()
         node.verify({0})
-    pace.set()
+    feeder.enough.set()
     feeder.join(lib.PATIENCE)
+    lines = feeder.lines
     code = publisher.wait()
     said = publisher.stderr_text().strip().splitlines()[-1:] or [""]
     t.check(code == 0, "the producer ended with %d: %s" % (code, said))
