@@ -82,7 +82,8 @@ struct qlog_io_table {
     int (*size)(struct qlog_io *io, int file, uint64_t *ret_size);
     /* Make the file at least this long, with space that is really there. */
     int (*allocate)(struct qlog_io *io, int file, uint64_t size);
-    /* Exclusive, until close; -EWOULDBLOCK when another process holds it. */
+    /* Exclusive, until close; -EWOULDBLOCK when another process holds it. A file that is locked is
+     * not read or written. */
     int (*lock)(struct qlog_io *io, int file);
     /* Read-only view of the whole file; NULL and `*ret_error` on failure. */
     const uint8_t *(*map)(struct qlog_io *io, int file, uint64_t size, int *ret_error);

@@ -265,6 +265,19 @@ uring_close(struct qlog_io *io, int file)
     (void)close(file);
 }
 
+static int
+uring_lock(struct qlog_io *io, int file)
+{
+    struct uring_io *self = uring_of(io);
+    /* The ring lets go of its files some time after the process is gone, and a lock of one with it.
+     * Nobody reads or writes a file that is only there to be locked. */
+    if (self->files_registered && file < FILES_MAX) {
+        int none = -1;
+        (void)io_uring_register_files_update(&self->ring, (unsigned)file, &none, 1);
+    }
+    return ql_posix_lock(io, file);
+}
+
 static const struct qlog_io_table uring_table = {
     .name = "io_uring",
     .submit = uring_submit,
@@ -276,7 +289,7 @@ static const struct qlog_io_table uring_table = {
     .close = uring_close,
     .size = ql_posix_size,
     .allocate = ql_posix_allocate,
-    .lock = ql_posix_lock,
+    .lock = uring_lock,
     .map = ql_posix_map,
     .unmap = ql_posix_unmap,
     .make_directory = ql_posix_make_directory,
