@@ -1,0 +1,210 @@
+/*
+ * `qlog` as a user runs it: what it prints, how it exits, and that it changes nothing.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include <criterion/criterion.h>
+
+#include "store/store.h"
+#include "store_fixture.h"
+
+static struct store_fixture fixture;
+static char output[64 * 1024]; /* of the last run, stdout and stderr */
+
+static void
+setup(void)
+{
+    fixture_open(&fixture);
+}
+
+static void
+teardown(void)
+{
+    fixture_close(&fixture);
+}
+
+TestSuite(qlog_tool, .init = setup, .fini = teardown);
+
+/* Exit code of a shell command. */
+static int
+shell(const char *command)
+{
+    FILE *pipe = popen(command, "re");
+    cr_assert_not_null(pipe);
+    size_t size = fread(output, 1, sizeof(output) - 1, pipe);
+    output[size] = '\0';
+    int status = pclose(pipe);
+    cr_assert(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static int
+qlog(const char *command, const char *arguments)
+{
+    char line[1024];
+    (void)snprintf(
+        line, sizeof(line), "'%s' %s '%s' %s 2>&1", QLOG_PROGRAM, command, fixture.directory,
+        arguments);
+    return shell(line);
+}
+
+static void
+assert_says(const char *text)
+{
+    cr_assert_not_null(strstr(output, text), "no \"%s\" in:\n%s", text, output);
+}
+
+static void
+publish_and_consume(void)
+{
+    cr_assert_eq(fixture_publish(&fixture, fixture_subject, "a,b,c", NULL, NULL), Q_OK);
+    cr_assert_eq(fixture_publish(&fixture, "other", "x", NULL, NULL), Q_OK);
+    cr_assert_eq(fixture_publish(&fixture, fixture_subject, "d", NULL, NULL), Q_OK);
+    uint64_t session = fixture_join(&fixture, "g", "c1", NULL);
+    struct pulled pulled = fixture_pull(&fixture, "g", "c1", session, 100, 0);
+    uint64_t first = pulled.runs[0].pull_sequence;
+    cr_assert_eq(fixture_ack(&fixture, "g", "c1", session, first, first + 1), Q_OK);
+}
+
+static void
+close_clean(void)
+{
+    cr_assert_eq(qlog_store_close(fixture.store), Q_OK);
+    fixture.store = NULL;
+}
+
+/* As kill -9 would leave it. */
+static void
+close_as_killed(void)
+{
+    fixture.store->home->env.broken = Q_E_BROKEN;
+    cr_assert_eq(qlog_store_close(fixture.store), Q_E_BROKEN);
+    fixture.store = NULL;
+}
+
+/* Bytes over the first segment of the message log. */
+static void
+overwrite(uint64_t at, const char *bytes)
+{
+    char path[128];
+    (void)snprintf(path, sizeof(path), "%s/message/segment-000000", fixture.directory);
+    FILE *file = fopen(path, "r+be");
+    cr_assert_not_null(file);
+    cr_assert_eq(fseek(file, (long)(4096 + at), SEEK_SET), 0);
+    cr_assert_eq(fwrite(bytes, 1, strlen(bytes), file), strlen(bytes));
+    cr_assert_eq(fclose(file), 0);
+}
+
+Test(qlog_tool, dumps_every_log_and_view)
+{
+    publish_and_consume();
+    close_clean();
+    cr_assert_eq(qlog("dump", ""), 0);
+    assert_says("BATCH    subject=0 sequence=0 messages=3");
+    cr_assert_eq(qlog("dump", "--log action"), 0);
+    assert_says("ACK      group=0 consumer=0");
+    cr_assert_eq(qlog("dump", "--log consume"), 0);
+    assert_says("orders  0-2  at 0:");
+    assert_says("other  0-0  at ");
+    assert_says("orders  3-3  at ");
+    cr_assert_eq(qlog("dump", "--log pull"), 0);
+    assert_says("orders g c1  ");
+    assert_says("  is 0-3  attempt 1");
+    cr_assert_eq(qlog("dump", "--log consume -o json"), 0);
+    assert_says("{\"subject\":\"orders\",\"first\":3,\"last\":3,\"position\":");
+    cr_assert_eq(qlog("dump", "--log pull -o json"), 0);
+    assert_says("\"group\":\"g\",\"consumer\":\"c1\",\"first_pull\":");
+}
+
+/* Each line of JSON is an object of its own, and a JSON parser agrees. */
+Test(qlog_tool, json_parses)
+{
+    publish_and_consume();
+    close_clean();
+    const char *const logs[] = { "message", "action", "consume", "pull" };
+    for (size_t i = 0; i < sizeof(logs) / sizeof(logs[0]); i++) {
+        char command[1024];
+        (void)snprintf(
+            command, sizeof(command),
+            "'%s' dump '%s' --log %s -o json | "
+            "python3 -c 'import json, sys; print(len([json.loads(line) for line in sys.stdin]))'",
+            QLOG_PROGRAM, fixture.directory, logs[i]);
+        cr_assert_eq(shell(command), 0);
+        cr_assert_gt(atoi(output), 0, "%s: %s", logs[i], output);
+    }
+    cr_assert_eq(qlog("verify", "-o json | python3 -m json.tool"), 0);
+    assert_says("\"result\": \"ok\"");
+}
+
+Test(qlog_tool, a_clean_store_is_ok)
+{
+    publish_and_consume();
+    close_clean();
+    cr_assert_eq(qlog("verify", "--deep"), 0);
+    assert_says("result: ok");
+}
+
+Test(qlog_tool, a_running_store_is_looked_at_up_to_its_mark)
+{
+    publish_and_consume();
+    cr_assert_eq(qlog("verify", ""), 0);
+    assert_says("in use by another process");
+    cr_assert_eq(qlog("dump", ""), 0);
+    assert_says("in use");
+}
+
+Test(qlog_tool, a_torn_tail_is_7_until_the_next_start)
+{
+    publish_and_consume();
+    uint64_t end = fixture.store->messages->tail;
+    close_as_killed();
+    cr_assert_eq(qlog("verify", ""), 0, "nothing was under way: %s", output);
+    overwrite(end, "half a frame");
+    cr_assert_eq(qlog("verify", ""), 7, "%s", output);
+    assert_says("torn tail: 4096 bytes");
+    cr_assert_eq(qlog_store_open(fixture.directory, &fixture.options, &fixture.store), Q_OK);
+    close_clean();
+    cr_assert_eq(qlog("verify", ""), 0, "%s", output);
+}
+
+Test(qlog_tool, damage_is_8_and_nothing_is_changed)
+{
+    publish_and_consume();
+    close_clean();
+    overwrite(4096 + 200, "rot");
+    char sum[1024];
+    (void)snprintf(
+        sum, sizeof(sum), "cd '%s' && find . -type f -printf '%%p %%T@ ' -exec sha256sum {} +",
+        fixture.directory);
+    char before[sizeof(output)];
+    cr_assert_eq(shell(sum), 0);
+    memcpy(before, output, sizeof(before));
+
+    cr_assert_eq(qlog("verify", "--deep"), 8, "%s", output);
+    assert_says("positions 4096 to 8192");
+    cr_assert_eq(qlog("dump", ""), 8);
+    assert_says("damage: ");
+    assert_says("BATCH    subject=0 sequence=3");
+    cr_assert_eq(shell(sum), 0);
+    cr_assert_str_eq(output, before);
+}
+
+Test(qlog_tool, mistakes_have_their_own_codes)
+{
+    close_clean();
+    cr_assert_eq(qlog("dump", "--log mesage"), 3);
+    assert_says("message action");
+    cr_assert_eq(qlog("dump", "--lgo message"), 2);
+    assert_says("did you mean --log");
+    cr_assert_eq(qlog("verify", "-o xml"), 2);
+    cr_assert_eq(qlog("vrify", ""), 2);
+    assert_says("did you mean: qlog verify");
+    cr_assert_eq(shell("'" QLOG_PROGRAM "' verify /nonexistent 2>&1"), 3);
+    cr_assert_eq(shell("'" QLOG_PROGRAM "' verify / 2>&1"), 1);
+    cr_assert_eq(shell("'" QLOG_PROGRAM "' verify /dev/null 2>&1"), 1);
+    cr_assert_eq(shell("'" QLOG_PROGRAM "' verify /nonexistent -o json 2>/dev/null"), 3);
+    assert_says("{\"error\":{\"code\":3,\"name\":\"NOT_FOUND\"");
+}
