@@ -26,8 +26,11 @@ enum {
     TICK_NS = 10 * Q_NS_PER_MS,
 };
 
-/* A run ends when it has written this much, so that it can't fill a disk. */
-#define LOG_BYTES_MAX (16ull << 30)
+/* The log is trimmed as it grows, so that its segments are recycled, as in a store that has run for
+ * a while; what is measured begins when the first fresh ones are behind it. */
+#define SEGMENT_BYTES (128ull << 20)
+#define WARM_UP_BYTES (3 * SEGMENT_BYTES)
+#define WARM_UP_NS    (5 * (uint64_t)Q_NS_PER_S)
 
 struct settings {
     uint64_t size;
@@ -234,6 +237,7 @@ run_log(const struct settings *settings, const char *directory, struct bench *be
     struct qlog_options options = {
         .create = true,
         .frame_bytes_max = (uint32_t)settings->frame,
+        .segment_bytes = SEGMENT_BYTES,
     };
     if (err == Q_OK) err = qlog_open(path, &options, &bench->log);
     if (err == Q_OK) {
@@ -252,7 +256,11 @@ run_loop(struct bench *bench)
     const struct settings *settings = bench->settings;
     const struct q_clock *clock = q_clock_system();
     struct usage start = usage_now();
-    uint64_t until_ns = start.wall_ns + settings->seconds * Q_NS_PER_S;
+    uint64_t until_ns = UINT64_MAX;
+    uint64_t warm_ns = start.wall_ns + WARM_UP_NS;
+    uint64_t trimmed = 0;
+    uint64_t first = 0;
+    bool measuring = false;
     bench->now_ns = start.wall_ns;
     bool going = true;
     while (going || bench->under_way > 0) {
@@ -270,16 +278,29 @@ run_loop(struct bench *bench)
             Q_TRY(qlog_submit(bench->log, &slot->append));
             bench->under_way++;
         }
-        uint64_t before = bench->messages;
         Q_TRY(qlog_turn(bench->log));
         Q_TRY(bench->err);
-        if (bench->messages == before && bench->under_way > 0)
-            Q_TRY(qlog_wait(bench->log, TICK_NS));
+        Q_TRY(qlog_wait(bench->log, TICK_NS));
+        uint64_t written = qlog_written(bench->log).value;
+        if (written - trimmed >= SEGMENT_BYTES) {
+            Q_TRY(qlog_trim(bench->log, qlog_durable(bench->log)));
+            trimmed = written;
+        }
         bench->now_ns = q_clock_monotonic_ns(clock);
-        going = bench->now_ns < until_ns && qlog_written(bench->log).value < LOG_BYTES_MAX;
+        if (!measuring && (written >= WARM_UP_BYTES || bench->now_ns >= warm_ns)) {
+            /* From here on segments are recycled ones, as in a store that has run for a while. */
+            measuring = true;
+            first = written;
+            bench->messages = 0;
+            bench->frames = 0;
+            q_hist_init(&bench->latency);
+            start = usage_now();
+            until_ns = start.wall_ns + settings->seconds * Q_NS_PER_S;
+        }
+        going = !measuring || bench->now_ns < until_ns;
     }
     bench->usage = usage_since(&start);
-    bench->log_bytes = qlog_written(bench->log).value;
+    bench->log_bytes = qlog_written(bench->log).value - first;
     return Q_OK;
 }
 

@@ -9,7 +9,7 @@
  *     if (qlog_append(log, "hello", 5, NULL) != Q_OK) …
  *
  * Thread:   one: the thread that opened it, for every function.
- * Blocking: qlog_open(), qlog_append(), qlog_wait() and qlog_close(). The rest never.
+ * Blocking: qlog_open(), qlog_append(), qlog_wait(), qlog_trim() and qlog_close(). The rest never.
  * Memory:   an append struct and its data are the log's from submit until `done` has been entered.
  * Failure:  after a failed write or flush everything answers Q_E_BROKEN and the log must be closed;
  *           the next open recovers what the disk has. q_fault_last() tells path, position, cause.
@@ -58,14 +58,21 @@ Q_EXPORT enum q_err qlog_close(struct qlog *log);
 
 /* Q_OK: `done` will be called. Q_TOO_BIG: does not fit into a segment. Q_NO_SUCH_MODE. */
 Q_EXPORT Q_MUST_CHECK enum q_err qlog_submit(struct qlog *log, struct qlog_append *append);
-/* One turn: what completed is finished, what was submitted is written. Q_OK or what broke it. */
+/* One turn: what completed is finished, what was submitted becomes frames. Q_OK or what broke it. */
 Q_EXPORT Q_MUST_CHECK enum q_err qlog_turn(struct qlog *log);
-/* Hand over, and sleep until something completes, at most `timeout_ns`. */
+/* Hand frames to the kernel, and sleep until something completes, at most `timeout_ns`. A loop calls
+ * both, turn and wait, every time. */
 Q_EXPORT Q_MUST_CHECK enum q_err qlog_wait(struct qlog *log, uint64_t timeout_ns);
 
 /* Append one record and wait until it is flushed. `ret_position` may be NULL. */
 Q_EXPORT Q_MUST_CHECK enum q_err qlog_append(
     struct qlog *log, const void *data, size_t size, qlog_position *ret_position);
+
+/*
+ * Drop the head: whole segments that lie below `before`. They are written again, so a log that is
+ * trimmed as it grows needs no new space. Blocks for a write of the superblock when something goes.
+ */
+Q_EXPORT Q_MUST_CHECK enum q_err qlog_trim(struct qlog *log, qlog_position before);
 
 /* Everything below is written, or flushed. */
 Q_EXPORT qlog_position qlog_written(const struct qlog *log);

@@ -731,6 +731,11 @@ enum q_err
 ql_home_trim(struct ql_home *home, const uint64_t *before)
 {
     Q_TRY(ql_env_check(&home->env));
+    bool something = false;
+    for (unsigned i = 0; i < home->log_count; i++)
+        something = something || ql_log_drop_end(&home->logs[i], before[i]) !=
+                                     home->logs[i].segments.segments[0]->base;
+    if (!something) return Q_OK;
     /* The superblock first: a head whose dropping is cut short must not be met again. */
     for (unsigned i = 0; i < home->log_count; i++)
         home->super.logs[i].first = ql_log_drop_end(&home->logs[i], before[i]);

@@ -155,6 +155,13 @@ append_on_waited(struct qlog_append *append, enum q_err err)
     waited->err = err;
 }
 
+enum q_err
+qlog_trim(struct qlog *log, qlog_position before)
+{
+    const uint64_t positions[QL_LOGS_MAX] = { before.value };
+    return ql_home_trim(log->home, positions);
+}
+
 qlog_position
 qlog_written(const struct qlog *log)
 {
