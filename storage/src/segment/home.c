@@ -785,8 +785,13 @@ ql_home_drain(struct ql_home *home)
         if (rv < 0)
             return Q_FAIL(Q_E_IO, .path = home->env.path, .sys = -rv, .what = "wait for the disk");
     }
-    for (unsigned i = 0; i < home->log_count; i++)
+    /* A log that broke has answers left. All of them come before the first segment is freed: those of
+     * the action log may pin segments of the message log. */
+    uint64_t now_ns = q_clock_monotonic_ns(home->env.clock);
+    for (unsigned i = 0; i < home->log_count; i++) {
+        ql_log_advance(&home->logs[i], now_ns, false);
         ql_log_finish(&home->logs[i]);
+    }
     return ql_env_check(&home->env);
 }
 
