@@ -107,6 +107,7 @@ recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_st
     scan->window_size = ahead.window_size;
     scan->window_segment = ahead.window_segment;
 
+    recover->durable = durable;
     if (gap >= durable) {
         recover->torn_bytes = found ? ahead.position - gap : recover_torn_bytes(scan, state);
         if (gap == recover->marks.end) recover->torn_bytes = 0;
@@ -114,7 +115,6 @@ recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_st
     }
     /* Rot. Go on at the next whole frame below the mark, or at the mark itself. */
     uint64_t to = found && next < durable ? next : durable;
-    recover->durable = durable;
     recover->rot_bytes += to - gap;
     QL_TELL(
         recover->env, ROT, .log = recover->log, .path = recover->env->path, .position = gap,
