@@ -183,8 +183,24 @@ segment_read_header(
         return Q_FAIL(
             Q_E_CORRUPT, .path = path, .what = "the segment belongs to another log or directory",
             .hint = "move the file back to where it came from");
-    if (size < QL_BLOCK || header.file_size < 2 * QL_BLOCK)
-        return Q_FAIL(Q_E_CORRUPT, .path = path, .what = "segment file is too short");
+    if (header.file_size < 2 * QL_BLOCK)
+        return Q_FAIL(
+            Q_E_CORRUPT, .path = path,
+            .what = q_text(
+                "the header says that the file has %llu bytes",
+                (unsigned long long)header.file_size),
+            .hint = "the file was not written by this program; move it away");
+    /* What a cut file lacks is missed as frames. But it is read through a map, and no byte of a map
+     * may lie behind the end. */
+    bool cut = size < header.file_size && !env->read_only;
+    rv = cut ? env->io->table->allocate(env->io, segment->file, header.file_size) : 0;
+    if (rv < 0)
+        return Q_FAIL(
+            q_err_from_errno(-rv), .path = path, .sys = -rv,
+            .what = q_text(
+                "make a file of %llu bytes as long as it was, %llu", (unsigned long long)size,
+                (unsigned long long)header.file_size),
+            .hint = "free some space on this file system");
     segment->state = header.in_use ? QL_SEGMENT_ACTIVE : QL_SEGMENT_SPARE;
     segment->incarnation = header.incarnation;
     segment->base = header.base;
