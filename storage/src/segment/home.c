@@ -676,6 +676,9 @@ ql_home_start(struct ql_home *home)
     for (unsigned i = 0; i < home->log_count; i++)
         Q_TRY(ql_log_start(&home->logs[i]));
     home->started = true;
+    /* A log that needs a spare refuses what comes before its first turn. */
+    for (unsigned i = 0; i < home->log_count; i++)
+        ql_log_prepare(&home->logs[i], q_clock_monotonic_ns(home->env.clock));
     QL_TELL(
         &home->env, RECOVERED, .path = home->env.path, .position = home->logs[0].tail,
         .text = home->created     ? "new"
