@@ -578,7 +578,7 @@ ql_home_recover_init(struct ql_home *home, unsigned log, struct ql_recover *ret_
     const struct ql_segment_set *segments = &home->logs[log].segments;
     const struct ql_super_log *marks = &home->super.logs[log];
     /* Where the superblock says that the log begins. Without one the segments are all there is. */
-    uint64_t from = segments->count > 0 ? marks->first : marks->end;
+    uint64_t from = marks->first;
     if (segments->count > 0 && (!home->super_found || segments->segments[0]->base < marks->first))
         from = segments->segments[0]->base;
     *ret_recover = (struct ql_recover){
