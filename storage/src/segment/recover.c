@@ -136,6 +136,7 @@ recover_torn_bytes(const struct ql_scan *scan, enum ql_scan_state state)
     case QL_SCAN_RECORDS:
     case QL_SCAN_PAYLOAD:
         return ql_frame_size(scan->frame.body_length);
+    case QL_SCAN_FOREIGN:
     case QL_SCAN_GARBAGE:
     case QL_SCAN_READ:
         return QL_BLOCK;

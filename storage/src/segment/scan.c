@@ -85,8 +85,9 @@ scan_check(struct ql_scan *scan, const struct ql_segment *segment)
     default:
         return QL_SCAN_GARBAGE;
     }
+    if (frame.incarnation < segment->incarnation) return QL_SCAN_STALE;
     if (frame.incarnation != segment->incarnation || frame.position != scan->position)
-        return QL_SCAN_STALE;
+        return QL_SCAN_FOREIGN;
     if (frame.generation < scan->generation) return QL_SCAN_ORPHAN;
     if (scan->linked && frame.previous != scan->chain) return QL_SCAN_ORPHAN;
     uint64_t size = ql_frame_size(frame.body_length);
@@ -231,7 +232,8 @@ ql_scan_state_text(enum ql_scan_state state)
         [QL_SCAN_FRAME] = "a frame",
         [QL_SCAN_LIMIT] = "the end of the segments",
         [QL_SCAN_ZERO] = "never written",
-        [QL_SCAN_STALE] = "a frame of another place or an earlier use",
+        [QL_SCAN_STALE] = "a frame of an earlier use",
+        [QL_SCAN_FOREIGN] = "a frame of another place",
         [QL_SCAN_ORPHAN] = "a frame that does not follow the one before",
         [QL_SCAN_GARBAGE] = "no frame header",
         [QL_SCAN_RECORDS] = "a frame with damaged records",

@@ -23,7 +23,8 @@ enum ql_scan_state {
     QL_SCAN_FRAME,   /* a whole frame */
     QL_SCAN_LIMIT,   /* the scan's own limit, or the end of the last segment */
     QL_SCAN_ZERO,    /* never written */
-    QL_SCAN_STALE,   /* a frame of an earlier use of the segment, or of another place */
+    QL_SCAN_STALE,   /* a frame of an earlier use of the segment */
+    QL_SCAN_FOREIGN, /* a frame of another place */
     QL_SCAN_ORPHAN,  /* a frame of an older generation, or not linked to the one before */
     QL_SCAN_GARBAGE, /* no frame header */
     QL_SCAN_RECORDS, /* the header is right, the records are not */
