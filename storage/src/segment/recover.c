@@ -84,7 +84,9 @@ recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_st
     if (recover->live && gap >= recover->marks.durable) return false;
     if (recover->clean && gap == recover->marks.end) return false;
     /* A log that fills its last segment, or was never written. */
-    if (state == QL_SCAN_LIMIT && gap >= recover->durable) return false;
+    if (state == QL_SCAN_LIMIT && gap >= recover->durable &&
+        ql_segment_set_next(recover->segments, gap) == NULL)
+        return false;
 
     /* Whole frames behind the gap may know a newer durable mark. */
     struct ql_scan ahead = *scan;
