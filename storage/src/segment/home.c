@@ -84,6 +84,7 @@ ql_home_open(
     if (err == Q_OK) err = home_check_names(home, names, name_count);
     if (err == Q_OK) {
         home->was_clean = home->super.clean;
+        home->generation_found = home->super.generation;
         if (!home->was_clean && !home->created) home->super.generation++;
         home->super.clean = false;
         home->env.generation = home->super.generation;
@@ -108,6 +109,7 @@ ql_home_open_to_read(const char *directory, struct qlog_io *io, struct ql_home *
     if (err == Q_OK) err = home_find_super(home);
     if (err == Q_OK) {
         home->was_clean = home->super.clean;
+        home->generation_found = home->super.generation;
         home->env.generation = home->super.generation;
         err = home_open_logs(home);
     }
@@ -587,6 +589,7 @@ ql_home_recover_init(struct ql_home *home, unsigned log, struct ql_recover *ret_
         .segments = segments,
         .from = from,
         .marks = home->super.logs[log],
+        .since = home->generation_found,
         .clean = home->was_clean,
     };
 }

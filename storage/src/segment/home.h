@@ -30,6 +30,7 @@ struct ql_home {
     bool was_clean;   /* the last stop */
     bool super_found; /* at least one good copy */
     bool started;
+    uint64_t generation_found; /* in the superblock, before it was raised */
     struct ql_super super;
     struct ql_log logs[QL_LOGS_MAX];
     unsigned log_count;

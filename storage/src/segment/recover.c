@@ -112,7 +112,11 @@ recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_st
     recover->durable = durable;
     if (gap >= durable) {
         recover->torn_bytes = found ? ahead.position - gap : recover_torn_bytes(scan, state);
-        if (gap == recover->marks.end) recover->torn_bytes = 0;
+        /* What was there when the log was said to end here was told then. */
+        uint64_t generation = found ? ahead.frame.generation : scan->frame.generation;
+        bool header = found || state == QL_SCAN_RECORDS || state == QL_SCAN_PAYLOAD;
+        if (gap == recover->marks.end && (!header || generation < recover->since))
+            recover->torn_bytes = 0;
         return false;
     }
     /* Rot. Go on at the next whole frame below the mark, or at the mark itself. */

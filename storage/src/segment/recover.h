@@ -24,6 +24,7 @@ struct ql_recover {
     const struct ql_segment_set *segments;
     uint64_t from;             /* first position to read; a frame begins there */
     struct ql_super_log marks; /* of this log in the superblock */
+    uint64_t since;            /* generation of what was written behind marks.end */
     bool clean;                /* the superblock says so: the log ends at marks.end exactly */
     bool live;                 /* another process may be writing: stop at marks.durable */
     bool deep;                 /* check every payload, not only those above the durable mark */
