@@ -380,12 +380,18 @@ home_create(struct ql_home *home, const char *const *names, unsigned name_count)
         .log_count = (uint8_t)name_count,
         .created_ms = q_clock_wall_ms(home->env.clock),
     };
-    for (unsigned i = 0; i < name_count; i++)
-        (void)snprintf(home->super.logs[i].name, QL_LOG_NAME_MAX, "%s", names[i]);
+    uint64_t incarnations[QL_LOGS_MAX];
     if (getrandom(home->super.store_id, sizeof(home->super.store_id), 0) !=
-        (ssize_t)sizeof(home->super.store_id))
+            (ssize_t)sizeof(home->super.store_id) ||
+        getrandom(incarnations, sizeof(incarnations), 0) != (ssize_t)sizeof(incarnations))
         return Q_FAIL(Q_E_IO, .sys = errno, .what = "random bytes for the store's identity");
     memcpy(home->env.store_id, home->super.store_id, sizeof(home->env.store_id));
+    for (unsigned i = 0; i < name_count; i++) {
+        (void)snprintf(home->super.logs[i].name, QL_LOG_NAME_MAX, "%s", names[i]);
+        /* Where a log begins to count is its own: a frame that strays into another log or directory
+         * is none there, and nobody who writes messages can make one up. */
+        home->super.logs[i].incarnation = incarnations[i] >> 1;
+    }
 
     char path[QL_PATH_MAX];
     for (unsigned i = 0; i < name_count; i++) {
