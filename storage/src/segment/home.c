@@ -44,6 +44,17 @@ static enum q_err home_check_names(
     struct ql_home *home, const char *const *names, unsigned name_count);
 static enum q_err home_open_logs(struct ql_home *home);
 static enum q_err home_open_segments(struct ql_home *home, struct ql_log *log, uint64_t first);
+static void home_unlink(struct ql_home *home, const struct ql_log *log, uint32_t number);
+static void home_identify(
+    struct ql_home *home,
+    const struct ql_log *log,
+    struct ql_segment **opened,
+    uint32_t count,
+    uint64_t first);
+static bool home_is_taken(
+    struct ql_segment *const *opened, uint32_t count, uint32_t index, uint64_t incarnation);
+static enum q_err home_sort_in(
+    struct ql_home *home, struct ql_log *log, struct ql_segment *segment, uint64_t first);
 static enum q_err home_settle(struct ql_home *home, struct ql_log *log);
 static enum q_err home_write_super(struct ql_home *home);
 static void home_super_block(struct ql_home *home);
@@ -548,36 +559,102 @@ home_open_segments(struct ql_home *home, struct ql_log *log, uint64_t first)
     enum q_err err = Q_OK;
     if (rv < 0) err = home_fail(home, log->name, rv, "list a log's segments");
     if (list.full) err = Q_FAIL(Q_E_NOMEM, .what = "list of segments");
+    struct ql_segment **opened = calloc(list.count + 1, sizeof(*opened));
+    if (opened == NULL) err = Q_FAIL(Q_E_NOMEM, .what = "list of segments");
     for (uint32_t i = 0; err == Q_OK && i < list.count; i++) {
-        struct ql_segment *segment;
         log->number_next = (uint32_t)q_max_u64(log->number_next, list.numbers[i] + 1);
-        err = ql_segment_open(env, log->name, list.numbers[i], &segment);
+        err = ql_segment_open(env, log->name, list.numbers[i], &opened[i]);
         if (err == Q_NOT_FOUND) {
             /* A spare whose making was cut short: nothing was ever in it. */
             err = Q_OK;
-            if (!env->read_only)
-                (void)env->io->table->unlink(
-                    env->io, ql_segment_path(env, log->name, list.numbers[i], path));
-            continue;
-        }
-        if (err != Q_OK) break;
-        log->incarnation = q_max_u64(log->incarnation, segment->incarnation);
-        bool dropped = segment->state != QL_SEGMENT_SPARE && segment->base < first;
-        if (segment->state == QL_SEGMENT_SPARE && log->spare == NULL) {
-            log->spare = segment;
-        } else if (segment->state == QL_SEGMENT_SPARE || dropped) {
-            /* One spare is enough; and what lies below the first position was dropped before. */
-            ql_segment_free(env, segment);
-            if (!env->read_only)
-                (void)env->io->table->unlink(
-                    env->io, ql_segment_path(env, log->name, list.numbers[i], path));
-        } else {
-            err = ql_segment_set_add(&log->segments, segment);
-            if (err != Q_OK) ql_segment_free(env, segment);
+            home_unlink(home, log, list.numbers[i]);
         }
     }
+    if (err == Q_OK) home_identify(home, log, opened, list.count, first);
+    for (uint32_t i = 0; err == Q_OK && i < list.count; i++) {
+        if (opened[i] == NULL) continue;
+        err = home_sort_in(home, log, opened[i], first);
+        if (err == Q_OK) opened[i] = NULL;
+    }
+    for (uint32_t i = 0; opened != NULL && i < list.count; i++)
+        ql_segment_free(env, opened[i]);
+    free(opened);
     free(list.numbers);
     return err;
+}
+
+static void
+home_unlink(struct ql_home *home, const struct ql_log *log, uint32_t number)
+{
+    char path[QL_PATH_MAX];
+    if (home->env.read_only) return;
+    (void)home->env.io->table->unlink(
+        home->env.io, ql_segment_path(&home->env, log->name, number, path));
+}
+
+/*
+ * No two files have one incarnation, and no frame contradicts the header before it. Where that is
+ * so, a header was written to the wrong place or not at all, and the frames say what the file is,
+ * unless it is a frame that strayed: that one is at home in another file, or alone.
+ */
+static void
+home_identify(
+    struct ql_home *home,
+    const struct ql_log *log,
+    struct ql_segment **opened,
+    uint32_t count,
+    uint64_t first)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (opened[i] != NULL && home_is_taken(opened, count, i, opened[i]->incarnation))
+            opened[i]->doubtful = true;
+    for (uint32_t i = 0; i < count; i++) {
+        struct ql_segment *segment = opened[i];
+        if (segment == NULL || !segment->doubtful) continue;
+        struct ql_segment_survey survey;
+        ql_segment_survey(&home->env, segment, &survey);
+        bool stale = survey.incarnation > segment->incarnation &&
+                     (survey.count > 1 || segment->base < first);
+        segment->doubtful = survey.fitting == 0 || stale;
+        if (!segment->doubtful || survey.count == 0 || survey.base < first) continue;
+        if (!home_is_taken(opened, count, i, survey.incarnation))
+            ql_segment_become(&home->env, segment, log->name, &survey);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (opened[i] == NULL || !opened[i]->doubtful) continue;
+        if (!home_is_taken(opened, count, i, opened[i]->incarnation)) continue;
+        /* Nothing in it tells what it is. The file stays. */
+        ql_segment_free(&home->env, opened[i]);
+        opened[i] = NULL;
+    }
+}
+
+/* By another file. */
+static bool
+home_is_taken(
+    struct ql_segment *const *opened, uint32_t count, uint32_t index, uint64_t incarnation)
+{
+    for (uint32_t i = 0; i < count; i++)
+        if (i != index && opened[i] != NULL && opened[i]->incarnation == incarnation) return true;
+    return false;
+}
+
+/* Into the set, to be the spare, or away. Takes it when the answer is Q_OK. */
+static enum q_err
+home_sort_in(struct ql_home *home, struct ql_log *log, struct ql_segment *segment, uint64_t first)
+{
+    log->incarnation = q_max_u64(log->incarnation, segment->incarnation);
+    bool dropped = segment->state != QL_SEGMENT_SPARE && segment->base < first;
+    if (segment->state == QL_SEGMENT_SPARE && log->spare == NULL) {
+        log->spare = segment;
+    } else if (segment->state == QL_SEGMENT_SPARE || dropped) {
+        /* One spare is enough; and what lies below the first position was dropped before. */
+        home_unlink(home, log, segment->number);
+        ql_segment_free(&home->env, segment);
+    } else {
+        return ql_segment_set_add(&log->segments, segment);
+    }
+    return Q_OK;
 }
 
 void
@@ -643,9 +720,7 @@ ql_home_recover(struct ql_home *home, unsigned index, struct ql_recover *recover
         if (segment->base > recover->end) {
             /* Its header was written, but nothing that is left of the log leads to it: it was never
              * durable, and must not be met again when the log has grown up to its base. */
-            char path[QL_PATH_MAX];
-            (void)home->env.io->table->unlink(
-                home->env.io, ql_segment_path(&home->env, log->name, segment->number, path));
+            home_unlink(home, log, segment->number);
             ql_segment_free(&home->env, segment);
             continue;
         }

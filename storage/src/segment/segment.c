@@ -13,12 +13,6 @@
 
 static enum q_err segment_read_header(
     struct ql_env *env, struct ql_segment *segment, const char *log, const char *path);
-static bool segment_header_from_frame(
-    struct ql_env *env,
-    const char *log,
-    int file,
-    uint64_t file_size,
-    struct ql_segment_header *ret_header);
 static int segment_read(
     struct ql_env *env, int file, uint64_t at, const struct ql_buffer *buffer, uint32_t size);
 static int segment_open_file(struct ql_env *env, const char *path, unsigned flags);
@@ -158,97 +152,122 @@ segment_read_header(
     if (rv < 0)
         return Q_FAIL(q_err_from_errno(-rv), .path = path, .sys = -rv, .what = "segment size");
     struct ql_buffer *buffer;
-    Q_TRY(ql_buffer_take(env, QL_BLOCK, &buffer));
-    struct ql_segment_header header;
+    Q_TRY(ql_buffer_take(env, 2 * QL_BLOCK, &buffer));
+    struct ql_segment_header header = { 0 };
+    struct ql_frame first;
     enum ql_block_state state = QL_BLOCK_FOREIGN;
-    rv = segment_read(env, segment->file, 0, buffer, QL_BLOCK);
-    if (rv == 0) state = ql_segment_header_decode(buffer->data, &header);
+    bool framed = false;
+    rv = segment_read(env, segment->file, 0, buffer, 2 * QL_BLOCK);
+    if (rv == 0) {
+        state = ql_segment_header_decode(buffer->data, &header);
+        framed = ql_frame_decode(buffer->data + QL_BLOCK, &first) == QL_BLOCK_GOOD;
+    }
     ql_buffer_give(env, buffer);
-    bool rebuilt = false;
-    if (state == QL_BLOCK_FOREIGN || state == QL_BLOCK_ZERO)
-        rebuilt = segment_header_from_frame(env, log, segment->file, size, &header);
-    if (rv < 0 && !rebuilt)
-        return Q_FAIL(
-            q_err_from_errno(-rv), .path = path, .sys = -rv, .what = "read segment header");
     if (state == QL_BLOCK_NEWER)
         return Q_FAIL(Q_E_VERSION, .path = path, .what = "segment of a newer format");
-    if (rebuilt)
-        QL_TELL(
-            env, ROT, .log = log, .path = path, .position = header.base, .bytes = QL_BLOCK,
-            .text = "the segment's header is damaged; its first whole frame tells the same");
-    else if (state != QL_BLOCK_GOOD)
-        return Q_NOT_FOUND;
-    if (strcmp(header.log_name, log) != 0 ||
-        memcmp(header.store_id, env->store_id, sizeof(env->store_id)) != 0)
-        return Q_FAIL(
-            Q_E_CORRUPT, .path = path, .what = "the segment belongs to another log or directory",
-            .hint = "move the file back to where it came from");
-    if (header.file_size < 2 * QL_BLOCK)
+    bool named = state == QL_BLOCK_GOOD && strcmp(header.log_name, log) == 0 &&
+                 memcmp(header.store_id, env->store_id, sizeof(env->store_id)) == 0;
+    segment->state = header.in_use ? QL_SEGMENT_ACTIVE : QL_SEGMENT_SPARE;
+    segment->incarnation = header.incarnation;
+    segment->base = header.base;
+    segment->chain = header.chain;
+    segment->file_size = state == QL_BLOCK_GOOD ? header.file_size : size - size % QL_BLOCK;
+    if (named) {
+        /* No frame is newer than the header before it, and none lies in a spare of its time. */
+        bool fits = header.in_use && header.base == first.position;
+        segment->doubtful = framed && (first.incarnation > header.incarnation ||
+                                       (first.incarnation == header.incarnation && !fits));
+    } else {
+        /* A damaged header, or one that strayed in, before frames that know where they are. */
+        struct ql_segment_survey survey;
+        ql_segment_survey(env, segment, &survey);
+        if (survey.count > 0 && survey.fitting == 0) {
+            segment->file_size = size - size % QL_BLOCK;
+            ql_segment_become(env, segment, log, &survey);
+        } else if (rv < 0) {
+            return Q_FAIL(
+                q_err_from_errno(-rv), .path = path, .sys = -rv, .what = "read segment header");
+        } else if (state != QL_BLOCK_GOOD) {
+            return Q_NOT_FOUND;
+        } else {
+            return Q_FAIL(
+                Q_E_CORRUPT, .path = path,
+                .what = "the segment belongs to another log or directory",
+                .hint = "move the file back to where it came from");
+        }
+    }
+    if (segment->file_size < 2 * QL_BLOCK)
         return Q_FAIL(
             Q_E_CORRUPT, .path = path,
             .what = q_text(
                 "the header says that the file has %llu bytes",
-                (unsigned long long)header.file_size),
+                (unsigned long long)segment->file_size),
             .hint = "the file was not written by this program; move it away");
     /* What a cut file lacks is missed as frames. But it is read through a map, and no byte of a map
      * may lie behind the end. */
-    bool cut = size < header.file_size && !env->read_only;
-    rv = cut ? env->io->table->allocate(env->io, segment->file, header.file_size) : 0;
+    bool cut = size < segment->file_size && !env->read_only;
+    rv = cut ? env->io->table->allocate(env->io, segment->file, segment->file_size) : 0;
     if (rv < 0)
         return Q_FAIL(
             q_err_from_errno(-rv), .path = path, .sys = -rv,
             .what = q_text(
                 "make a file of %llu bytes as long as it was, %llu", (unsigned long long)size,
-                (unsigned long long)header.file_size),
+                (unsigned long long)segment->file_size),
             .hint = "free some space on this file system");
-    segment->state = header.in_use ? QL_SEGMENT_ACTIVE : QL_SEGMENT_SPARE;
-    segment->incarnation = header.incarnation;
-    segment->base = header.base;
-    segment->chain = header.chain;
-    segment->file_size = header.file_size;
     /* What the superblock does not know better was written: zeros are a matter of speed. */
-    segment->zeroed = header.file_size;
+    segment->zeroed = segment->file_size;
     return Q_OK;
 }
 
-/*
- * A damaged header in front of frames: the first whole one knows position and incarnation. Without
- * any the file is a spare whose making, or whose first use, was cut short.
- */
-static bool
-segment_header_from_frame(
-    struct ql_env *env,
-    const char *log,
-    int file,
-    uint64_t file_size,
-    struct ql_segment_header *ret_header)
+void
+ql_segment_survey(
+    struct ql_env *env, const struct ql_segment *segment, struct ql_segment_survey *ret_survey)
 {
+    struct ql_segment_survey survey = { 0 };
     struct ql_buffer *buffer;
-    if (ql_buffer_take(env, QL_BUFFER_SMALL, &buffer) != Q_OK) return false;
-    bool found = false;
-    for (uint64_t at = QL_BLOCK; at < file_size && !found; at += QL_BUFFER_SMALL) {
-        if (segment_read(env, file, at, buffer, QL_BUFFER_SMALL) != 0) continue;
-        for (uint64_t block = 0; block < QL_BUFFER_SMALL && !found; block += QL_BLOCK) {
+    *ret_survey = survey;
+    if (ql_buffer_take(env, QL_BUFFER_SMALL, &buffer) != Q_OK) return;
+    for (uint64_t at = QL_BLOCK; at < segment->file_size; at += QL_BUFFER_SMALL) {
+        if (segment_read(env, segment->file, at, buffer, QL_BUFFER_SMALL) != 0) continue;
+        for (uint64_t block = 0; block < QL_BUFFER_SMALL; block += QL_BLOCK) {
             struct ql_frame frame;
-            if (ql_frame_decode(buffer->data + block, &frame) != QL_BLOCK_GOOD) continue;
             uint64_t behind = at + block - QL_BLOCK;
+            if (ql_frame_decode(buffer->data + block, &frame) != QL_BLOCK_GOOD) continue;
             if (frame.position < behind) continue;
-            found = true;
-            *ret_header = (struct ql_segment_header){
-                .in_use = true,
-                .incarnation = frame.incarnation,
-                .base = frame.position - behind,
-                .file_size = file_size - file_size % QL_BLOCK,
-                .generation = frame.generation,
-                .chain = behind == 0 ? frame.previous : 0,
-            };
+            uint64_t base = frame.position - behind;
+            if (segment->state != QL_SEGMENT_SPARE && frame.incarnation == segment->incarnation &&
+                base == segment->base)
+                survey.fitting++;
+            if (survey.count == 0 || frame.incarnation > survey.incarnation)
+                survey = (struct ql_segment_survey){
+                    .fitting = survey.fitting,
+                    .incarnation = frame.incarnation,
+                    .base = base,
+                    .chain = behind == 0 ? frame.previous : 0,
+                };
+            if (frame.incarnation == survey.incarnation && base == survey.base) survey.count++;
         }
     }
     ql_buffer_give(env, buffer);
-    if (!found) return false;
-    memcpy(ret_header->store_id, env->store_id, sizeof(env->store_id));
-    (void)snprintf(ret_header->log_name, sizeof(ret_header->log_name), "%s", log);
-    return true;
+    *ret_survey = survey;
+}
+
+void
+ql_segment_become(
+    struct ql_env *env,
+    struct ql_segment *segment,
+    const char *log,
+    const struct ql_segment_survey *survey)
+{
+    char path[QL_PATH_MAX];
+    segment->state = QL_SEGMENT_ACTIVE;
+    segment->incarnation = survey->incarnation;
+    segment->base = survey->base;
+    segment->chain = survey->chain;
+    QL_TELL(
+        env, ROT, .log = log, .path = ql_segment_path(env, log, segment->number, path),
+        .position = survey->base, .bytes = QL_BLOCK,
+        .text = "the segment's header is damaged; its frames tell the same");
 }
 
 /* 0 or negative errno; behind the end of the file there are zeros. */

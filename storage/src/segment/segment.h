@@ -38,8 +38,18 @@ struct ql_segment {
     uint64_t end;    /* SEALED: position behind its last frame */
     uint64_t chain;  /* header hash of the frame before its first */
     uint64_t zeroed; /* file offset up to which it was written once; see segment/zero.h */
+    bool doubtful;   /* frames contradict the header, or another file has the same */
     const uint8_t *map;
     atomic_uint pins;
+};
+
+/* What the frames in a file say about it. */
+struct ql_segment_survey {
+    uint64_t fitting;     /* frames that say the same as the header */
+    uint64_t count;       /* frames of the newest use; 0: there is no frame */
+    uint64_t incarnation; /* of that use, as all that follows */
+    uint64_t base;
+    uint64_t chain;
 };
 
 struct ql_segment_set {
@@ -80,6 +90,18 @@ Q_MUST_CHECK enum q_err ql_segment_create(
  */
 Q_MUST_CHECK enum q_err ql_segment_open(
     struct ql_env *env, const char *log, uint32_t number, struct ql_segment **ret_segment);
+/*
+ * Read all of the file. For a header that may be another file's, or of an earlier time: frames of
+ * this file don't lie.
+ */
+void ql_segment_survey(
+    struct ql_env *env, const struct ql_segment *segment, struct ql_segment_survey *ret_survey);
+/* Be what the frames say, not what the header says. */
+void ql_segment_become(
+    struct ql_env *env,
+    struct ql_segment *segment,
+    const char *log,
+    const struct ql_segment_survey *survey);
 /* Whose it is, by its header alone. False: the header does not tell, or another log's. */
 bool ql_segment_peek(
     struct ql_env *env, const char *log, uint32_t number, uint8_t ret_store_id[16]);
