@@ -831,6 +831,8 @@ ql_home_trim(struct ql_home *home, const uint64_t *before)
         if (rv < 0) return home_fail(home, "superblock", rv, "wait for the superblock");
     }
     enum q_err err = home_write_super(home);
+    /* Twice, so that no single copy is the only one to know where the logs begin. */
+    if (err == Q_OK) err = home_write_super(home);
     if (err != Q_OK) {
         char path[QL_PATH_MAX];
         ql_env_break(
