@@ -28,7 +28,10 @@ static enum q_err state_subjects(
     struct statement *statement, uint64_t message_first, uint64_t action_first);
 static void trim_subject(struct ql_subject *subject, uint64_t message_first);
 static bool subject_is_due(
-    const struct ql_subject *subject, uint64_t message_first, uint64_t action_first);
+    const struct qlog_store *store,
+    const struct ql_subject *subject,
+    uint64_t message_first,
+    uint64_t action_first);
 static enum q_err state_group(struct statement *statement, struct ql_group *group);
 static uint32_t group_size(const struct ql_group *group, uint32_t *ret_count);
 static void group_encode(const struct ql_group *group, uint8_t *out);
@@ -96,7 +99,8 @@ trim_subject(struct ql_subject *subject, uint64_t message_first)
 static enum q_err
 state_subjects(struct statement *statement, uint64_t message_first, uint64_t action_first)
 {
-    const struct ql_index *index = &statement->store->index;
+    struct qlog_store *store = statement->store;
+    const struct ql_index *index = &store->index;
     uint32_t next = 0;
     while (next < index->count) {
         /* As many as share one append. */
@@ -104,24 +108,24 @@ state_subjects(struct statement *statement, uint64_t message_first, uint64_t act
         uint32_t count = 0;
         uint32_t end = next;
         for (; end < index->count && size < SUBJECTS_BYTES_MAX; end++) {
-            if (!subject_is_due(index->subjects[end], message_first, action_first)) continue;
+            if (!subject_is_due(store, index->subjects[end], message_first, action_first)) continue;
             struct ql_subject_record record = ql_subject_statement(index->subjects[end]);
             size += ql_subject_record_size(&record);
             count++;
         }
         if (count > 0) {
             struct ql_action *action;
-            Q_TRY(ql_action_new_always(statement->store, size, &action));
+            Q_TRY(ql_action_new_always(store, size, &action));
             action->record_count = count;
             uint8_t *at = action->record;
             for (uint32_t i = next; i < end; i++) {
                 struct ql_subject *subject = index->subjects[i];
-                if (!subject_is_due(subject, message_first, action_first)) continue;
+                if (!subject_is_due(store, subject, message_first, action_first)) continue;
                 struct ql_subject_record record = ql_subject_statement(subject);
                 ql_subject_record_encode(&record, at);
                 at += ql_subject_record_size(&record);
                 /* A lower bound of where it is going to be. */
-                subject->stated_at = statement->store->actions->tail;
+                subject->stated_at = store->actions->tail;
             }
             statement_push(statement, action);
         }
@@ -131,13 +135,20 @@ state_subjects(struct statement *statement, uint64_t message_first, uint64_t act
 }
 
 static bool
-subject_is_due(const struct ql_subject *subject, uint64_t message_first, uint64_t action_first)
+subject_is_due(
+    const struct qlog_store *store,
+    const struct ql_subject *subject,
+    uint64_t message_first,
+    uint64_t action_first)
 {
     if (subject == NULL) return false;
     if (subject->stated_at < action_first) return true;
-    /* Its last message is about to go, and with it the only trace of its next sequence. */
-    return subject->entry_count > 0 &&
-           subject->entries[subject->entry_count - 1].frame < message_first;
+    /* Its last message is about to go, and with it the only trace of its next sequence. Those that
+     * power loss may still take leave none. */
+    uint32_t count = subject->entry_count;
+    while (count > 0 && subject->entries[count - 1].frame >= store->messages->durable)
+        count--;
+    return count > 0 && subject->entries[count - 1].frame < message_first;
 }
 
 struct ql_subject_record
