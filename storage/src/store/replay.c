@@ -12,7 +12,7 @@ static enum q_err store_apply_actions(void *context, const struct ql_scan *scan)
 static void store_on_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state state);
 static void store_on_action_rot(
     void *context, uint64_t from, uint64_t to, enum ql_scan_state state);
-static uint64_t store_void(const struct qlog_store *store, struct ql_group *group);
+static uint64_t store_void(struct ql_group *group);
 
 /* Message log and index first: actions speak of its sequences. */
 enum q_err
@@ -278,7 +278,7 @@ ql_store_finish_recovery(struct qlog_store *store)
         if (group == NULL) continue;
         group->hole = false;
         group->restoring = false;
-        voided += store_void(store, group);
+        voided += store_void(group);
         for (uint32_t j = 0; j < group->consumer_count; j++) {
             struct ql_consumer *consumer = group->consumers[j];
             if (consumer == NULL) continue;
@@ -305,7 +305,7 @@ ql_store_finish_recovery(struct qlog_store *store)
 
 /* Everything that a group has in hand without an entry. */
 static uint64_t
-store_void(const struct qlog_store *store, struct ql_group *group)
+store_void(struct ql_group *group)
 {
     const struct ql_subject *subject = group->subject;
     const struct ql_entry *entries = subject->entries;
@@ -313,8 +313,8 @@ store_void(const struct qlog_store *store, struct ql_group *group)
     uint64_t voided = ql_group_drop(group, 0, entries[0].first_sequence);
     uint64_t from = entries[0].first_sequence + entries[0].count;
     for (uint32_t i = 1; i < subject->entry_count; i++) {
-        /* Only damage leaves gaps between entries. */
-        if (store->damaged) voided += ql_group_drop(group, from, entries[i].first_sequence);
+        /* Damage leaves gaps between entries, and so does power loss that an earlier start met. */
+        voided += ql_group_drop(group, from, entries[i].first_sequence);
         from = entries[i].first_sequence + entries[i].count;
     }
     return voided + ql_group_drop(group, from, UINT64_MAX);
