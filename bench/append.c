@@ -3,6 +3,10 @@
  * loop that only copies and writes the same frames with the same flush?
  *
  *     append [--size BYTES] [--frame BYTES] [--mode sync|async] [--seconds S] [--dir D] [-o json]
+ *            [--flush-cost TIME] [--rate N]
+ *
+ * --flush-cost makes every flush take longer, for log and raw loop alike. --rate submits one message
+ * at a time, so many a second, and shows what a trickle pays in space: the bytes that a message takes.
  *
  * As many appends are kept under way as fill the frames in flight twice. Latency is from submit to
  * done, per message; of the raw loop from fill to done, per frame. The raw loop runs before and after
@@ -19,6 +23,7 @@
 #include <qlog/log.h>
 
 #include "raw.h"
+#include "slow_io.h"
 
 enum {
     RECORD_OVERHEAD = 12, /* head and length */
@@ -36,6 +41,8 @@ struct settings {
     uint64_t size;
     uint64_t frame;
     uint64_t seconds;
+    uint64_t flush_cost_ns;
+    uint64_t rate; /* 0: as fast as it goes */
     const char *mode_name;
     const char *directory;
     const char *format;
@@ -123,6 +130,10 @@ parse(int argc, char **argv, struct settings *settings, int *ret_exit)
           1 << 20 },
         { "mode", 0, Q_OPT_TEXT, &settings->mode_name, "MODE", "sync or async (sync)", 0, 0 },
         { "seconds", 0, Q_OPT_NUMBER, &settings->seconds, "S", "to measure (3)", 1, 3600 },
+        { "flush-cost", 0, Q_OPT_DURATION, &settings->flush_cost_ns, "TIME",
+          "added to each flush (0)", 0, 0 },
+        { "rate", 0, Q_OPT_NUMBER, &settings->rate, "N", "messages a second, one by one", 0,
+          1000000 },
         { "dir", 0, Q_OPT_TEXT, &settings->directory, "DIR", "disk to measure (.)", 0, 0 },
         { "output", 'o', Q_OPT_TEXT, &settings->format, "FORMAT", "text or json (text)", 0, 0 },
     };
@@ -191,6 +202,7 @@ run_raw(const struct settings *settings, const char *directory, struct raw_resul
         .frame_bytes = (uint32_t)settings->frame,
         .message_bytes = (uint32_t)settings->size,
         .flushed = settings->mode == QLOG_MODE_SYNC,
+        .flush_cost_ns = settings->flush_cost_ns,
         .run_ns = settings->seconds * Q_NS_PER_S / 2,
     };
     int rv = raw_run(&options, ret_result);
@@ -239,12 +251,18 @@ run_log(const struct settings *settings, const char *directory, struct bench *be
         .frame_bytes_max = (uint32_t)settings->frame,
         .segment_bytes = SEGMENT_BYTES,
     };
+    struct qlog_io *ring = NULL;
+    if (settings->flush_cost_ns > 0 && err == Q_OK &&
+        (qlog_io_uring_new(&ring) != 0 ||
+         slow_io_new(ring, settings->flush_cost_ns, &options.io) != 0))
+        err = Q_FAIL(Q_E_UNSUPPORTED, .what = "no ring here to slow down");
     if (err == Q_OK) err = qlog_open(path, &options, &bench->log);
     if (err == Q_OK) {
         err = run_loop(bench);
         enum q_err close_err = qlog_close(bench->log);
         if (err == Q_OK) err = close_err;
     }
+    if (options.io != NULL) options.io->table->destroy(options.io);
     free(bench->slots);
     free(bench->message);
     return err;
@@ -260,11 +278,17 @@ run_loop(struct bench *bench)
     uint64_t warm_ns = start.wall_ns + WARM_UP_NS;
     uint64_t trimmed = 0;
     uint64_t first = 0;
-    bool measuring = false;
+    /* A trickle measures space, which needs no warm-up. */
+    bool measuring = settings->rate > 0;
+    if (measuring) until_ns = start.wall_ns + settings->seconds * Q_NS_PER_S;
+    uint64_t interval_ns = settings->rate > 0 ? Q_NS_PER_S / settings->rate : 0;
+    uint64_t next_ns = 0;
+    if (interval_ns > 0) next_ns = start.wall_ns;
     bench->now_ns = start.wall_ns;
     bool going = true;
     while (going || bench->under_way > 0) {
-        while (going && bench->free != NULL) {
+        while (going && bench->free != NULL && bench->now_ns >= next_ns) {
+            next_ns += interval_ns;
             struct slot *slot = bench->free;
             bench->free = slot->next;
             slot->submitted_ns = bench->now_ns;
@@ -280,7 +304,10 @@ run_loop(struct bench *bench)
         }
         Q_TRY(qlog_turn(bench->log));
         Q_TRY(bench->err);
-        Q_TRY(qlog_wait(bench->log, TICK_NS));
+        uint64_t wait_ns = TICK_NS;
+        if (interval_ns > 0)
+            wait_ns = next_ns > bench->now_ns ? q_min_u64(TICK_NS, next_ns - bench->now_ns) : 0;
+        Q_TRY(qlog_wait(bench->log, wait_ns));
         uint64_t written = qlog_written(bench->log).value;
         if (written - trimmed >= SEGMENT_BYTES) {
             Q_TRY(qlog_trim(bench->log, qlog_durable(bench->log)));
@@ -351,9 +378,12 @@ print(const struct settings *settings, const struct bench *bench, const struct r
         (void)printf(
             "{\"bench\":\"append\",\"size\":%" PRIu64 ",\"frame\":%" PRIu64
             ",\"mode\":\"%s\",\"seconds\":%.3f,\"messages\":%" PRIu64
-            ",\"messages_per_s\":%.0f,\"bytes_per_s\":%.0f,\"frame_mean\":%.0f,\"raw_share\":%.3f,",
+            ",\"messages_per_s\":%.0f,\"bytes_per_s\":%.0f,\"frame_mean\":%.0f,\"raw_share\":%.3f,"
+            "\"log_bytes_per_message\":%.0f,\"flush_cost_us\":%.0f,",
             settings->size, settings->frame, settings->mode_name, seconds, bench->messages,
-            messages_per_s, messages_per_s * (double)settings->size, frame_mean, share);
+            messages_per_s, messages_per_s * (double)settings->size, frame_mean, share,
+            (double)bench->log_bytes / (double)q_max_u64(1, bench->messages),
+            (double)settings->flush_cost_ns / Q_NS_PER_US);
     else
         (void)printf(
             "%.3f M messages/s of %" PRIu64 " bytes, %s, frames of %.0f bytes on average\n",

@@ -37,11 +37,19 @@ struct raw {
     unsigned waiting;
     unsigned covered;
     bool flushing;
+    /* Answers of the disk that count later: see flush_cost_ns. Always in the order of their time. */
+    struct {
+        unsigned id;
+        uint64_t due_ns;
+    } late[RAW_DEPTH + 1];
+    unsigned late_count;
 };
 
 static int raw_open(struct raw *raw);
 static int raw_prepare_file(struct raw *raw);
 static int raw_loop(struct raw *raw, uint64_t until_ns);
+static bool raw_is_late(const struct raw *raw, unsigned id);
+static int raw_wait(struct raw *raw);
 static void raw_write(struct raw *raw, unsigned slot);
 static void raw_flush(struct raw *raw);
 static int raw_complete(struct raw *raw, unsigned id, int result, uint64_t now_ns);
@@ -123,16 +131,60 @@ raw_loop(struct raw *raw, uint64_t until_ns)
             if (!raw->busy[i] && raw->waiting + RAW_DEPTH < WAITING_MAX) raw_write(raw, i);
         if (raw->waiting > 0 && !raw->flushing) raw_flush(raw);
         if (raw->under_way == 0) return 0;
-        int rv = io_uring_submit_and_wait(&raw->ring, 1);
-        if (rv < 0 && rv != -EINTR) return rv;
+        int rv = raw_wait(raw);
+        if (rv < 0) return rv;
         now_ns = now();
         struct io_uring_cqe *cqe;
         while (io_uring_peek_cqe(&raw->ring, &cqe) == 0) {
-            rv = raw_complete(raw, (unsigned)io_uring_cqe_get_data64(cqe), cqe->res, now_ns);
+            unsigned id = (unsigned)io_uring_cqe_get_data64(cqe);
+            int result = cqe->res;
             io_uring_cqe_seen(&raw->ring, cqe);
+            if (result >= 0 && raw_is_late(raw, id)) {
+                raw->late[raw->late_count].id = id;
+                raw->late[raw->late_count++].due_ns = now_ns + raw->options->flush_cost_ns;
+                continue;
+            }
+            rv = raw_complete(raw, id, result, now_ns);
+            if (rv < 0) return rv;
+        }
+        while (raw->late_count > 0 && raw->late[0].due_ns <= now_ns) {
+            unsigned id = raw->late[0].id;
+            raw->late_count--;
+            memmove(raw->late, raw->late + 1, raw->late_count * sizeof(raw->late[0]));
+            int bytes = id == FLUSH_ID ? 0 : (int)raw->options->frame_bytes;
+            rv = raw_complete(raw, id, bytes, now_ns);
             if (rv < 0) return rv;
         }
     }
+}
+
+static bool
+raw_is_late(const struct raw *raw, unsigned id)
+{
+    bool flushes =
+        id == FLUSH_ID || (raw->options->flushed && raw->options->frame_bytes <= DSYNC_BYTES_MAX);
+    return flushes && raw->options->flush_cost_ns > 0;
+}
+
+/* Until the disk or the next late answer. */
+static int
+raw_wait(struct raw *raw)
+{
+    int rv;
+    if (raw->late_count == 0) {
+        rv = io_uring_submit_and_wait(&raw->ring, 1);
+    } else {
+        uint64_t now_ns = now();
+        uint64_t due_ns = raw->late[0].due_ns;
+        uint64_t wait_ns = due_ns > now_ns ? due_ns - now_ns : 1;
+        struct __kernel_timespec time = {
+            .tv_sec = (int64_t)(wait_ns / Q_NS_PER_S),
+            .tv_nsec = (long long)(wait_ns % Q_NS_PER_S),
+        };
+        struct io_uring_cqe *cqe;
+        rv = io_uring_submit_and_wait_timeout(&raw->ring, &cqe, 1, &time, NULL);
+    }
+    return rv < 0 && rv != -EINTR && rv != -ETIME ? rv : 0;
 }
 
 static void

@@ -21,6 +21,7 @@ struct raw_options {
     uint32_t frame_bytes;
     uint32_t message_bytes; /* of one copy */
     bool flushed;
+    uint64_t flush_cost_ns; /* added to what the disk takes for a flush */
     uint64_t run_ns;
 };
 

@@ -49,9 +49,10 @@ enum q_err
 q_text_parse_duration(const char *text, uint64_t *ret_ns)
 {
     static const struct unit units[] = {
-        { "", UINT64_C(1000000000) },         { "ms", UINT64_C(1000000) },
-        { "s", UINT64_C(1000000000) },        { "m", UINT64_C(60) * 1000000000 },
-        { "h", UINT64_C(3600) * 1000000000 }, { "d", UINT64_C(86400) * 1000000000 },
+        { "", UINT64_C(1000000000) },          { "us", UINT64_C(1000) },
+        { "ms", UINT64_C(1000000) },           { "s", UINT64_C(1000000000) },
+        { "m", UINT64_C(60) * 1000000000 },    { "h", UINT64_C(3600) * 1000000000 },
+        { "d", UINT64_C(86400) * 1000000000 },
     };
     if (!parse_with_unit(text, units, sizeof(units) / sizeof(units[0]), ret_ns))
         return Q_FAIL(Q_INVALID, .what = q_text("'%s' is not a duration like 250ms or 5m", text));

@@ -37,16 +37,17 @@ Test(base_text, sizes)
         cr_assert_eq(size_of(bad[i]), UINT64_MAX, "%s", bad[i]);
 }
 
-/* Durations have units from ms to d; a bare number is seconds. */
+/* Durations have units from us to d; a bare number is seconds. */
 Test(base_text, durations)
 {
+    cr_assert_eq(duration_of("50us"), UINT64_C(50000));
     cr_assert_eq(duration_of("250ms"), UINT64_C(250000000));
     cr_assert_eq(duration_of("10s"), UINT64_C(10000000000));
     cr_assert_eq(duration_of("10"), UINT64_C(10000000000));
     cr_assert_eq(duration_of("5m"), UINT64_C(300000000000));
     cr_assert_eq(duration_of("3h"), UINT64_C(10800000000000));
     cr_assert_eq(duration_of("7d"), UINT64_C(604800000000000));
-    static const char *const bad[] = { "", "s", "1us", "1 s", "-1s", "1m30s", "999999999999d" };
+    static const char *const bad[] = { "", "s", "1ns", "1 s", "-1s", "1m30s", "999999999999d" };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
         cr_assert_eq(duration_of(bad[i]), UINT64_MAX, "%s", bad[i]);
 }

@@ -13,7 +13,7 @@
 
 /* "4096", "64KiB", "1GB" (KiB MiB GiB TiB, KB MB GB TB, B). Q_INVALID when not such. */
 Q_MUST_CHECK enum q_err q_text_parse_size(const char *text, uint64_t *ret_bytes);
-/* "250ms" "10s" "5m" "3h" "7d"; a bare number is seconds. Q_INVALID when not such. */
+/* "50us" "250ms" "10s" "5m" "3h" "7d"; a bare number is seconds. Q_INVALID when not such. */
 Q_MUST_CHECK enum q_err q_text_parse_duration(const char *text, uint64_t *ret_ns);
 /* Decimal, whole text, within [min, max]. Q_INVALID when not such. */
 Q_MUST_CHECK enum q_err q_text_parse_u64(
