@@ -120,7 +120,8 @@ on_routed(struct qnet_request *request, enum q_err err, struct qnet_buffer *answ
     if (err == Q_OK) err = pick_lane(producer, &route, &lane);
     if (err == Q_OK) {
         enter_lane(subject, lane);
-        lane_pump(lane);
+        /* Nobody would cancel what leaves after give_up() has cancelled everything. */
+        if (!producer->is_stopping) lane_pump(lane);
     } else {
         producer->route_fault = *q_fault_last();
         subject->next_ns = client_now_ns(producer->client) + backoff_next(&subject->backoff_ms);
