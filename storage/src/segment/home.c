@@ -613,10 +613,12 @@ home_identify(
         if (segment == NULL || !segment->doubtful) continue;
         struct ql_segment_survey survey;
         ql_segment_survey(&home->env, segment, &survey);
-        bool stale = survey.incarnation > segment->incarnation &&
-                     (survey.count > 1 || segment->base < first);
-        segment->doubtful = survey.fitting == 0 || stale;
+        bool dropped = segment->state != QL_SEGMENT_SPARE && segment->base < first;
+        bool newer = survey.incarnation > segment->incarnation && (survey.count > 1 || dropped);
+        bool twin = home_is_taken(opened, count, i, segment->incarnation);
+        segment->doubtful = survey.fitting == 0 || newer;
         if (!segment->doubtful || survey.count == 0 || survey.base < first) continue;
+        if (!newer && !twin && survey.incarnation != segment->incarnation) continue;
         if (!home_is_taken(opened, count, i, survey.incarnation))
             ql_segment_become(&home->env, segment, log->name, &survey);
     }
