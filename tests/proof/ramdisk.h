@@ -1,0 +1,53 @@
+/*
+ * ramdisk.h: files in memory behind `struct qlog_io`, which can be copied, kept and damaged.
+ *
+ * It does what a kernel does, at once and in order: a read at the end is short, a direct read that
+ * is not aligned is refused, a map sees what is written later, and a byte of a map that lies behind
+ * the end of its file can't be touched. It knows nothing of power loss: that is the simulated disk's.
+ *
+ * Thread: one. Memory: the contents are the disk's until ramdisk_free().
+ */
+#ifndef TESTS_PROOF_RAMDISK_H
+#define TESTS_PROOF_RAMDISK_H
+
+#include <qlog/io.h>
+
+enum {
+    RAMDISK_FILES_MAX = 48,
+    RAMDISK_FILE_BYTES_MAX = 1024 * 1024,
+    RAMDISK_PATH_MAX = 64
+};
+
+struct ramdisk;
+
+/* Contents of a disk. Zero bytes: an empty image. */
+struct image_file {
+    char path[RAMDISK_PATH_MAX];
+    bool directory;
+    uint8_t *data; /* `size` bytes of the image's own */
+    uint64_t size;
+};
+
+struct image {
+    struct image_file files[RAMDISK_FILES_MAX];
+    unsigned count;
+};
+
+struct ramdisk *ramdisk_new(void);
+/* Nothing is open. */
+void ramdisk_free(struct ramdisk *disk);
+struct qlog_io *ramdisk_io(struct ramdisk *disk);
+/* Replace all contents; nothing is open. `image` stays the caller's. */
+void ramdisk_load(struct ramdisk *disk, const struct image *image);
+/* What is there now, in memory of the caller's. */
+void ramdisk_save(const struct ramdisk *disk, struct image *ret_image);
+
+void image_free(struct image *image);
+void image_copy(const struct image *image, struct image *ret_image);
+/* NULL: no such file. */
+struct image_file *image_find(const struct image *image, const char *path);
+void image_remove(struct image *image, const char *path);
+/* Longer or shorter; what is new is zero. */
+void image_resize(struct image_file *file, uint64_t size);
+
+#endif /* TESTS_PROOF_RAMDISK_H */
