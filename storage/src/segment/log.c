@@ -36,7 +36,7 @@ static void log_on_written(struct ql_transfer *transfer);
 static void log_reap(struct ql_log *log, uint64_t now_ns);
 static void log_flush(struct ql_log *log, uint64_t now_ns, bool force);
 static void log_on_flushed(struct ql_transfer *transfer);
-static enum q_err log_create_spare(struct ql_log *log);
+static enum q_err log_create_spare(struct ql_log *log, uint64_t now_ns);
 static void log_roll_start(struct ql_log *log);
 static void log_roll_go_on(struct ql_log *log, uint64_t now_ns);
 static void log_on_header(struct ql_transfer *transfer);
@@ -94,7 +94,7 @@ ql_log_start(struct ql_log *log)
     if (log->active != NULL) return Q_OK;
     struct ql_env *env = log->env;
     if (log->spare == NULL) {
-        enum q_err err = log_create_spare(log);
+        enum q_err err = log_create_spare(log, q_clock_monotonic_ns(log->env->clock));
         /* A full disk under a log that ends with a seal: it can be read, and goes on when there is
          * space, like one that met the full disk while it was running. */
         if (err == Q_E_NO_SPACE && log->segments.count > 0) {
@@ -429,11 +429,18 @@ ql_log_deadline_ns(const struct ql_log *log)
 
 /* A number is used up only by a segment that came to be. */
 static enum q_err
-log_create_spare(struct ql_log *log)
+log_create_spare(struct ql_log *log, uint64_t now_ns)
 {
-    Q_TRY(ql_segment_create(
+    enum q_err err = ql_segment_create(
         log->env, log->name, log->number_next, log->incarnation + 1, log->segment_bytes,
-        &log->spare));
+        &log->spare);
+    if (err != Q_OK) {
+        /* For whoever needs the spare before it is tried again. */
+        log->spare_retry_ns = now_ns + SPARE_RETRY_NS;
+        log->spare_fault = *q_fault_last();
+        return err;
+    }
+    log->spare_retry_ns = 0;
     log->number_next++;
     log->incarnation++;
     return Q_OK;
@@ -469,14 +476,11 @@ log_roll_go_on(struct ql_log *log, uint64_t now_ns)
             log_refuse_queue(log, log->spare_fault.err);
             return;
         }
-        enum q_err err = log_create_spare(log);
+        enum q_err err = log_create_spare(log, now_ns);
         if (err != Q_OK) {
-            log->spare_retry_ns = now_ns + SPARE_RETRY_NS;
-            log->spare_fault = *q_fault_last();
             log_refuse_queue(log, err);
             return;
         }
-        log->spare_retry_ns = 0;
     }
     if (ql_buffer_take(env, QL_BLOCK, &log->header_buffer) != Q_OK) return;
     log->spare->state = QL_SEGMENT_ACTIVE;
@@ -560,8 +564,8 @@ ql_log_prepare(struct ql_log *log, uint64_t now_ns)
     if (log->spare != NULL || log->roll != QL_ROLL_NONE || now_ns < log->spare_retry_ns) return;
     uint64_t used = log->tail - log->active->base;
     if (!log->spare_first && used < (log->active->file_size - QL_BLOCK) / 2) return;
-    enum q_err err = log_create_spare(log);
-    log->spare_retry_ns = err == Q_OK ? 0 : now_ns + SPARE_RETRY_NS;
+    enum q_err err = log_create_spare(log, now_ns);
+    (void)err; /* told when it is needed */
 }
 
 uint64_t
