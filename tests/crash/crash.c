@@ -37,7 +37,7 @@ static struct {
     uint64_t images_max;
     uint64_t images;
     uint64_t inside; /* of these, taken from the run of another image */
-    uint64_t counts[3];
+    uint64_t counts[VERDICT_KINDS];
     uint64_t failures;
     uint64_t show; /* at most so many */
 } run;
@@ -60,7 +60,7 @@ static void
 add_verdict(const struct verdict *verdict)
 {
     if (verdict_is_good(verdict)) return;
-    for (unsigned i = 0; i < 3; i++)
+    for (unsigned i = 0; i < VERDICT_KINDS; i++)
         run.counts[i] += verdict->counts[i];
     if (++run.failures > run.show) return;
     (void)printf("%s\n    %s\n", verdict->text, trying);
@@ -279,6 +279,7 @@ main(int argc, char **argv)
         "images %llu  lost %llu  phantom %llu  failed %llu  (seed %llu)\n",
         (unsigned long long)run.images, (unsigned long long)run.counts[VERDICT_LOST],
         (unsigned long long)run.counts[VERDICT_PHANTOM],
-        (unsigned long long)run.counts[VERDICT_FAILED], (unsigned long long)seed);
+        (unsigned long long)(run.counts[VERDICT_FAILED] + run.counts[VERDICT_HUNG]),
+        (unsigned long long)seed);
     return run.failures == 0 ? 0 : 1;
 }

@@ -135,11 +135,11 @@ session_event(void *context, const struct qlog_event *event)
 {
     struct session *session = context;
     if (event->kind == QLOG_EVENT_ROT)
-        verdict_add(
-            session->verdict, VERDICT_FAILED, "called rot, but it is a crash: %s at %llu",
+        verdict_add_error(
+            session->verdict, session->disk, "called rot, but it is a crash: %s at %llu",
             event->text, (unsigned long long)event->position);
     if (event->kind == QLOG_EVENT_BROKEN && !session->dying)
-        verdict_add(session->verdict, VERDICT_FAILED, "the log broke: %s", event->text);
+        verdict_add_error(session->verdict, session->disk, "the log broke: %s", event->text);
 }
 
 static void
@@ -314,9 +314,14 @@ session_open(struct session *session)
     if (err != Q_OK) {
         char text[Q_FAULT_LINE_MAX];
         session->log = NULL;
-        verdict_add(
-            session->verdict, VERDICT_FAILED, "open: %s: %s", q_err_name(err),
+        verdict_add_error(
+            session->verdict, session->disk, "open: %s: %s", q_err_name(err),
             q_fault_format(q_fault_last(), text, sizeof(text)));
+        return false;
+    }
+    /* What an open met with a failed read has seen is not for the model. */
+    if (simdisk_has_failed(session->disk)) {
+        (void)session_close(session);
         return false;
     }
     if (qlog_durable(session->log).value != qlog_written(session->log).value)
@@ -394,7 +399,7 @@ session_verify(struct session *session, bool recovered)
     struct verifying verifying = { .session = session, .recovered = recovered };
     struct reader_result result = { 0 };
     enum q_err err =
-        reader_run(simdisk_io(session->disk), directory, 0, verify_record, &verifying, &result);
+        reader_run(simdisk_raw_io(session->disk), directory, 0, verify_record, &verifying, &result);
     char text[Q_FAULT_LINE_MAX];
     if (err != Q_OK)
         verdict_add(
@@ -452,7 +457,8 @@ session_submit(struct session *session, uint32_t size, bool sync)
     session->outstanding++;
     enum q_err err = qlog_submit(session->log, &pending->append);
     if (err == Q_OK) return;
-    verdict_add(session->verdict, VERDICT_FAILED, "submit: %s", q_err_name(err));
+    verdict_add_error(session->verdict, session->disk, "submit: %s", q_err_name(err));
+    promise_settle(&entry->promise, simdisk_now(session->disk), false);
     session->outstanding--;
     free(pending);
 }
@@ -471,7 +477,10 @@ session_on_done(struct qlog_append *append, enum q_err err)
         entry->written_bound = qlog_written(session->log).value;
         entry->position = append->position.value;
     } else if (!session->dying) {
-        verdict_add(session->verdict, VERDICT_FAILED, "an append ended with %s", q_err_name(err));
+        verdict_add_error(
+            session->verdict, session->disk, "an append ended with %s", q_err_name(err));
+        /* Refused, and the log goes on: it is nowhere. */
+        if (err != Q_E_BROKEN) promise_settle(&entry->promise, simdisk_now(session->disk), false);
     }
     free(pending);
 }
@@ -492,11 +501,17 @@ session_observe(struct session *session)
 static bool
 session_turn(struct session *session)
 {
+    bool must_break = simdisk_must_break(session->disk);
     enum q_err err = qlog_turn(session->log);
     session_observe(session);
+    if (must_break && err != Q_E_BROKEN)
+        verdict_add(
+            session->verdict, VERDICT_FAILED, "after a failed write or flush, a turn answers %s",
+            q_err_name(err));
     if (err == Q_OK) err = qlog_wait(session->log, Q_NS_PER_MS);
     q_clock_manual_advance_ns(&session->clock, Q_NS_PER_MS / 4);
-    if (err != Q_OK) verdict_add(session->verdict, VERDICT_FAILED, "turn: %s", q_err_name(err));
+    if (err != Q_OK)
+        verdict_add_error(session->verdict, session->disk, "turn: %s", q_err_name(err));
     return err == Q_OK;
 }
 
@@ -505,7 +520,7 @@ session_drain(struct session *session)
 {
     for (unsigned i = 0; session->outstanding > 0; i++) {
         if (i == TURNS_MAX) {
-            verdict_add(session->verdict, VERDICT_FAILED, "appends are never answered");
+            verdict_add(session->verdict, VERDICT_HUNG, "appends are never answered");
             return false;
         }
         if (!session_turn(session)) return false;
@@ -518,7 +533,8 @@ session_close(struct session *session)
 {
     enum q_err err = qlog_close(session->log);
     session->log = NULL;
-    if (err != Q_OK) verdict_add(session->verdict, VERDICT_FAILED, "close: %s", q_err_name(err));
+    if (err != Q_OK)
+        verdict_add_error(session->verdict, session->disk, "close: %s", q_err_name(err));
     return err == Q_OK;
 }
 

@@ -29,6 +29,7 @@ struct handle {
 
 struct simdisk {
     struct qlog_io io;
+    struct simdisk_front *front;
     struct media *start; /* the medium before the first event */
     struct media_event *events;
     uint64_t event_count;
@@ -94,7 +95,31 @@ simdisk_free(struct simdisk *disk)
 struct qlog_io *
 simdisk_io(struct simdisk *disk)
 {
+    return disk->front == NULL ? &disk->io : &disk->front->io;
+}
+
+struct qlog_io *
+simdisk_raw_io(struct simdisk *disk)
+{
     return &disk->io;
+}
+
+void
+simdisk_set_front(struct simdisk *disk, struct simdisk_front *front)
+{
+    disk->front = front;
+}
+
+bool
+simdisk_has_failed(const struct simdisk *disk)
+{
+    return disk->front != NULL && disk->front->fired;
+}
+
+bool
+simdisk_must_break(const struct simdisk *disk)
+{
+    return disk->front != NULL && disk->front->must_break;
 }
 
 uint64_t

@@ -16,10 +16,26 @@
 
 struct simdisk;
 
+/* Something between the disk and its user that may let operations fail (faults.h). */
+struct simdisk_front {
+    struct qlog_io io;
+    bool fired;      /* an operation has failed; from here on errors are to be expected */
+    bool must_break; /* a write or flush that a log can't do without has failed */
+};
+
 /* `media` becomes the disk's. */
 struct simdisk *simdisk_new(struct media *media, uint64_t seed);
 void simdisk_free(struct simdisk *disk);
+/* What programs are to use: the front when there is one. */
 struct qlog_io *simdisk_io(struct simdisk *disk);
+/* The disk itself, which never fails. */
+struct qlog_io *simdisk_raw_io(struct simdisk *disk);
+/* NULL: none. */
+void simdisk_set_front(struct simdisk *disk, struct simdisk_front *front);
+/* An operation has failed on purpose. */
+bool simdisk_has_failed(const struct simdisk *disk);
+/* Whoever uses the disk must have given up by now. */
+bool simdisk_must_break(const struct simdisk *disk);
 
 /* Events so far: the name of this moment. */
 uint64_t simdisk_now(const struct simdisk *disk);

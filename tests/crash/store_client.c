@@ -44,7 +44,7 @@ struct ticket {
 };
 
 static void client_observe(struct store_client *client);
-static void on_publish(struct ticket *ticket);
+static void on_publish(struct ticket *ticket, enum q_err err);
 static void on_join(struct ticket *ticket);
 static void on_pull(struct ticket *ticket);
 static void on_ack(struct ticket *ticket);
@@ -60,15 +60,15 @@ on_event(void *context, const struct qlog_event *event)
 {
     struct store_client *client = context;
     if (event->kind == QLOG_EVENT_ROT)
-        verdict_add(
-            client->verdict, VERDICT_FAILED, "called rot, but it is a crash: %s at %llu",
-            event->text, (unsigned long long)event->position);
+        verdict_add_error(
+            client->verdict, client->disk, "called rot, but it is a crash: %s at %llu", event->text,
+            (unsigned long long)event->position);
     if (event->kind == QLOG_EVENT_BROKEN && !client->dying)
-        verdict_add(client->verdict, VERDICT_FAILED, "the store broke: %s", event->text);
+        verdict_add_error(client->verdict, client->disk, "the store broke: %s", event->text);
     if (event->kind == QLOG_EVENT_VOID_ACTIONS && client->options.mode != QLOG_MODE_ASYNC &&
         client->history->trim_count == 0)
-        verdict_add(
-            client->verdict, VERDICT_FAILED, "messages were handed out before they were durable");
+        verdict_add_error(
+            client->verdict, client->disk, "messages were handed out before they were durable");
 }
 
 void
@@ -114,13 +114,19 @@ client_open(struct store_client *client)
     if (err != Q_OK) {
         char text[Q_FAULT_LINE_MAX];
         client->store = NULL;
-        verdict_add(
-            client->verdict, VERDICT_FAILED, "open: %s: %s", q_err_name(err),
+        verdict_add_error(
+            client->verdict, client->disk, "open: %s: %s", q_err_name(err),
             q_fault_format(q_fault_last(), text, sizeof(text)));
         return false;
     }
+    /* What an open met with a failed read has seen is not for the model. */
+    if (simdisk_has_failed(client->disk)) {
+        (void)client_close(client);
+        return false;
+    }
     store_verify(
-        client->history, client->store, directory, true, client_now(client), client->verdict);
+        client->history, client->store, simdisk_raw_io(client->disk), directory, true,
+        client_now(client), client->verdict);
     for (unsigned i = 0; i < CLIENT_CONSUMERS; i++)
         client->consumers[i].busy = false;
     if (verdict_is_good(client->verdict)) return true;
@@ -132,7 +138,8 @@ void
 client_verify(struct store_client *client)
 {
     store_verify(
-        client->history, client->store, directory, false, client_now(client), client->verdict);
+        client->history, client->store, simdisk_raw_io(client->disk), directory, false,
+        client_now(client), client->verdict);
 }
 
 bool
@@ -142,7 +149,7 @@ client_close(struct store_client *client)
     client->store = NULL;
     client->waiting = 0;
     Q_ASSERT(client->outstanding == 0);
-    if (err != Q_OK) verdict_add(client->verdict, VERDICT_FAILED, "close: %s", q_err_name(err));
+    if (err != Q_OK) verdict_add_error(client->verdict, client->disk, "close: %s", q_err_name(err));
     return err == Q_OK;
 }
 
@@ -164,11 +171,16 @@ client_stop(struct store_client *client, bool kill)
 bool
 client_turn(struct store_client *client)
 {
+    bool must_break = simdisk_must_break(client->disk);
     enum q_err err = qlog_store_turn(client->store);
     client_observe(client);
+    if (must_break && err != Q_E_BROKEN)
+        verdict_add(
+            client->verdict, VERDICT_FAILED, "after a failed write or flush, a turn answers %s",
+            q_err_name(err));
     if (err == Q_OK) err = qlog_store_wait(client->store, Q_NS_PER_MS);
     q_clock_manual_advance_ns(&client->clock, Q_NS_PER_MS / 4);
-    if (err != Q_OK) verdict_add(client->verdict, VERDICT_FAILED, "turn: %s", q_err_name(err));
+    if (err != Q_OK) verdict_add_error(client->verdict, client->disk, "turn: %s", q_err_name(err));
     return err == Q_OK;
 }
 
@@ -178,8 +190,8 @@ client_observe(struct store_client *client)
     const struct qlog_store *store = client->store;
     uint64_t now = client_now(client);
     store_history_durable(client->history, store->messages->durable, store->actions->durable, now);
-    if (client->outstanding == client->waiting && ql_log_is_idle(store->messages, false) &&
-        ql_log_is_idle(store->actions, false))
+    if (store->home->env.broken == Q_OK && client->outstanding == client->waiting &&
+        ql_log_is_idle(store->messages, false) && ql_log_is_idle(store->actions, false))
         store_history_rest(client->history, store, now);
 }
 
@@ -194,7 +206,7 @@ client_drain_to(struct store_client *client, bool settled)
         if (settled ? flushed && client->outstanding == 0 : client->outstanding == client->waiting)
             return true;
     }
-    verdict_add(client->verdict, VERDICT_FAILED, "requests are never answered");
+    verdict_add(client->verdict, VERDICT_HUNG, "requests are never answered");
     return false;
 }
 
@@ -222,10 +234,10 @@ on_done(struct qlog_request *request, enum q_err err)
     if (request->kind == QLOG_PULL && ticket->pull.wait_ns > 0) client->waiting--;
     if (ticket->consumer != NULL && request->kind != QLOG_ACK) ticket->consumer->busy = false;
     if (err < Q_OK && !client->dying)
-        verdict_add(
-            client->verdict, VERDICT_FAILED, "request %d: %s: %s", (int)request->kind,
+        verdict_add_error(
+            client->verdict, client->disk, "request %d: %s: %s", (int)request->kind,
             q_err_name(err), q_fault_last()->what);
-    if (err == Q_OK && request->kind == QLOG_PUBLISH) on_publish(ticket);
+    if (request->kind == QLOG_PUBLISH) on_publish(ticket, err);
     if (err == Q_OK && request->kind == QLOG_JOIN) on_join(ticket);
     if (err == Q_OK && request->kind == QLOG_PULL) on_pull(ticket);
     if (err == Q_OK && request->kind == QLOG_ACK) on_ack(ticket);
@@ -359,19 +371,25 @@ client_publish(struct store_client *client, unsigned batches, uint32_t body, boo
 }
 
 static void
-on_publish(struct ticket *ticket)
+on_publish(struct ticket *ticket, enum q_err err)
 {
     struct store_client *client = ticket->client;
     struct model_publish *entry = &client->history->publishes[ticket->index];
+    if (err != Q_OK) {
+        /* Refused, and the store goes on: it is nowhere. */
+        if (err != Q_E_BROKEN && !client->dying)
+            promise_settle(&entry->promise, client_now(client), false);
+        return;
+    }
     entry->promise.answered = client_now(client);
     if (ticket->publish.achieved == QLOG_MODE_SYNC) entry->promise.durable = client_now(client);
     entry->bound = client->store->messages->written;
     for (unsigned i = 0; i < entry->batch_count; i++) {
         entry->batches[i].first = ticket->firsts[i];
         struct ql_subject *subject;
-        enum q_err err = ql_index_find(&client->store->index, ticket->subjects[i], &subject);
+        enum q_err found = ql_index_find(&client->store->index, ticket->subjects[i], &subject);
         const struct ql_entry *stored =
-            err == Q_OK ? ql_subject_entry(subject, ticket->firsts[i]) : NULL;
+            found == Q_OK ? ql_subject_entry(subject, ticket->firsts[i]) : NULL;
         if (stored != NULL) entry->frame = stored->frame;
     }
 }

@@ -336,12 +336,15 @@ verify_record(void *context, const struct ql_frame *frame, const struct ql_recor
 }
 
 static void
-verify_messages(struct verifying *verifying, struct qlog_store *store, const char *directory)
+verify_messages(
+    struct verifying *verifying,
+    const struct qlog_store *store,
+    struct qlog_io *io,
+    const char *directory)
 {
     struct verdict *verdict = verifying->verdict;
     struct reader_result result = { 0 };
-    enum q_err err = reader_run(
-        store->home->env.io, directory, QL_LOG_MESSAGE, verify_record, verifying, &result);
+    enum q_err err = reader_run(io, directory, QL_LOG_MESSAGE, verify_record, verifying, &result);
     if (err != Q_OK)
         verdict_add(verdict, VERDICT_FAILED, "read messages: %s", q_fault_last()->what);
     if (err == Q_OK && (result.rot_bytes > 0 || result.end != store->messages->written))
@@ -656,6 +659,7 @@ void
 store_verify(
     struct store_history *history,
     struct qlog_store *store,
+    struct qlog_io *io,
     const char *directory,
     bool recovered,
     uint64_t now,
@@ -667,7 +671,7 @@ store_verify(
         .now = now,
         .recovered = recovered,
     };
-    verify_messages(&verifying, store, directory);
+    verify_messages(&verifying, store, io, directory);
     verify_index(&verifying, store);
     verify_consumption(&verifying, store);
     if (recovered && history->hash_wanted && history->hash != state_hash(store))

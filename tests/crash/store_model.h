@@ -139,11 +139,12 @@ int model_find_group(const struct store_history *history, unsigned subject, cons
 
 /*
  * Hold a store against the history. `recovered`: it was opened just now, and what is found is
- * promised from `now` on, what is not found must not come back.
+ * promised from `now` on, what is not found must not come back. `io`: to read the disk with.
  */
 void store_verify(
     struct store_history *history,
     struct qlog_store *store,
+    struct qlog_io *io,
     const char *directory,
     bool recovered,
     uint64_t now,

@@ -18,7 +18,10 @@ verdict_add(struct verdict *verdict, enum verdict_kind kind, const char *format,
 bool
 verdict_is_good(const struct verdict *verdict)
 {
-    return (verdict->counts[0] | verdict->counts[1] | verdict->counts[2]) == 0;
+    uint64_t all = 0;
+    for (unsigned i = 0; i < VERDICT_KINDS; i++)
+        all |= verdict->counts[i];
+    return all == 0;
 }
 
 struct promise

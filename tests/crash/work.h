@@ -16,16 +16,23 @@
 enum verdict_kind {
     VERDICT_LOST,    /* acknowledged, and gone */
     VERDICT_PHANTOM, /* there, and never asked for, or different, or in another place */
-    VERDICT_FAILED,  /* recovery failed, or said what is not true, or something hangs */
+    VERDICT_FAILED,  /* recovery failed, or said what is not true */
+    VERDICT_HUNG,    /* something is never answered */
+    VERDICT_KINDS
 };
 
 struct verdict {
-    uint64_t counts[3];
+    uint64_t counts[VERDICT_KINDS];
     char text[1024]; /* of the first */
 };
 
 void verdict_add(struct verdict *verdict, enum verdict_kind kind, const char *format, ...)
     Q_PRINTF(3, 4);
+/* The same, unless an operation was made to fail: then errors are what is wanted. */
+#define verdict_add_error(verdict, disk, ...)                                                      \
+    do {                                                                                           \
+        if (!simdisk_has_failed(disk)) verdict_add((verdict), VERDICT_FAILED, __VA_ARGS__);        \
+    } while (0)
 bool verdict_is_good(const struct verdict *verdict);
 
 /* One thing that was asked for. All fields are moments; MEDIA_NEVER: not yet. */
