@@ -47,6 +47,7 @@ static void settle(struct request *request, const Qmq__Wire__PublishAnswer *answ
 static void finish_settled(struct lane *lane);
 static void finish(struct request *request);
 static void stall(struct lane *lane);
+static void call_back_unsent(struct lane *lane);
 static void give_up_late(struct lane *lane, uint64_t now_ns);
 static void resume(struct lane *lane);
 
@@ -209,6 +210,7 @@ on_published(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffe
             stall(lane);
         else
             settle(request, NULL);
+        if (err == Q_E_CONNECTION) call_back_unsent(lane);
     }
     finish_settled(lane);
     if (lane->is_stalled && lane->on_air == 0) client_wake(producer->client);
@@ -284,6 +286,19 @@ stall(struct lane *lane)
     lane->is_stalled = true;
     lane->resume_ns = client_now_ns(client) + backoff_next(&lane->backoff_ms);
     if (lane->on_air == 0) client_wake(client);
+}
+
+/*
+ * The connection took this request with it. Later ones that had not left yet still wait for the next
+ * connection, and would overtake it there.
+ */
+static void
+call_back_unsent(struct lane *lane)
+{
+    q_list_for_each(node, &lane->requests) {
+        struct request *request = q_container_of(node, struct request, node);
+        if (request->is_on_air) call_cancel(&request->call);
+    }
 }
 
 uint64_t

@@ -52,13 +52,19 @@ def in_order_once(lines):
 with lib.Test() as t:
     node = t.node()
     node.start()
+    # nng 1.5.2 loses a message when its connection is closed just before it is handed over: the send
+    # is refused without a callback (req0_pipe_close() against req0_run_send_queue()).
+    with open(t.path("suppressions"), "w") as file:
+        file.write("leak:libnng.so\n")
+    environment = {"LSAN_OPTIONS": "print_suppressions=0:suppressions=" + t.path("suppressions")}
+
     read_end, write_end = os.pipe()
-    publisher = t.spawn("qmq", "pub", "kill", "--from", "/dev/stdin", "--meta", node.meta,
-                        stdin=read_end)
+    publisher = t.spawn("qmq", "pub", "kill", "--from", "-", "--meta", node.meta,
+                        stdin=read_end, environment=environment)
     os.close(read_end)
     feeder = Feeder(random.Random(t.random.random()), write_end)
     feeder.start()
-    live = t.spawn("qmq", "sub", "kill", "-g", "live", "--meta", node.meta)
+    live = t.spawn("qmq", "sub", "kill", "-g", "live", "--meta", node.meta, environment=environment)
 
     torn = 0
     for kill in range(KILLS):

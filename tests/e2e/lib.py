@@ -118,8 +118,8 @@ class Test:
     def node(self, name="node", **more):
         return Node(self, name, **more)
 
-    def spawn(self, *argv, stdin=None, stdout=None):
-        process = Process(self, argv, stdin, stdout)
+    def spawn(self, *argv, stdin=None, stdout=None, environment=None):
+        process = Process(self, argv, stdin, stdout, environment)
         self.processes.append(process)
         return process
 
@@ -174,7 +174,7 @@ class Test:
 class Process:
     """A child whose output goes to files, so that it never waits for us to read."""
 
-    def __init__(self, test, argv, stdin, stdout):
+    def __init__(self, test, argv, stdin, stdout, environment):
         self.title = " ".join(argv)
         self.argv = argv
         number = "%d" % random.SystemRandom().randrange(10**12)
@@ -183,7 +183,7 @@ class Process:
         with open(self.out_path, "wb") as out, open(self.err_path, "wb") as err:
             self.popen = subprocess.Popen(
                 argv, stdin=stdin or subprocess.DEVNULL, stdout=out, stderr=err,
-                preexec_fn=_die_with_parent)
+                env=dict(os.environ, **(environment or {})), preexec_fn=_die_with_parent)
         self.pid = self.popen.pid
 
     def poll(self):
