@@ -13,8 +13,10 @@
 enum {
     REQUEST_BYTES = 256 * 1024, /* full: the next batch goes into the next request */
     REQUEST_BATCHES_MAX = 512,
-    ON_AIR_SMALL = 2, /* while requests are not full, waiting makes them larger */
-    ON_AIR_MAX = 4,
+    /* One at a time. With more, a later request may leave on the next connection before an earlier
+     * one, which its connection took along, is sent again; only a broker that knows its producers'
+     * sequences can put that right, and then this may be 4. */
+    ON_AIR_MAX = 1,
     TRY_TIMEOUT_MS = 10 * 1000,
 };
 
@@ -74,8 +76,7 @@ void
 lane_pump(struct lane *lane)
 {
     while (!lane->is_stalled && !q_list_is_empty(&lane->waiting)) {
-        uint32_t on_air_max = lane->waiting_bytes >= REQUEST_BYTES ? ON_AIR_MAX : ON_AIR_SMALL;
-        if (lane->on_air >= on_air_max) return;
+        if (lane->on_air >= ON_AIR_MAX) return;
 
         struct request *request = seal(lane);
         if (!request || submit(request) != Q_OK) stall(lane);
