@@ -99,7 +99,6 @@ ql_home_open(
         if (!home->was_clean && !home->created) home->super.generation++;
         home->super.clean = false;
         home->env.generation = home->super.generation;
-        err = home_write_super(home);
     }
     if (err == Q_OK) err = home_open_logs(home);
     if (err != Q_OK) {

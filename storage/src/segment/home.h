@@ -4,10 +4,10 @@
  * Opening to write:
  *
  *   1. the directory is made, or checked to be ours; LOCK is taken
- *   2. the newest good superblock copy is read; after an unclean stop the generation is raised;
- *      the superblock is written "not clean", flushed, before anything else is
+ *   2. the newest good superblock copy is read; after an unclean stop the generation is raised
  *   3. the caller recovers each log by ql_home_recover(), in the order it needs
- *   4. ql_home_start(): what recovery decided is written to the superblock; logs can be appended to
+ *   4. ql_home_start(): what recovery decided is written to the superblock, with the generation and
+ *      "not clean", and flushed before anything else is written; logs can be appended to
  *
  * While running, the superblock follows the durable marks: within 100 ms of the end of a burst, and
  * once a second under load. At an orderly stop it says "clean".
