@@ -31,6 +31,8 @@ void
 ql_recover_begin(struct ql_recover *recover)
 {
     ql_scan_init(&recover->scan, recover->env, recover->segments, recover->from);
+    recover->scan.end = recover->marks.end;
+    recover->scan.since = recover->since;
     recover->durable = recover->marks.durable;
     if (recover->live) recover->scan.limit = recover->marks.durable;
     recover->end = recover->from;

@@ -38,6 +38,7 @@ ql_scan_init(
     scan->segments = segments;
     scan->position = position;
     scan->limit = UINT64_MAX;
+    scan->end = UINT64_MAX;
 }
 
 void
@@ -89,6 +90,8 @@ scan_check(struct ql_scan *scan, const struct ql_segment *segment)
     if (frame.incarnation != segment->incarnation || frame.position != scan->position)
         return QL_SCAN_FOREIGN;
     if (frame.generation < scan->generation) return QL_SCAN_ORPHAN;
+    /* Its predecessor may be the one that is damaged. */
+    if (frame.position >= scan->end && frame.generation < scan->since) return QL_SCAN_ORPHAN;
     if (scan->linked && frame.previous != scan->chain) return QL_SCAN_ORPHAN;
     uint64_t size = ql_frame_size(frame.body_length);
     if (size > ql_segment_limit(segment) - scan->position) return QL_SCAN_GARBAGE;
