@@ -5,6 +5,8 @@
 
 #include <qbase/clock.h>
 
+#include "planted.h"
+
 static void transfer_step(struct ql_transfer *transfer);
 static void transfer_on_done(struct qlog_io_op *op);
 static void transfer_finish(struct ql_transfer *transfer, int error);
@@ -63,7 +65,8 @@ transfer_on_done(struct qlog_io_op *op)
         return;
     }
     transfer->moved += (uint32_t)op->result;
-    if (transfer->moved == transfer->length) {
+    bool part = QL_PLANTED(short_write) && op->kind == QLOG_IO_WRITE && op->result > 0;
+    if (transfer->moved == transfer->length || part) {
         transfer_finish(transfer, 0);
     } else if (op->result > 0) {
         transfer_step(transfer);

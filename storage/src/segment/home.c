@@ -10,6 +10,8 @@
 
 #include <qbase/assert.h>
 
+#include "planted.h"
+
 enum {
     LOCK_TRIES = 40, /* after kill -9 the kernel may hold the ring's files for a moment */
     LOCK_PAUSE_MS = 50,
@@ -96,8 +98,9 @@ ql_home_open(
     if (err == Q_OK) {
         home->was_clean = home->super.clean;
         home->generation_found = home->super.generation;
-        if (!home->was_clean && !home->created) home->super.generation++;
-        home->super.clean = false;
+        bool raised = !home->was_clean && !home->created && !QL_PLANTED(generation_kept);
+        if (raised) home->super.generation++;
+        home->super.clean = QL_PLANTED(clean_kept) && home->was_clean;
         home->env.generation = home->super.generation;
     }
     if (err == Q_OK) err = home_open_logs(home);
@@ -366,7 +369,8 @@ home_read_super(struct ql_home *home)
                 .hint = "use that version");
         if (state == QL_BLOCK_FOREIGN) damaged++;
         if (state != QL_BLOCK_GOOD) continue;
-        if (!home->super_found || super.sequence > home->super.sequence) home->super = super;
+        bool newer = !home->super_found || super.sequence > home->super.sequence;
+        if (newer || QL_PLANTED(super_any)) home->super = super;
         home->super_found = true;
     }
     if (home->super_found) {
@@ -709,7 +713,8 @@ ql_home_recover(struct ql_home *home, unsigned index, struct ql_recover *recover
     log->wall_ms = recover->wall_ms;
     /* A superblock that is older than the log can't vouch for a clean stop. */
     if (recover->end != recover->marks.end) home->was_clean = false;
-    if (!home->was_clean && recover->frames > 0 && home->super.generation <= recover->generation)
+    bool behind = home->super.generation <= recover->generation && !QL_PLANTED(generation_kept);
+    if (!home->was_clean && recover->frames > 0 && behind)
         home->super.generation = recover->generation + 1;
     home->env.generation = home->super.generation;
 
@@ -781,6 +786,7 @@ home_settle(struct ql_home *home, struct ql_log *log)
 {
     const struct qlog_io_table *table = home->env.io->table;
     char path[QL_PATH_MAX];
+    if (QL_PLANTED(recovery_unflushed)) return Q_OK;
     if (log->segments.count > 0) {
         struct ql_segment *last = log->segments.segments[log->segments.count - 1];
         struct ql_transfer flush = {
@@ -831,6 +837,8 @@ ql_home_trim(struct ql_home *home, const uint64_t *before)
         int rv = home->env.io->table->enter(home->env.io, Q_NS_PER_MS);
         if (rv < 0) return home_fail(home, "superblock", rv, "wait for the superblock");
     }
+    for (unsigned i = 0; i < home->log_count && QL_PLANTED(drop_before_first); i++)
+        Q_TRY(ql_log_drop(&home->logs[i], home->super.logs[i].first));
     enum q_err err = home_write_super(home);
     /* Twice, so that no single copy is the only one to know where the logs begin. */
     if (err == Q_OK) err = home_write_super(home);
@@ -975,7 +983,8 @@ home_super_start(struct ql_home *home, uint64_t now_ns)
     if (since < SUPER_IDLE_NS) return;
     if (since < SUPER_BUSY_NS && !home_is_idle(home, false)) return;
     for (unsigned i = 0; i < home->log_count; i++) {
-        home->super.logs[i].durable = home->logs[i].durable;
+        home->super.logs[i].durable =
+            QL_PLANTED(super_early) ? home->logs[i].written : home->logs[i].durable;
         home->super.logs[i].incarnation = home->logs[i].incarnation;
         home->super.logs[i].zeroed = ql_log_zeroed(&home->logs[i]);
     }

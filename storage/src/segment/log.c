@@ -6,6 +6,8 @@
 #include <qbase/assert.h>
 #include <qbase/bytes.h>
 
+#include "planted.h"
+
 enum {
     /* Up to here one write with RWF_DSYNC costs less than a write and a flush (measured; see
      * docs/decisions). */
@@ -33,6 +35,7 @@ static void log_fill(struct ql_log *log, const struct gather *gather, struct ql_
 static void log_submit(
     struct ql_log *log, struct ql_frame *frame, struct ql_buffer *buffer, bool durable);
 static void log_on_written(struct ql_transfer *transfer);
+static uint64_t log_mark(const struct ql_log *log, bool flushed);
 static void log_reap(struct ql_log *log, uint64_t now_ns);
 static void log_flush(struct ql_log *log, uint64_t now_ns, bool force);
 static void log_on_flushed(struct ql_transfer *transfer);
@@ -299,7 +302,7 @@ log_on_written(struct ql_transfer *transfer)
     struct ql_flight *flight = q_container_of(transfer, struct ql_flight, write);
     struct ql_log *log = flight->log;
     flight->complete = true;
-    if (transfer->error == 0) return;
+    if (transfer->error == 0 || QL_PLANTED(write_error_ignored)) return;
     char path[QL_PATH_MAX];
     ql_env_break(
         log->env, log->name, ql_segment_path(log->env, log->name, log->active->number, path),
@@ -315,12 +318,20 @@ ql_log_advance(struct ql_log *log, uint64_t now_ns, bool force_flush)
         return;
     }
     log_flush(log, now_ns, force_flush);
-    while (log->wait_written.first != NULL && log->wait_written.first->end <= log->written)
+    while (log->wait_written.first != NULL && log->wait_written.first->end <= log_mark(log, false))
         queue_push(&log->finished, queue_pop(&log->wait_written));
-    while (log->wait_durable.first != NULL && log->wait_durable.first->end <= log->durable)
+    while (log->wait_durable.first != NULL && log->wait_durable.first->end <= log_mark(log, true))
         queue_push(&log->finished, queue_pop(&log->wait_durable));
     log_roll_go_on(log, now_ns);
     ql_log_check(log);
+}
+
+/* What an append waits for. */
+static uint64_t
+log_mark(const struct ql_log *log, bool flushed)
+{
+    if (QL_PLANTED(ack_before_write)) return log->tail;
+    return flushed && !QL_PLANTED(ack_before_flush) ? log->durable : log->written;
 }
 
 /* `written` follows the longest prefix of complete frames; `durable` too while each was its own. */
@@ -331,7 +342,8 @@ log_reap(struct ql_log *log, uint64_t now_ns)
         struct ql_flight *flight = &log->flights[log->flight_first];
         if (log->env->broken == Q_OK) {
             log->written = flight->end;
-            if (flight->write.op.durable && log->durable == flight->position)
+            if (flight->write.op.durable &&
+                (log->durable == flight->position || QL_PLANTED(durable_over_gap)))
                 log->durable = flight->end;
         }
         ql_buffer_give(log->env, flight->buffer);
@@ -345,6 +357,7 @@ log_reap(struct ql_log *log, uint64_t now_ns)
 static void
 log_flush(struct ql_log *log, uint64_t now_ns, bool force)
 {
+    if (QL_PLANTED(flush_skipped)) log->durable = log->written;
     if (log->flush_busy || log->written == log->durable) return;
     const struct ql_env *env = log->env;
     bool wanted = log->wait_durable.first != NULL && log->wait_durable.first->end <= log->written;
@@ -354,7 +367,7 @@ log_flush(struct ql_log *log, uint64_t now_ns, bool force)
         (log->unflushed_since_ns != 0 && now_ns - log->unflushed_since_ns >= env->async_flush_ns);
     if (!wanted && !sealing && !due && !force) return;
     log->flush_busy = true;
-    log->flush_covers = log->written;
+    log->flush_covers = QL_PLANTED(flush_covers_flight) ? log->tail : log->written;
     log->unflushed_since_ns = now_ns;
     log->flush = (struct ql_transfer){
         .op = { .kind = QLOG_IO_FLUSH, .file = log->active->file, .buffer = -1 },
@@ -373,6 +386,7 @@ log_on_flushed(struct ql_transfer *transfer)
         log->durable = q_max_u64(log->durable, log->flush_covers);
         return;
     }
+    if (QL_PLANTED(flush_retried)) return;
     char path[QL_PATH_MAX];
     ql_env_break(
         log->env, log->name, ql_segment_path(log->env, log->name, log->active->number, path),
@@ -395,8 +409,7 @@ ql_log_finish(struct ql_log *log)
         finished.first = append->next;
         if (log->env->broken == Q_OK && err != Q_OK) q_fault_adopt(&log->refused_fault);
         /* What reached its mark before the log broke or filled up is good all the same. */
-        bool reached =
-            append->end != 0 && append->end <= (append->flushed ? log->durable : log->written);
+        bool reached = append->end != 0 && append->end <= log_mark(log, append->flushed);
         append->table->done(append, reached ? Q_OK : err);
     }
 }
@@ -468,7 +481,8 @@ log_roll_start(struct ql_log *log)
 static void
 log_roll_go_on(struct ql_log *log, uint64_t now_ns)
 {
-    if (log->roll != QL_ROLL_SEALING || log->durable != log->tail) return;
+    if (log->roll != QL_ROLL_SEALING) return;
+    if (log->durable != log->tail && !QL_PLANTED(roll_unflushed)) return;
     struct ql_env *env = log->env;
     if (log->spare == NULL) {
         if (now_ns < log->spare_retry_ns) {
@@ -490,7 +504,7 @@ log_roll_go_on(struct ql_log *log, uint64_t now_ns)
     log->header_write = (struct ql_transfer){
         .op = {
             .kind = QLOG_IO_WRITE,
-            .durable = true,
+            .durable = !QL_PLANTED(header_unflushed),
             .file = log->spare->file,
             .buffer = log->header_buffer->index,
             .data = log->header_buffer->data,

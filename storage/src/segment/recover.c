@@ -5,6 +5,8 @@
 
 #include <qbase/assert.h>
 
+#include "planted.h"
+
 /* Frames in flight at a crash lie within this distance behind the first that is missing. */
 enum {
     FLIGHT_BYTES_MAX = 32 * 1024 * 1024
@@ -112,7 +114,7 @@ recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_st
     scan->window_segment = ahead.window_segment;
 
     recover->durable = durable;
-    if (gap >= durable) {
+    if (gap >= durable || QL_PLANTED(cut_at_damage)) {
         recover->torn_bytes = found ? ahead.position - gap : recover_torn_bytes(scan, state);
         /* What was there when the log was said to end here was told then. */
         uint64_t generation = found ? ahead.frame.generation : scan->frame.generation;

@@ -9,6 +9,7 @@
 
 #include "format/record.h"
 #include "io/transfer.h"
+#include "planted.h"
 
 enum {
     WINDOW_BYTES = 1024 * 1024
@@ -86,13 +87,16 @@ scan_check(struct ql_scan *scan, const struct ql_segment *segment)
     default:
         return QL_SCAN_GARBAGE;
     }
-    if (frame.incarnation < segment->incarnation) return QL_SCAN_STALE;
-    if (frame.incarnation != segment->incarnation || frame.position != scan->position)
-        return QL_SCAN_FOREIGN;
-    if (frame.generation < scan->generation) return QL_SCAN_ORPHAN;
-    /* Its predecessor may be the one that is damaged. */
-    if (frame.position >= scan->end && frame.generation < scan->since) return QL_SCAN_ORPHAN;
-    if (scan->linked && frame.previous != scan->chain) return QL_SCAN_ORPHAN;
+    bool mine = frame.incarnation == segment->incarnation || QL_PLANTED(incarnation_unchecked);
+    bool here = (mine && frame.position == scan->position) || QL_PLANTED(frame_anywhere);
+    if (!here && frame.incarnation < segment->incarnation) return QL_SCAN_STALE;
+    if (!here) return QL_SCAN_FOREIGN;
+    /* Behind a stated end its predecessor may be the one that is damaged. */
+    bool old = frame.generation < scan->generation ||
+               (frame.position >= scan->end && frame.generation < scan->since);
+    if (old && !QL_PLANTED(orphan_counts)) return QL_SCAN_ORPHAN;
+    bool follows = !scan->linked || frame.previous == scan->chain || QL_PLANTED(chain_unchecked);
+    if (!follows) return QL_SCAN_ORPHAN;
     uint64_t size = ql_frame_size(frame.body_length);
     if (size > ql_segment_limit(segment) - scan->position) return QL_SCAN_GARBAGE;
     if (scan->limit - scan->position < size) return QL_SCAN_LIMIT;
@@ -107,11 +111,13 @@ static enum ql_scan_state
 scan_check_body(struct ql_scan *scan, const uint8_t *body)
 {
     const struct ql_frame *frame = &scan->frame;
-    if (ql_hash(body, frame->records_length) != frame->records_hash) return QL_SCAN_RECORDS;
+    bool whole = ql_hash(body, frame->records_length) == frame->records_hash;
+    if (!whole && !QL_PLANTED(records_unchecked)) return QL_SCAN_RECORDS;
     scan->records = q_bytes_from(body, frame->records_length);
     scan->payloads =
         q_bytes_from(body + frame->records_length, frame->body_length - frame->records_length);
     bool check = frame->position + ql_frame_size(frame->body_length) > scan->payloads_above;
+    if (QL_PLANTED(payload_unchecked)) check = false;
     struct ql_record_walk walk = { .records = scan->records, .payloads = scan->payloads };
     uint32_t count = 0;
     for (;;) {

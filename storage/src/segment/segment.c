@@ -9,6 +9,7 @@
 #include <qbase/bytes.h>
 
 #include "io/transfer.h"
+#include "planted.h"
 #include "segment/buffer.h"
 
 static enum q_err segment_read_header(
@@ -62,7 +63,7 @@ ql_segment_create(
     if (err == Q_OK) {
         char directory[QL_PATH_MAX];
         (void)snprintf(directory, sizeof(directory), "%s/%s", env->path, log);
-        rv = env->io->table->sync_directory(env->io, directory);
+        if (!QL_PLANTED(name_unflushed)) rv = env->io->table->sync_directory(env->io, directory);
         if (rv < 0)
             err = Q_FAIL(
                 q_err_from_errno(-rv), .path = directory, .sys = -rv,
@@ -346,7 +347,7 @@ ql_segment_recycle(
     struct ql_env *env, struct ql_segment *segment, const char *log, uint64_t incarnation)
 {
     segment->state = QL_SEGMENT_SPARE;
-    segment->incarnation = incarnation;
+    if (!QL_PLANTED(recycled_as_is)) segment->incarnation = incarnation;
     segment->base = 0;
     segment->end = 0;
     segment->chain = 0;

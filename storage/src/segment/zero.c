@@ -4,6 +4,8 @@
 
 #include <qbase/bytes.h>
 
+#include "planted.h"
+
 enum {
     CHUNK_BYTES = 1024 * 1024,
     PAUSE_NS = 5 * Q_NS_PER_MS, /* 200 MB/s */
@@ -68,6 +70,7 @@ bool
 ql_zero_blocks(struct ql_zero *zero, const struct ql_segment *segment, uint64_t end)
 {
     if (zero->segment != segment || end <= zero->write.at) return false;
+    if (QL_PLANTED(zero_over_frame)) return false;
     /* Caught up. Leave it a stretch of its own, so that they don't run side by side. */
     uint64_t lead = q_min_u64(end + LEAD_BYTES, segment->file_size);
     if (zero->segment->zeroed < lead) zero->segment->zeroed = lead;

@@ -5,6 +5,7 @@
 
 #include <qbase/assert.h>
 
+#include "planted.h"
 #include "store/store.h"
 
 /* What a publish carries between submit and done, in its private words. */
@@ -172,7 +173,8 @@ publish_names(
     uint32_t batch,
     uint64_t incarnation)
 {
-    if (subject->named_in != incarnation) {
+    bool named = subject->named_in != 0 && QL_PLANTED(subject_unnamed);
+    if (subject->named_in != incarnation && !named) {
         subject->named_in = incarnation;
         subject->namer = append;
         subject->namer_batch = batch;

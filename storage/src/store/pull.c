@@ -18,6 +18,7 @@
 
 #include <qbase/assert.h>
 
+#include "planted.h"
 #include "store/store.h"
 
 /* A parked pull, in its private words. */
@@ -97,8 +98,8 @@ qlog_pull_release(struct qlog_pull *pull)
 uint64_t
 ql_store_visible_end(const struct qlog_store *store, const struct ql_subject *subject)
 {
-    uint64_t mark = ql_store_mode(store, subject) == QLOG_MODE_ASYNC ? store->messages->written
-                                                                     : store->messages->durable;
+    bool early = ql_store_mode(store, subject) == QLOG_MODE_ASYNC || QL_PLANTED(seen_before_flush);
+    uint64_t mark = early ? store->messages->written : store->messages->durable;
     return ql_subject_visible_end(subject, mark);
 }
 

@@ -5,6 +5,7 @@
 
 #include <qbase/assert.h>
 
+#include "planted.h"
 #include "store/store.h"
 
 static enum q_err store_apply_messages(void *context, const struct ql_scan *scan);
@@ -272,7 +273,7 @@ void
 ql_store_finish_recovery(struct qlog_store *store)
 {
     uint64_t voided = 0;
-    uint64_t floor = store->home->env.generation << 40;
+    uint64_t floor = QL_PLANTED(pull_floor_missing) ? 0 : store->home->env.generation << 40;
     for (uint32_t i = 0; i < store->group_count; i++) {
         struct ql_group *group = store->groups[i];
         if (group == NULL) continue;

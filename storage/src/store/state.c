@@ -12,6 +12,7 @@
 
 #include <qbase/assert.h>
 
+#include "planted.h"
 #include "store/store.h"
 
 /* SUBJECT records that share an append. */
@@ -56,7 +57,8 @@ ql_trim_start(struct qlog_store *store, struct qlog_trim *trim)
     struct statement statement = { .store = store };
     enum q_err err = state_subjects(&statement, message_first, action_first);
     for (uint32_t i = 0; err == Q_OK && i < store->group_count; i++)
-        if (store->groups[i] != NULL && store->groups[i]->stated_at < action_first)
+        if (store->groups[i] != NULL && store->groups[i]->stated_at < action_first &&
+            !QL_PLANTED(state_dropped))
             err = state_group(&statement, store->groups[i]);
     if (statement.last == NULL) {
         ql_trim_go_on(store, trim, err);

@@ -1,0 +1,62 @@
+/*
+ * planted.h: defects of one line, each of which the tests must find.
+ *
+ * A rig that can't fail proves nothing. In a library built with -DQL_PLANT one of these can be
+ * switched on while it runs; in every other, QL_PLANTED() is false, and the compiler takes it away.
+ * tests/proof/planted.c runs the rigs with each of them.
+ *
+ * The list: X(NAME, what is wrong).
+ */
+#ifndef QL_PLANTED_H
+#define QL_PLANTED_H
+
+#include <stdbool.h>
+
+#define QL_PLANT_LIST(X)                                                                           \
+    X(ack_before_write, "an append is done when its frame is submitted")                           \
+    X(ack_before_flush, "sync is acknowledged when the frame is written")                          \
+    X(flush_skipped, "nothing is flushed, but for frames with a flush of their own")               \
+    X(flush_covers_flight, "a flush counts for writes that were under way with it")                \
+    X(durable_over_gap, "a durable frame takes those before it along")                             \
+    X(flush_retried, "a flush that failed is tried again")                                         \
+    X(write_error_ignored, "a write that failed counts as written")                                \
+    X(short_write, "a write that did a part counts as all of it")                                  \
+    X(roll_unflushed, "the next segment begins before the last one is flushed")                    \
+    X(header_unflushed, "the header of the next segment is not flushed")                           \
+    X(name_unflushed, "the name of a new segment is not flushed")                                  \
+    X(recycled_as_is, "a segment that is used again keeps its incarnation")                        \
+    X(zero_over_frame, "zeros are written where a frame is sent")                                  \
+    X(super_early, "the superblock calls durable what is written")                                 \
+    X(super_any, "the last copy of the superblock counts, not the newest")                         \
+    X(clean_kept, "a start after a clean stop leaves the directory marked clean")                  \
+    X(cut_at_damage, "a log is cut at the first damage, mark or not")                              \
+    X(frame_anywhere, "a frame counts wherever it lies, also of an earlier use")                   \
+    X(incarnation_unchecked, "a frame of the right position counts in any log")                    \
+    X(orphan_counts, "a frame of an older generation counts")                                      \
+    X(chain_unchecked, "nobody looks whether a frame follows the one before")                      \
+    X(records_unchecked, "the hash of records is not looked at")                                   \
+    X(payload_unchecked, "above the mark, hashes of payloads are not looked at")                   \
+    X(generation_kept, "an unclean stop raises no generation")                                     \
+    X(recovery_unflushed, "what recovery found counts as durable as it is")                        \
+    X(drop_before_first, "a head is dropped before the superblock says so")                        \
+    X(state_dropped, "groups are not stated before their records go")                              \
+    X(subject_unnamed, "only the first segment names a subject")                                   \
+    X(pull_floor_missing, "pull sequences go on where the log ends")                               \
+    X(seen_before_flush, "consumers see what power loss may take")
+
+#ifdef QL_PLANT
+enum ql_plant {
+    QL_PLANT_none,
+#    define QL_PLANT_ENUM(name, what) QL_PLANT_##name,
+    QL_PLANT_LIST(QL_PLANT_ENUM)
+#    undef QL_PLANT_ENUM
+};
+
+/* Which one is switched on. Defined by the test. */
+extern enum ql_plant ql_plant;
+#    define QL_PLANTED(name) (ql_plant == QL_PLANT_##name)
+#else
+#    define QL_PLANTED(name) false
+#endif
+
+#endif /* QL_PLANTED_H */
