@@ -402,8 +402,10 @@ log_has_more(const struct labelled_log *log, const struct image *damaged)
 
 /* At the end that was cut there is nothing that tells of a write: zeros, or an earlier use. */
 static bool
-frame_is_blank(const struct labelled_log *log, unsigned index, const struct image *damaged)
+frame_is_blank(
+    const struct label *label, unsigned log_index, unsigned index, const struct image *damaged)
 {
+    const struct labelled_log *log = &label->logs[log_index];
     const struct frame *frame = &log->frames[index];
     for (unsigned i = index + 1; i < log->frame_count; i++)
         if (log->frames[i].hit == HIT_NOT || log->frames[i].hit == HIT_PADDING) return false;
@@ -416,9 +418,12 @@ frame_is_blank(const struct labelled_log *log, unsigned index, const struct imag
     uint8_t block[QL_BLOCK] = { 0 };
     memcpy(block, file->data + frame->at, q_min_u64(QL_BLOCK, file->size - frame->at));
     if (q_is_zero(block, QL_BLOCK)) return true;
+    /* What is no frame, where the log was said to end before, was told then. */
     struct ql_frame found;
-    return ql_frame_decode(block, &found) == QL_BLOCK_GOOD &&
-           found.incarnation < frame->header.incarnation;
+    struct ql_super super;
+    if (ql_frame_decode(block, &found) != QL_BLOCK_GOOD)
+        return image_super(damaged, &super) && super.logs[log_index].end == frame->header.position;
+    return found.incarnation < frame->header.incarnation;
 }
 
 struct verdict_of_log
@@ -453,7 +458,7 @@ label_judge(struct label *label, const struct image *damaged, unsigned index, bo
         } else {
             verdict.torn = true;
             verdict.cut = i;
-            verdict.blank = frame_is_blank(log, i, damaged);
+            verdict.blank = frame_is_blank(label, index, i, damaged);
         }
     }
     return verdict;

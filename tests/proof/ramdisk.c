@@ -36,6 +36,8 @@ struct ramdisk {
     struct slot slots[RAMDISK_FILES_MAX];
     struct handle handles[HANDLES_MAX];
     struct q_list submitted;
+    ramdisk_fate_fn *fate;
+    void *fate_context;
 };
 
 static const struct qlog_io_table ramdisk_table;
@@ -82,6 +84,13 @@ struct qlog_io *
 ramdisk_io(struct ramdisk *disk)
 {
     return &disk->io;
+}
+
+void
+ramdisk_set_fate(struct ramdisk *disk, ramdisk_fate_fn *fate, void *context)
+{
+    disk->fate = fate;
+    disk->fate_context = context;
 }
 
 void
@@ -359,7 +368,17 @@ ramdisk_enter(struct qlog_io *io, uint64_t wait_ns)
     struct q_list *link;
     while ((link = q_list_pop_front(&complete)) != NULL) {
         struct qlog_io_op *op = q_container_of(link, struct qlog_io_op, link);
-        op->result = ramdisk_do(disk, op);
+        enum ramdisk_fate fate = RAMDISK_DO;
+        if (disk->fate != NULL) fate = disk->fate(disk->fate_context, op);
+        if (fate == RAMDISK_HOLD) {
+            q_list_push_back(&disk->submitted, &op->link);
+            continue;
+        }
+        uint32_t length = op->length;
+        if (fate == RAMDISK_HALF && op->length > SECTOR)
+            op->length = (uint32_t)q_align_up(length / 2, SECTOR);
+        op->result = fate == RAMDISK_FAIL ? -EIO : ramdisk_do(disk, op);
+        op->length = length;
         op->done(op);
     }
     return 0;

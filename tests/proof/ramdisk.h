@@ -4,6 +4,7 @@
  * It does what a kernel does, at once and in order: a read at the end is short, a direct read that
  * is not aligned is refused, a map sees what is written later, and a byte of a map that lies behind
  * the end of its file can't be touched. It knows nothing of power loss: that is the simulated disk's.
+ * A test may meddle with each operation.
  *
  * Thread: one. Memory: the contents are the disk's until ramdisk_free().
  */
@@ -33,10 +34,21 @@ struct image {
     unsigned count;
 };
 
+/* What becomes of an operation. */
+enum ramdisk_fate {
+    RAMDISK_DO,
+    RAMDISK_HOLD, /* it stays under way; asked again at the next enter() */
+    RAMDISK_HALF, /* a read or write does a part */
+    RAMDISK_FAIL, /* with EIO */
+};
+typedef enum ramdisk_fate ramdisk_fate_fn(void *context, const struct qlog_io_op *op);
+
 struct ramdisk *ramdisk_new(void);
 /* Nothing is open. */
 void ramdisk_free(struct ramdisk *disk);
 struct qlog_io *ramdisk_io(struct ramdisk *disk);
+/* NULL: everything is done. */
+void ramdisk_set_fate(struct ramdisk *disk, ramdisk_fate_fn *fate, void *context);
 /* Replace all contents; nothing is open. `image` stays the caller's. */
 void ramdisk_load(struct ramdisk *disk, const struct image *image);
 /* What is there now, in memory of the caller's. */
