@@ -4,23 +4,29 @@
  *
  *   planted [--only NAME]
  *
- * First all rigs must find nothing when nothing is wrong. Ends with `found N of M`; exit 1 unless
- * all were found.
+ * First all rigs must find nothing when nothing is wrong. Then each has, for each defect, a time that
+ * is far above what it took then: a rig that does not end has found something, too, and is stopped
+ * with all that it started. Ends with `found N of M`; exit 1 unless all were found.
  */
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <qbase/clock.h>
 #include <qbase/opts.h>
 
 #include "planted.h"
 
 enum {
-    RIG_S_MAX = 100,
+    SOUND_MS_MAX = 300 * 1000, /* when nothing is wrong */
+    SLACK_MS = 20 * 1000,
+    SLACK_FACTOR = 4,
     LINE_MAX_SHOWN = 96
 };
 
@@ -72,94 +78,25 @@ static const struct {
 #undef PLANT_ROW
 };
 
-static char folder[PATH_MAX]; /* of this program */
+/* What a rig said and did. */
+struct outcome {
+    bool run; /* it could be */
+    bool clean;
+    uint64_t ms;
+    char line[LINE_MAX_SHOWN]; /* the first that it printed, or why it was stopped */
+};
 
-static bool
-find_folder(void)
-{
-    ssize_t size = readlink("/proc/self/exe", folder, sizeof(folder) - 1);
-    char *slash = size < 0 ? NULL : strrchr(folder, '/');
-    if (slash == NULL) return false;
-    *slash = '\0';
-    return true;
-}
+static char folder[PATH_MAX];     /* of this program */
+static uint64_t ms_allowed[RIGS]; /* from what each took when nothing was wrong */
 
-/* In the child. */
-static void
-exec_rig(enum rig_name rig, const char *plant, int out)
-{
-    char path[PATH_MAX + 32];
-    char *args[8];
-    (void)snprintf(path, sizeof(path), "%s/%s", folder, rigs[rig][0]);
-    for (unsigned i = 0; i < 8; i++)
-        args[i] = (char *)(uintptr_t)rigs[rig][i];
-    (void)setenv("QL_PLANT", plant, 1);
-    (void)dup2(out, STDOUT_FILENO);
-    (void)dup2(out, STDERR_FILENO);
-    (void)alarm(RIG_S_MAX);
-    (void)execv(path, args);
-    (void)fprintf(stderr, "planted: can't run %s\n", path);
-    _exit(127);
-}
-
-/* Wait status of the rig; `line` gets the first line that it said. -1: it could not be run. */
-static int
-run_rig(enum rig_name rig, const char *plant, char line[LINE_MAX_SHOWN])
-{
-    int ends[2];
-    if (pipe(ends) != 0) return -1;
-    (void)fflush(stdout);
-    pid_t child = fork();
-    if (child < 0) return -1;
-    if (child == 0) exec_rig(rig, plant, ends[1]);
-    (void)close(ends[1]);
-    char rest[4096];
-    size_t used = 0;
-    ssize_t got;
-    while ((got = read(ends[0], rest, sizeof(rest))) > 0)
-        for (ssize_t i = 0; i < got && used < LINE_MAX_SHOWN - 1; i++)
-            line[used++] = rest[i];
-    line[used] = '\0';
-    line[strcspn(line, "\n")] = '\0';
-    (void)close(ends[0]);
-    int status;
-    if (waitpid(child, &status, 0) != child) return -1;
-    return WIFEXITED(status) && (WEXITSTATUS(status) == 127 || WEXITSTATUS(status) == 2) ? -1
-                                                                                         : status;
-}
-
-/* 1: found, 0: not, -1: a rig could not be run. */
-static int
-find(const char *plant, const char *what)
-{
-    enum rig_name first = CRASH;
-    for (unsigned i = 0; i < sizeof(finders) / sizeof(finders[0]); i++)
-        if (strcmp(finders[i].plant, plant) == 0) first = finders[i].rig;
-    for (unsigned i = 0; i < RIGS; i++) {
-        enum rig_name rig = (enum rig_name)((first + i) % RIGS);
-        char line[LINE_MAX_SHOWN];
-        int status = run_rig(rig, plant, line);
-        if (status == -1) return -1;
-        if (status == 0) continue;
-        (void)printf("found      %-22s %s\n", plant, what);
-        (void)printf("           by %s: %s\n", rigs[rig][0], line);
-        return 1;
-    }
-    (void)printf("NOT FOUND  %-22s %s\n", plant, what);
-    return 0;
-}
-
-static bool
-find_nothing(void)
-{
-    for (unsigned rig = 0; rig < RIGS; rig++) {
-        char line[LINE_MAX_SHOWN];
-        if (run_rig((enum rig_name)rig, "none", line) == 0) continue;
-        (void)printf("%s finds something where nothing is wrong: %s\n", rigs[rig][0], line);
-        return false;
-    }
-    return true;
-}
+static uint64_t now_ns(void);
+static double seconds(uint64_t ms);
+static bool find_folder(void);
+static bool find_nothing(void);
+static int find(const char *plant, const char *what);
+static struct outcome run_rig(enum rig_name rig, const char *plant, uint64_t ms_max);
+static void exec_rig(enum rig_name rig, const char *plant, int out);
+static bool read_until(int from, uint64_t until_ns, char line[LINE_MAX_SHOWN]);
 
 int
 main(int argc, char **argv)
@@ -192,4 +129,133 @@ main(int argc, char **argv)
     }
     (void)printf("found %u of %u\n", found, tried);
     return found == tried && tried > 0 ? 0 : 1;
+}
+
+static uint64_t
+now_ns(void)
+{
+    return q_clock_monotonic_ns(q_clock_system());
+}
+
+static double
+seconds(uint64_t ms)
+{
+    return (double)ms / Q_MS_PER_S;
+}
+
+static bool
+find_folder(void)
+{
+    ssize_t size = readlink("/proc/self/exe", folder, sizeof(folder) - 1);
+    char *slash = size < 0 ? NULL : strrchr(folder, '/');
+    if (slash == NULL) return false;
+    *slash = '\0';
+    return true;
+}
+
+static bool
+find_nothing(void)
+{
+    for (unsigned rig = 0; rig < RIGS; rig++) {
+        struct outcome outcome = run_rig((enum rig_name)rig, "none", SOUND_MS_MAX);
+        if (!outcome.run) {
+            (void)fprintf(stderr, "planted: %s can't be run from %s\n", rigs[rig][0], folder);
+            return false;
+        }
+        if (!outcome.clean) {
+            (void)printf(
+                "%s finds something where nothing is wrong: %s\n", rigs[rig][0], outcome.line);
+            return false;
+        }
+        ms_allowed[rig] = outcome.ms * SLACK_FACTOR + SLACK_MS;
+        (void)printf("sound      %-22s %.1f s\n", rigs[rig][0], seconds(outcome.ms));
+    }
+    return true;
+}
+
+/* 1: found, 0: not, -1: a rig could not be run. */
+static int
+find(const char *plant, const char *what)
+{
+    enum rig_name first = CRASH;
+    for (unsigned i = 0; i < sizeof(finders) / sizeof(finders[0]); i++)
+        if (strcmp(finders[i].plant, plant) == 0) first = finders[i].rig;
+    uint64_t ms = 0;
+    for (unsigned i = 0; i < RIGS; i++) {
+        enum rig_name rig = (enum rig_name)((first + i) % RIGS);
+        struct outcome outcome = run_rig(rig, plant, ms_allowed[rig]);
+        if (!outcome.run) return -1;
+        ms += outcome.ms;
+        if (outcome.clean) continue;
+        (void)printf("found      %-22s %s\n", plant, what);
+        (void)printf("           by %s in %.1f s: %s\n", rigs[rig][0], seconds(ms), outcome.line);
+        return 1;
+    }
+    (void)printf("NOT FOUND  %-22s %s\n", plant, what);
+    return 0;
+}
+
+static struct outcome
+run_rig(enum rig_name rig, const char *plant, uint64_t ms_max)
+{
+    struct outcome outcome = { 0 };
+    uint64_t began_ns = now_ns();
+    int ends[2];
+    if (pipe(ends) != 0) return outcome;
+    (void)fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) exec_rig(rig, plant, ends[1]);
+    (void)close(ends[1]);
+    bool ended = child > 0 && read_until(ends[0], began_ns + ms_max * Q_NS_PER_MS, outcome.line);
+    /* A group of its own: what it forked holds the pipe, and goes with it. */
+    if (child > 0 && !ended) (void)kill(-child, SIGKILL);
+    (void)close(ends[0]);
+    int status;
+    if (child < 0 || waitpid(child, &status, 0) != child) return outcome;
+    outcome.ms = (now_ns() - began_ns) / Q_NS_PER_MS;
+    outcome.run = !WIFEXITED(status) || (WEXITSTATUS(status) != 127 && WEXITSTATUS(status) != 2);
+    outcome.clean = ended && status == 0;
+    if (!ended)
+        (void)snprintf(
+            outcome.line, sizeof(outcome.line), "it does not end in %.0f s", seconds(ms_max));
+    return outcome;
+}
+
+/* In the child. */
+static void
+exec_rig(enum rig_name rig, const char *plant, int out)
+{
+    char path[PATH_MAX + 32];
+    char *args[8];
+    (void)snprintf(path, sizeof(path), "%s/%s", folder, rigs[rig][0]);
+    for (unsigned i = 0; i < 8; i++)
+        args[i] = (char *)(uintptr_t)rigs[rig][i];
+    (void)setpgid(0, 0);
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    (void)setenv("QL_PLANT", plant, 1);
+    (void)dup2(out, STDOUT_FILENO);
+    (void)dup2(out, STDERR_FILENO);
+    (void)execv(path, args);
+    (void)fprintf(stderr, "planted: can't run %s\n", path);
+    _exit(127);
+}
+
+/* All that comes, the first line of it kept. False: there was more to come at `until_ns`. */
+static bool
+read_until(int from, uint64_t until_ns, char line[LINE_MAX_SHOWN])
+{
+    char rest[4096];
+    size_t used = 0;
+    bool ended = false;
+    for (uint64_t now = now_ns(); now < until_ns && !ended; now = now_ns()) {
+        struct pollfd polled = { .fd = from, .events = POLLIN };
+        if (poll(&polled, 1, (int)((until_ns - now) / Q_NS_PER_MS) + 1) <= 0) continue;
+        ssize_t got = read(from, rest, sizeof(rest));
+        ended = got <= 0;
+        for (ssize_t i = 0; i < got && used < LINE_MAX_SHOWN - 1; i++)
+            line[used++] = rest[i];
+    }
+    line[used] = '\0';
+    line[strcspn(line, "\n")] = '\0';
+    return ended;
 }
