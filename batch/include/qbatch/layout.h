@@ -19,8 +19,7 @@
  * The first QBATCH_PREFIX_SIZE bytes of an envelope belong to the broker: a producer leaves them
  * zero, and no hash of the producer covers them.
  *
- * To change the format (it is version 0, without compatibility, until the storage issues close):
- * change this file, docs/format.md and the golden files together.
+ * To change the format: docs/format.md, "How to change the format".
  *
  * All numbers are little-endian. Readers use q_load_le*(): envelopes need no alignment.
  */

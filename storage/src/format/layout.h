@@ -20,9 +20,7 @@
  *
  * All numbers are little-endian. Every reserved byte is written as zero.
  *
- * To change the format (version 0 has no compatibility until the storage issues close): change the
- * layout here, docs/format.md, the golden files in tests/assets, and raise QL_FORMAT_VERSION when
- * old files can no longer be read.
+ * To change the format: docs/format.md, "How to change the format".
  */
 #ifndef QL_FORMAT_LAYOUT_H
 #define QL_FORMAT_LAYOUT_H
@@ -71,7 +69,7 @@ enum {
     QL_SEGMENT_MAGIC_AT    = 8,   /* u32 */
     QL_SEGMENT_VERSION     = 12,  /* u16 */
     QL_SEGMENT_STATE       = 14,  /* u8: 0 spare, 1 in use */
-    QL_SEGMENT_ZERO        = 15,
+    QL_SEGMENT_ZERO        = 15,  /* u8 */
     QL_SEGMENT_STORE_ID    = 16,  /* 16 bytes */
     QL_SEGMENT_LOG_NAME    = 32,  /* 16 bytes */
     QL_SEGMENT_INCARNATION = 48,  /* u64: unique in its log, for ever */
