@@ -387,10 +387,11 @@ on_publish(struct ticket *ticket, enum q_err err)
     for (unsigned i = 0; i < entry->batch_count; i++) {
         entry->batches[i].first = ticket->firsts[i];
         struct ql_subject *subject;
-        enum q_err found = ql_index_find(&client->store->index, ticket->subjects[i], &subject);
-        const struct ql_entry *stored =
-            found == Q_OK ? ql_subject_entry(subject, ticket->firsts[i]) : NULL;
-        if (stored != NULL) entry->frame = stored->frame;
+        struct ql_entry stored;
+        const struct ql_index *index = &client->store->index;
+        if (ql_index_find(index, ticket->subjects[i], &subject) == Q_OK &&
+            ql_index_entry(index, subject, ticket->firsts[i], &stored) == Q_OK)
+            entry->frame = stored.frame;
     }
 }
 

@@ -608,11 +608,14 @@ state_hash(const struct qlog_store *store)
         const struct ql_subject *subject = store->index.subjects[i];
         if (subject == NULL) continue;
         hash = hash_add(hash, ql_hash(subject->name, subject->name_size));
-        hash = hash_add(hash, (uint64_t)subject->id << 32 | subject->entry_count);
+        hash = hash_add(hash, subject->id);
         hash = hash_add(hash, subject->next_sequence);
-        for (uint32_t j = 0; j < subject->entry_count; j++) {
-            hash = hash_add(hash, subject->entries[j].frame + subject->entries[j].envelope_at);
-            hash = hash_add(hash, subject->entries[j].first_sequence);
+        struct ql_entry entry;
+        for (uint64_t next = 0; ql_index_entry(&store->index, subject, next, &entry) == Q_OK;
+             next = ql_entry_end(&entry))
+        {
+            hash = hash_add(hash, entry.frame + entry.envelope_at);
+            hash = hash_add(hash, entry.first_sequence);
         }
     }
     for (uint32_t i = 0; i < store->group_count; i++) {

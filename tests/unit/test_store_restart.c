@@ -327,7 +327,9 @@ Test(store_restart, segments_are_recycled)
     }
     const struct ql_subject *subject = fixture.store->index.subjects[0];
     cr_assert_eq(subject->next_sequence, (uint64_t)next * 10);
-    consume_all("g", subject->entries[0].first_sequence, (uint64_t)next * 10);
+    struct ql_entry first;
+    cr_assert_eq(ql_index_entry(&fixture.store->index, subject, 0, &first), Q_OK);
+    consume_all("g", first.first_sequence, (uint64_t)next * 10);
     cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 0);
 }
 

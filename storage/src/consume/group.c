@@ -630,6 +630,15 @@ held_drop(struct ql_consumer *consumer, uint64_t from, uint64_t to)
     }
 }
 
+bool
+ql_group_has_some(const struct ql_group *group)
+{
+    if (group->pending_count > 0) return true;
+    for (uint32_t i = 0; i < group->consumer_count; i++)
+        if (group->consumers[i] != NULL && group->consumers[i]->held_count > 0) return true;
+    return false;
+}
+
 void
 ql_group_check(const struct ql_group *group)
 {

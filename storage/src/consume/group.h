@@ -150,6 +150,9 @@ Q_MUST_CHECK enum q_err ql_consumer_check_ack(
  */
 uint64_t ql_group_drop(struct ql_group *group, uint64_t from, uint64_t to);
 
+/* Whether anything is held or pending. */
+bool ql_group_has_some(const struct ql_group *group);
+
 void ql_group_check(const struct ql_group *group);
 
 #endif /* QL_CONSUME_GROUP_H */

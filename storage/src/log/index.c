@@ -9,7 +9,9 @@
 #include "format/block.h"
 #include "format/record.h"
 
-static void index_rename(struct ql_index *index, struct ql_subject *subject, struct q_bytes name);
+static enum q_err index_rename(
+    struct ql_index *index, struct ql_subject *subject, struct q_bytes name);
+static void subject_free(struct ql_subject *subject);
 static enum q_err index_add(
     struct ql_index *index, uint32_t id, struct q_bytes name, struct ql_subject **ret_subject);
 static bool index_name_equal(const void *key, uint32_t value, const void *context);
@@ -18,6 +20,7 @@ void
 ql_index_init(struct ql_index *index, uint32_t subjects_max)
 {
     *index = (struct ql_index){ .subjects_max = subjects_max };
+    ql_entries_init(&index->entries);
 }
 
 void
@@ -26,9 +29,9 @@ ql_index_fini(struct ql_index *index)
     for (uint32_t i = 0; i < index->count; i++) {
         if (index->subjects[i] == NULL) continue;
         Q_ASSERT(q_list_is_empty(&index->subjects[i]->parked_groups));
-        free(index->subjects[i]->entries);
-        free(index->subjects[i]);
+        subject_free(index->subjects[i]);
     }
+    ql_entries_fini(&index->entries);
     free(index->subjects);
     q_map_fini(&index->by_name);
 }
@@ -92,7 +95,7 @@ ql_index_apply_subject(struct ql_index *index, const struct ql_subject_record *r
                 .what = q_text("subject id %u is above the limit", record->subject_id));
         Q_TRY(index_add(index, record->subject_id, record->name, &subject));
     } else if (subject != NULL && subject->unnamed && !known) {
-        index_rename(index, subject, record->name);
+        Q_TRY(index_rename(index, subject, record->name));
     } else if (subject == NULL || !known || named != subject) {
         return Q_FAIL(
             Q_E_CORRUPT, .what = q_text(
@@ -108,31 +111,33 @@ ql_index_apply_subject(struct ql_index *index, const struct ql_subject_record *r
 enum q_err
 ql_index_need_unnamed(struct ql_index *index, uint32_t id, struct ql_subject **ret_subject)
 {
-    char name[QLOG_SUBJECT_MAX] = { 0 };
+    char name[32];
     if (id >= index->subjects_max)
         return Q_FAIL(Q_E_CORRUPT, .what = q_text("subject id %u is above the limit", id));
     (void)snprintf(name, sizeof(name), "%%unnamed-%u", id);
-    /* With room for the longest name: the real one may come. */
-    Q_TRY(index_add(index, id, q_bytes_from(name, sizeof(name)), ret_subject));
-    index_rename(index, *ret_subject, q_bytes_from_text(name));
+    Q_TRY(index_add(index, id, q_bytes_from_text(name), ret_subject));
     (*ret_subject)->unnamed = true;
     return Q_OK;
 }
 
-static void
+static enum q_err
 index_rename(struct ql_index *index, struct ql_subject *subject, struct q_bytes name)
 {
+    char *copy = calloc(1, name.size + 1);
+    if (copy == NULL) return Q_FAIL(Q_E_NOMEM, .what = "subject");
+    memcpy(copy, name.data, name.size);
     bool removed =
         q_map_remove(&index->by_name, ql_hash(subject->name, subject->name_size), subject->id);
     Q_ASSERT(removed);
-    memcpy(subject->name, name.data, name.size);
-    subject->name[name.size] = '\0';
+    free(subject->name);
+    subject->name = copy;
     subject->name_size = (uint8_t)name.size;
     subject->unnamed = false;
     /* The place that was just given back is there. */
     enum q_err err =
         q_map_put(&index->by_name, ql_hash(subject->name, subject->name_size), subject->id);
     Q_ASSERT(err == Q_OK);
+    return Q_OK;
 }
 
 static enum q_err
@@ -148,8 +153,13 @@ index_add(struct ql_index *index, uint32_t id, struct q_bytes name, struct ql_su
         index->subjects = subjects;
         index->capacity = capacity;
     }
-    struct ql_subject *subject = calloc(1, sizeof(*subject) + name.size + 1);
+    struct ql_subject *subject = calloc(1, sizeof(*subject));
     if (subject == NULL) return Q_FAIL(Q_E_NOMEM, .what = "subject");
+    subject->name = calloc(1, name.size + 1);
+    if (subject->name == NULL) {
+        subject_free(subject);
+        return Q_FAIL(Q_E_NOMEM, .what = "subject");
+    }
     subject->id = id;
     subject->name_size = (uint8_t)name.size;
     memcpy(subject->name, name.data, name.size);
@@ -158,7 +168,7 @@ index_add(struct ql_index *index, uint32_t id, struct q_bytes name, struct ql_su
     q_list_init(&subject->groups);
     enum q_err err = q_map_put(&index->by_name, ql_hash(name.data, name.size), id);
     if (err != Q_OK) {
-        free(subject);
+        subject_free(subject);
         return err;
     }
     while (index->count <= id)
@@ -168,64 +178,76 @@ index_add(struct ql_index *index, uint32_t id, struct q_bytes name, struct ql_su
     return Q_OK;
 }
 
-enum q_err
-ql_subject_reserve(struct ql_subject *subject, uint32_t entries)
+static void
+subject_free(struct ql_subject *subject)
 {
-    if (subject->entry_capacity - subject->entry_count >= entries) return Q_OK;
-    uint64_t capacity = q_max_u64((uint64_t)subject->entry_capacity * 2, 4);
-    capacity = q_max_u64(capacity, (uint64_t)subject->entry_count + entries);
-    if (capacity > UINT32_MAX) return Q_FAIL(Q_TOO_BIG, .what = "too many batches of one subject");
-    struct ql_entry *grown = realloc(subject->entries, capacity * sizeof(struct ql_entry));
-    if (grown == NULL) return Q_FAIL(Q_E_NOMEM, .what = "index of a subject");
-    subject->entries = grown;
-    subject->entry_capacity = (uint32_t)capacity;
+    free(subject->name);
+    free(subject);
+}
+
+/* --- Entries. */
+
+enum q_err
+ql_index_promise(struct ql_index *index)
+{
+    Q_TRY(ql_entries_reserve(&index->entries, index->promised + 1));
+    index->promised++;
     return Q_OK;
 }
 
 void
-ql_subject_add(struct ql_subject *subject, const struct ql_entry *entry)
+ql_index_withdraw(struct ql_index *index)
 {
-    Q_ASSERT(subject->entry_count < subject->entry_capacity);
-    Q_ASSERT(entry->first_sequence >= subject->next_sequence);
-    subject->entries[subject->entry_count++] = *entry;
-    subject->next_sequence = entry->first_sequence + entry->count;
-}
-
-const struct ql_entry *
-ql_subject_entry(const struct ql_subject *subject, uint64_t sequence)
-{
-    uint32_t low = 0;
-    uint32_t high = subject->entry_count;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        const struct ql_entry *entry = &subject->entries[middle];
-        if (entry->first_sequence + entry->count <= sequence)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < subject->entry_count ? &subject->entries[low] : NULL;
-}
-
-uint64_t
-ql_subject_visible_end(const struct ql_subject *subject, uint64_t mark)
-{
-    /* Only the frames in flight are above the mark: a few entries at the end. */
-    for (uint32_t i = subject->entry_count; i > 0; i--) {
-        const struct ql_entry *entry = &subject->entries[i - 1];
-        if (entry->frame + entry->frame_size <= mark) return entry->first_sequence + entry->count;
-    }
-    return subject->entry_count > 0 ? subject->entries[0].first_sequence : subject->next_sequence;
+    Q_ASSERT(index->promised > 0);
+    index->promised--;
 }
 
 void
-ql_subject_drop(struct ql_subject *subject, uint64_t first)
+ql_index_add(
+    struct ql_index *index,
+    struct ql_subject *subject,
+    const struct ql_entry *entry,
+    uint64_t wall_ms)
 {
-    uint32_t gone = 0;
-    while (gone < subject->entry_count && subject->entries[gone].frame < first)
-        gone++;
-    if (gone == 0) return;
-    subject->entry_count -= gone;
-    memmove(
-        subject->entries, subject->entries + gone, subject->entry_count * sizeof(struct ql_entry));
+    Q_ASSERT(entry->first_sequence >= subject->next_sequence);
+    ql_index_withdraw(index);
+    subject->last = ql_entries_add(&index->entries, subject->last, subject->id, entry, wall_ms);
+    subject->next_sequence = ql_entry_end(entry);
+}
+
+enum q_err
+ql_index_entry(
+    const struct ql_index *index,
+    const struct ql_subject *subject,
+    uint64_t sequence,
+    struct ql_entry *ret_entry)
+{
+    uint64_t number = ql_entries_find(&index->entries, subject->last, sequence);
+    if (number == 0) return Q_NOT_FOUND;
+    *ret_entry = ql_entries_get(&index->entries, number)->entry;
+    return Q_OK;
+}
+
+uint64_t
+ql_index_visible_end(const struct ql_index *index, const struct ql_subject *subject, uint64_t mark)
+{
+    /* Only the frames in flight are above the mark: a few entries at the end. */
+    uint64_t end = subject->next_sequence;
+    for (uint64_t number = subject->last;; number = ql_entries_before(&index->entries, number)) {
+        const struct ql_node *node = ql_entries_get(&index->entries, number);
+        if (node == NULL) return end;
+        const struct ql_entry *entry = &node->entry;
+        if (entry->frame + entry->frame_size <= mark) return ql_entry_end(entry);
+        end = entry->first_sequence;
+    }
+}
+
+void
+ql_index_drop(struct ql_index *index, uint64_t first)
+{
+    uint64_t number = index->entries.floor;
+    while (number < index->entries.end &&
+           ql_entries_get(&index->entries, number)->entry.frame < first)
+        number++;
+    ql_entries_drop(&index->entries, number);
 }

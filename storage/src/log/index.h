@@ -2,13 +2,12 @@
  * log/index.h: subjects, and where their messages are.
  *
  * Derived from the message log: applying its records in order, live or in recovery, gives the same
- * index. One entry per batch. In memory, all of it, until sealed segments get index files of their
- * own (the second storage issue).
+ * index. One entry per batch.
  *
  * Invariants: entries of a subject are sorted by first sequence and do not overlap; next_sequence is
  * behind the last of them.
  *
- * Thread: the store's. Memory: one block per table and subject, grown by doubling.
+ * Thread: the store's. Memory: one block per subject; entries.h.
  */
 #ifndef QL_LOG_INDEX_H
 #define QL_LOG_INDEX_H
@@ -18,17 +17,7 @@
 #include <qbase/map.h>
 #include <qlog/store.h>
 
-/* A batch. Positions: `frame` + what is told. */
-struct ql_entry {
-    uint64_t first_sequence;
-    uint64_t frame;
-    uint32_t envelope_at;
-    uint32_t payload_at;
-    uint32_t envelope_size;
-    uint32_t payload_size; /* padded */
-    uint32_t count;
-    uint32_t frame_size; /* visible once frame + frame_size is below the mark */
-};
+#include "log/entries.h"
 
 struct ql_append;
 struct ql_subject_record;
@@ -37,10 +26,7 @@ struct ql_subject {
     uint32_t id;
     enum qlog_mode mode; /* DEFAULT: the store's */
     uint64_t next_sequence;
-    struct ql_entry *entries;
-    uint32_t entry_count;
-    uint32_t entry_capacity;
-    uint32_t promised; /* entries of publishes that are queued: room is there */
+    uint64_t last; /* its last entry's number; it may be dropped since */
 
     uint64_t stated_at; /* position of its last SUBJECT record in the action log */
 
@@ -57,9 +43,9 @@ struct ql_subject {
     /* Groups of this subject; struct ql_group.subject_link. */
     struct q_list groups;
 
-    bool unnamed; /* its name was lost; `name` is a stand-in with room for any */
+    bool unnamed; /* its name is not known; `name` is a stand-in */
     uint8_t name_size;
-    char name[];
+    char *name;
 };
 
 struct ql_index {
@@ -68,6 +54,9 @@ struct ql_index {
     uint32_t capacity;
     uint32_t subjects_max;
     struct q_map by_name;
+
+    struct ql_entries entries;
+    uint32_t promised; /* entries of publishes that are queued: room is there */
 };
 
 void ql_index_init(struct ql_index *index, uint32_t subjects_max);
@@ -93,21 +82,31 @@ Q_MUST_CHECK enum q_err ql_index_need(
  */
 Q_MUST_CHECK enum q_err ql_index_need_unnamed(
     struct ql_index *index, uint32_t id, struct ql_subject **ret_subject);
-/* Drop entries of frames below `first`. */
-void ql_subject_drop(struct ql_subject *subject, uint64_t first);
 /* Apply a SUBJECT record. Q_OK, Q_E_CORRUPT (id and name contradict what is known), Q_E_NOMEM. */
 Q_MUST_CHECK enum q_err ql_index_apply_subject(
     struct ql_index *index, const struct ql_subject_record *record);
-/* Room for more entries, so that adding them can't fail. */
-Q_MUST_CHECK enum q_err ql_subject_reserve(struct ql_subject *subject, uint32_t entries);
-/* Append an entry; its first sequence is at or above next_sequence. */
-void ql_subject_add(struct ql_subject *subject, const struct ql_entry *entry);
+/* Room for one more entry, kept until it is added or withdrawn: adding it can't fail. */
+Q_MUST_CHECK enum q_err ql_index_promise(struct ql_index *index);
+void ql_index_withdraw(struct ql_index *index);
+/* Append an entry that was promised; its first sequence is at or above next_sequence. */
+void ql_index_add(
+    struct ql_index *index,
+    struct ql_subject *subject,
+    const struct ql_entry *entry,
+    uint64_t wall_ms);
 /*
- * The entry that holds `sequence`, or the first behind it. NULL when there is none. The gap between
- * entries is what rot took.
+ * The entry that holds `sequence`, or the first behind it. Q_OK, Q_NOT_FOUND: there is none. The gap
+ * between entries is what rot took, or power loss.
  */
-const struct ql_entry *ql_subject_entry(const struct ql_subject *subject, uint64_t sequence);
+Q_MUST_CHECK enum q_err ql_index_entry(
+    const struct ql_index *index,
+    const struct ql_subject *subject,
+    uint64_t sequence,
+    struct ql_entry *ret_entry);
 /* One past the last sequence whose frame ends at or below `mark`; the first one kept when none. */
-uint64_t ql_subject_visible_end(const struct ql_subject *subject, uint64_t mark);
+uint64_t ql_index_visible_end(
+    const struct ql_index *index, const struct ql_subject *subject, uint64_t mark);
+/* Drop entries of frames below `first`. */
+void ql_index_drop(struct ql_index *index, uint64_t first);
 
 #endif /* QL_LOG_INDEX_H */

@@ -130,12 +130,11 @@ publish_accept(struct qlog_store *store, struct qlog_publish *publish)
     for (uint32_t i = 0; i < publish->batch_count; i++) {
         struct ql_subject *subject;
         enum q_err err = ql_store_need_subject(store, publish->subjects[i], &subject);
-        if (err == Q_OK) err = ql_subject_reserve(subject, subject->promised + 1);
+        if (err == Q_OK) err = ql_index_promise(&store->index);
         if (err != Q_OK) {
             publish_withdraw(store, publish, i);
             return err;
         }
-        subject->promised++;
         q_store_le32(at + QBATCH_SUBJECT_ID, subject->id);
         if (publish->mode == QLOG_MODE_DEFAULT && ql_store_mode(store, subject) > achieved)
             achieved = ql_store_mode(store, subject);
@@ -156,7 +155,7 @@ publish_withdraw(struct qlog_store *store, struct qlog_publish *publish, uint32_
     for (uint32_t i = 0; i < batch_count; i++) {
         struct ql_subject *subject =
             ql_index_get(&store->index, q_load_le32(at + QBATCH_SUBJECT_ID));
-        subject->promised--;
+        ql_index_withdraw(&store->index);
         if (subject->namer == append) {
             subject->namer = NULL;
             subject->named_in = 0;
@@ -236,8 +235,7 @@ publish_fill(
             .count = q_load_le32(from + QBATCH_MESSAGE_COUNT),
         };
         publish->ret_first_sequences[i] = entry.first_sequence;
-        subject->promised--;
-        ql_subject_add(subject, &entry);
+        ql_index_add(&store->index, subject, &entry, place->wall_ms);
         ql_subject_stir(store, subject);
         store->counters.messages += entry.count;
         payload_at += entry.payload_size;
@@ -276,7 +274,7 @@ ql_publish_replay(
             Q_E_CORRUPT, .what = q_text(
                              "sequence %llu of \"%s\" is given twice",
                              (unsigned long long)batch.first_sequence, subject->name));
-    Q_TRY(ql_subject_reserve(subject, 1));
+    Q_TRY(ql_index_promise(&store->index));
     const uint8_t *frame = scan->records.data - QL_FRAME_HEADER_SIZE;
     struct ql_entry entry = {
         .first_sequence = batch.first_sequence,
@@ -288,6 +286,6 @@ ql_publish_replay(
         .payload_size = record->payload_size,
         .count = batch.message_count,
     };
-    ql_subject_add(subject, &entry);
+    ql_index_add(&store->index, subject, &entry, batch.store_time_ms);
     return Q_OK;
 }

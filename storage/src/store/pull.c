@@ -51,7 +51,7 @@ struct plan {
     uint32_t messages_max;
     bool full;
     uint64_t cursor;
-    const struct ql_entry *last_entry; /* of the last piece */
+    uint64_t last_piece; /* position of its envelope */
     enum q_err err;
 };
 
@@ -100,7 +100,7 @@ ql_store_visible_end(const struct qlog_store *store, const struct ql_subject *su
 {
     bool early = ql_store_mode(store, subject) == QLOG_MODE_ASYNC || QL_PLANTED(seen_before_flush);
     uint64_t mark = early ? store->messages->written : store->messages->durable;
-    return ql_subject_visible_end(subject, mark);
+    return ql_index_visible_end(&store->index, subject, mark);
 }
 
 void
@@ -257,16 +257,21 @@ plan_range(
     uint64_t looked = 0;
     bool filtered = filter != NULL && filter->tag_count > 0;
     while (sequence < end && !plan->full) {
-        const struct ql_entry *entry = ql_subject_entry(plan->subject, sequence);
-        if (entry == NULL || entry->first_sequence >= end) return end; /* taken by rot */
-        if (entry->first_sequence > sequence) {
-            sequence = entry->first_sequence;
+        struct ql_entry entry;
+        enum q_err err = ql_index_entry(&plan->store->index, plan->subject, sequence, &entry);
+        if (err < Q_OK) {
+            plan->err = err;
+            return sequence;
+        }
+        if (err != Q_OK || entry.first_sequence >= end) return end; /* taken by rot */
+        if (entry.first_sequence > sequence) {
+            sequence = entry.first_sequence;
             continue;
         }
-        uint64_t stop = q_min_u64(end, entry->first_sequence + entry->count);
+        uint64_t stop = q_min_u64(end, entry.first_sequence + entry.count);
         if (!filtered) {
             uint64_t count = q_min_u64(stop - sequence, plan->messages_max - plan->messages);
-            if (count == 0 || !plan_piece(plan, entry)) {
+            if (count == 0 || !plan_piece(plan, &entry)) {
                 plan->full = true;
                 return sequence;
             }
@@ -283,17 +288,17 @@ plan_range(
         const uint8_t *envelope;
         struct ql_segment *segment;
         plan->err = ql_log_view(
-            plan->store->messages, entry->frame + entry->envelope_at, entry->envelope_size,
-            &envelope, &segment);
+            plan->store->messages, entry.frame + entry.envelope_at, entry.envelope_size, &envelope,
+            &segment);
         if (plan->err != Q_OK) return sequence;
-        plan->err = qbatch_open(q_bytes_from(envelope, entry->envelope_size), &batch);
+        plan->err = qbatch_open(q_bytes_from(envelope, entry.envelope_size), &batch);
         struct qbatch_mask mask = { .nothing = true };
         if (plan->err == Q_OK) mask = qbatch_filter_mask(&batch, filter);
         for (; plan->err == Q_OK && sequence < stop; sequence++) {
             struct qbatch_entry message;
-            qbatch_entry_at(&batch, (uint32_t)(sequence - entry->first_sequence), &message);
+            qbatch_entry_at(&batch, (uint32_t)(sequence - entry.first_sequence), &message);
             if (!qbatch_mask_passes(&mask, message.tags)) continue;
-            if (plan->messages >= plan->messages_max || !plan_piece(plan, entry)) {
+            if (plan->messages >= plan->messages_max || !plan_piece(plan, &entry)) {
                 plan->full = true;
                 break;
             }
@@ -314,8 +319,9 @@ plan_range(
 static bool
 plan_piece(struct plan *plan, const struct ql_entry *entry)
 {
-    if (entry == plan->last_entry) return true;
     struct qlog_pull *pull = plan->pull;
+    uint64_t at = entry->frame + entry->envelope_at;
+    if (pull->piece_count > 0 && at == plan->last_piece) return true;
     uint64_t size = (uint64_t)entry->envelope_size + entry->payload_size;
     if (pull->piece_count >= pull->pieces_max) return false;
     if (pull->piece_count > 0 && plan->bytes + size > pull->bytes_max) return false;
@@ -332,7 +338,7 @@ plan_piece(struct plan *plan, const struct ql_entry *entry)
         .pin = segment,
     };
     plan->bytes += size;
-    plan->last_entry = entry;
+    plan->last_piece = at;
     return true;
 }
 

@@ -13,7 +13,8 @@ static enum q_err store_apply_actions(void *context, const struct ql_scan *scan)
 static void store_on_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state state);
 static void store_on_action_rot(
     void *context, uint64_t from, uint64_t to, enum ql_scan_state state);
-static uint64_t store_void(struct ql_group *group);
+static enum q_err store_void(
+    struct qlog_store *store, struct ql_group *group, uint64_t *ret_voided);
 
 /* Message log and index first: actions speak of its sequences. */
 enum q_err
@@ -269,7 +270,7 @@ apply_bytes(struct qlog_store *store, const struct ql_scan *scan, const struct q
  * and would be taken for actions on new messages. Pull sequences go on above anything that may have
  * been given out. Every consumer gets its full time.
  */
-void
+enum q_err
 ql_store_finish_recovery(struct qlog_store *store)
 {
     uint64_t voided = 0;
@@ -279,7 +280,7 @@ ql_store_finish_recovery(struct qlog_store *store)
         if (group == NULL) continue;
         group->hole = false;
         group->restoring = false;
-        voided += store_void(group);
+        Q_TRY(store_void(store, group, &voided));
         for (uint32_t j = 0; j < group->consumer_count; j++) {
             struct ql_consumer *consumer = group->consumers[j];
             if (consumer == NULL) continue;
@@ -302,21 +303,61 @@ ql_store_finish_recovery(struct qlog_store *store)
                 "%llu messages that groups had in hand are not stored any more; %llu records "
                 "were passed over behind damage",
                 (unsigned long long)voided, (unsigned long long)store->passed_over));
+    return Q_OK;
 }
 
-/* Everything that a group has in hand without an entry. */
-static uint64_t
-store_void(struct ql_group *group)
+/* Whether [from, to) holds messages without an entry: the first such range. */
+static enum q_err
+store_gap(
+    struct qlog_store *store,
+    const struct ql_subject *subject,
+    uint64_t from,
+    uint64_t to,
+    struct qlog_range *ret_gap)
+{
+    while (from < to) {
+        struct ql_entry entry;
+        enum q_err err = ql_index_entry(&store->index, subject, from, &entry);
+        if (err < Q_OK) return err;
+        uint64_t next = err == Q_OK ? entry.first_sequence : UINT64_MAX;
+        if (next > from) {
+            *ret_gap = (struct qlog_range){ from, q_min_u64(to, next) - 1 };
+            return Q_OK;
+        }
+        from = ql_entry_end(&entry);
+    }
+    return Q_NOT_FOUND;
+}
+
+/*
+ * Everything that a group has in hand without an entry: what a dropped head, damage, or power loss
+ * took, also one that an earlier start met.
+ */
+static enum q_err
+store_void(struct qlog_store *store, struct ql_group *group, uint64_t *voided)
 {
     const struct ql_subject *subject = group->subject;
-    const struct ql_entry *entries = subject->entries;
-    if (subject->entry_count == 0) return ql_group_drop(group, 0, UINT64_MAX);
-    uint64_t voided = ql_group_drop(group, 0, entries[0].first_sequence);
-    uint64_t from = entries[0].first_sequence + entries[0].count;
-    for (uint32_t i = 1; i < subject->entry_count; i++) {
-        /* Damage leaves gaps between entries, and so does power loss that an earlier start met. */
-        voided += ql_group_drop(group, from, entries[i].first_sequence);
-        from = entries[i].first_sequence + entries[i].count;
+    struct qlog_range gap;
+    for (uint32_t i = 0; i < group->pending_count;) {
+        const struct ql_pending *item = &group->pending[i];
+        enum q_err err =
+            store_gap(store, subject, item->sequence, item->sequence + item->count, &gap);
+        if (err < Q_OK) return err;
+        uint64_t dropped = err == Q_OK ? ql_group_drop(group, gap.first, gap.last + 1) : 0;
+        *voided += dropped;
+        if (dropped == 0) i++;
     }
-    return voided + ql_group_drop(group, from, UINT64_MAX);
+    for (uint32_t i = 0; i < group->consumer_count; i++) {
+        const struct ql_consumer *consumer = group->consumers[i];
+        for (uint32_t j = 0; consumer != NULL && j < consumer->held_count;) {
+            const struct ql_held *held = &consumer->held[j];
+            enum q_err err =
+                store_gap(store, subject, held->sequence, held->sequence + held->count, &gap);
+            if (err < Q_OK) return err;
+            uint64_t dropped = err == Q_OK ? ql_group_drop(group, gap.first, gap.last + 1) : 0;
+            *voided += dropped;
+            if (dropped == 0) j++;
+        }
+    }
+    return Q_OK;
 }

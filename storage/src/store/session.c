@@ -159,8 +159,10 @@ join_group(struct qlog_store *store, struct qlog_join *join, struct ql_group **r
     if (store->group_count >= store->groups_max)
         return Q_FAIL(
             Q_TOO_BIG, .what = q_text("the store holds %u groups already", store->group_count));
-    uint64_t first =
-        subject->entry_count > 0 ? subject->entries[0].first_sequence : subject->next_sequence;
+    struct ql_entry entry;
+    enum q_err found = ql_index_entry(&store->index, subject, 0, &entry);
+    if (found < Q_OK) return found;
+    uint64_t first = found == Q_OK ? entry.first_sequence : subject->next_sequence;
     struct ql_group_record record = {
         .group_id = store->group_count,
         .subject_id = subject->id,

@@ -27,7 +27,7 @@ struct statement {
 
 static enum q_err state_subjects(
     struct statement *statement, uint64_t message_first, uint64_t action_first);
-static void trim_subject(struct ql_subject *subject, uint64_t message_first);
+static enum q_err trim_groups(struct qlog_store *store);
 static bool subject_is_due(
     const struct qlog_store *store,
     const struct ql_subject *subject,
@@ -79,23 +79,26 @@ ql_trim_go_on(struct qlog_store *store, struct qlog_trim *trim, enum q_err err)
             [QL_LOG_ACTION] = trim->actions_before.value,
         };
         err = ql_home_trim(store->home, before);
-        uint64_t first = store->messages->segments.segments[0]->base;
-        for (uint32_t i = 0; i < store->index.count; i++)
-            if (store->index.subjects[i] != NULL) trim_subject(store->index.subjects[i], first);
+        ql_index_drop(&store->index, store->messages->segments.segments[0]->base);
+        enum q_err trim_err = trim_groups(store);
+        if (err == Q_OK) err = trim_err;
     }
     ql_request_finish(&trim->request, err);
 }
 
-/* Entries go, and what groups had in hand of them. A restart concludes the same. */
-static void
-trim_subject(struct ql_subject *subject, uint64_t message_first)
+/* What groups had in hand of messages that went. A restart concludes the same. */
+static enum q_err
+trim_groups(struct qlog_store *store)
 {
-    uint32_t before = subject->entry_count;
-    ql_subject_drop(subject, message_first);
-    if (subject->entry_count == before) return;
-    uint64_t first = subject->entry_count > 0 ? subject->entries[0].first_sequence : UINT64_MAX;
-    q_list_for_each(link, &subject->groups)
-        (void)ql_group_drop(q_container_of(link, struct ql_group, subject_link), 0, first);
+    for (uint32_t i = 0; i < store->group_count; i++) {
+        struct ql_group *group = store->groups[i];
+        if (group == NULL || !ql_group_has_some(group)) continue;
+        struct ql_entry entry;
+        enum q_err err = ql_index_entry(&store->index, group->subject, 0, &entry);
+        if (err < Q_OK) return err;
+        (void)ql_group_drop(group, 0, err == Q_OK ? entry.first_sequence : UINT64_MAX);
+    }
+    return Q_OK;
 }
 
 static enum q_err
@@ -147,10 +150,15 @@ subject_is_due(
     if (subject->stated_at < action_first) return true;
     /* Its last message is about to go, and with it the only trace of its next sequence. Those that
      * power loss may still take leave none. */
-    uint32_t count = subject->entry_count;
-    while (count > 0 && subject->entries[count - 1].frame >= store->messages->durable)
-        count--;
-    return count > 0 && subject->entries[count - 1].frame < message_first;
+    const struct ql_entries *entries = &store->index.entries;
+    const struct ql_node *last = ql_entries_get(entries, subject->last);
+    for (uint64_t number = subject->last;
+         last != NULL && last->entry.frame >= store->messages->durable;)
+    {
+        number = ql_entries_before(entries, number);
+        last = ql_entries_get(entries, number);
+    }
+    return last != NULL && last->entry.frame < message_first;
 }
 
 struct ql_subject_record

@@ -41,13 +41,13 @@ qlog_store_open(
     store->now_ns = q_clock_monotonic_ns(store->clock);
     err = ql_store_recover(store);
     if (err == Q_OK) err = ql_home_start(store->home);
+    if (err == Q_OK) err = ql_store_finish_recovery(store);
     if (err != Q_OK) {
         struct q_fault fault = *q_fault_last();
         store_free(store);
         q_fault_adopt(&fault);
         return err;
     }
-    ql_store_finish_recovery(store);
     *ret_store = store;
     return Q_OK;
 }

@@ -153,8 +153,8 @@ uint64_t ql_store_visible_end(const struct qlog_store *store, const struct ql_su
 /* --- replay.c --- */
 /* Both logs, through the same functions as live traffic. */
 Q_MUST_CHECK enum q_err ql_store_recover(struct qlog_store *store);
-/* What follows once both logs are open again. */
-void ql_store_finish_recovery(struct qlog_store *store);
+/* What follows once both logs are open again. Q_OK or a failure to read the index. */
+Q_MUST_CHECK enum q_err ql_store_finish_recovery(struct qlog_store *store);
 
 /* --- store.c --- */
 void ql_request_finish(struct qlog_request *request, enum q_err err);

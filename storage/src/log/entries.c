@@ -1,0 +1,136 @@
+#include "log/entries.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <qbase/assert.h>
+#include <qbase/bytes.h>
+
+static uint64_t entries_jump(const struct ql_entries *entries, uint64_t number);
+
+void
+ql_entries_init(struct ql_entries *entries)
+{
+    *entries = (struct ql_entries){ .floor = 1, .end = 1 };
+}
+
+void
+ql_entries_fini(struct ql_entries *entries)
+{
+    for (uint32_t i = 0; i < entries->chunk_count; i++)
+        free(entries->chunks[i]);
+    free(entries->chunks);
+    ql_entries_init(entries);
+}
+
+enum q_err
+ql_entries_reserve(struct ql_entries *entries, uint32_t count)
+{
+    for (;;) {
+        uint64_t room = (entries->chunk_first + entries->chunk_count) * QL_ENTRIES_CHUNK;
+        if (room >= entries->end && room - entries->end >= count) return Q_OK;
+        if (entries->chunk_count == entries->chunk_capacity) {
+            uint32_t capacity = entries->chunk_capacity == 0 ? 16 : entries->chunk_capacity * 2;
+            struct ql_node **chunks = realloc(entries->chunks, capacity * sizeof(*chunks));
+            if (chunks == NULL) return Q_FAIL(Q_E_NOMEM, .what = "index of the message log");
+            entries->chunks = chunks;
+            entries->chunk_capacity = capacity;
+        }
+        struct ql_node *chunk = malloc(QL_ENTRIES_CHUNK * sizeof(*chunk));
+        if (chunk == NULL) return Q_FAIL(Q_E_NOMEM, .what = "index of the message log");
+        entries->chunks[entries->chunk_count++] = chunk;
+    }
+}
+
+uint64_t
+ql_entries_add(
+    struct ql_entries *entries,
+    uint64_t last,
+    uint32_t subject_id,
+    const struct ql_entry *entry,
+    uint64_t wall_ms)
+{
+    uint64_t number = entries->end;
+    struct ql_node node = { .entry = *entry, .wall_ms = wall_ms, .subject_id = subject_id };
+    const struct ql_node *before = ql_entries_get(entries, last);
+    if (before != NULL && number - last <= UINT32_MAX) {
+        node.back = (uint32_t)(number - last);
+        node.depth = before->depth + 1;
+        /* Two jumps of one length become one of twice that and one. */
+        uint64_t middle = entries_jump(entries, last);
+        uint64_t far = entries_jump(entries, middle);
+        uint64_t to = last;
+        if (far != 0) {
+            uint32_t near_depth = ql_entries_get(entries, middle)->depth;
+            uint32_t far_depth = ql_entries_get(entries, far)->depth;
+            if (before->depth - near_depth == near_depth - far_depth) to = far;
+        }
+        node.jump = number - to <= UINT32_MAX ? (uint32_t)(number - to) : node.back;
+    }
+    uint64_t chunk = number / QL_ENTRIES_CHUNK - entries->chunk_first;
+    Q_ASSERT(chunk < entries->chunk_count);
+    entries->chunks[chunk][number % QL_ENTRIES_CHUNK] = node;
+    entries->end++;
+    return number;
+}
+
+const struct ql_node *
+ql_entries_get(const struct ql_entries *entries, uint64_t number)
+{
+    if (number < entries->floor || number >= entries->end) return NULL;
+    uint64_t chunk = number / QL_ENTRIES_CHUNK - entries->chunk_first;
+    return &entries->chunks[chunk][number % QL_ENTRIES_CHUNK];
+}
+
+uint64_t
+ql_entries_before(const struct ql_entries *entries, uint64_t number)
+{
+    const struct ql_node *node = ql_entries_get(entries, number);
+    if (node == NULL || node->back == 0 || number - node->back < entries->floor) return 0;
+    return number - node->back;
+}
+
+static uint64_t
+entries_jump(const struct ql_entries *entries, uint64_t number)
+{
+    const struct ql_node *node = ql_entries_get(entries, number);
+    if (node == NULL || node->jump == 0 || number - node->jump < entries->floor) return 0;
+    return number - node->jump;
+}
+
+uint64_t
+ql_entries_find(const struct ql_entries *entries, uint64_t last, uint64_t sequence)
+{
+    const struct ql_node *node = ql_entries_get(entries, last);
+    if (node == NULL || ql_entry_end(&node->entry) <= sequence) return 0;
+    /* `found` ends behind `sequence`; as far back as that holds, by jumps where they lead there. */
+    uint64_t found = last;
+    for (;;) {
+        uint64_t to = entries_jump(entries, found);
+        if (to != 0 && ql_entry_end(&ql_entries_get(entries, to)->entry) > sequence) {
+            found = to;
+            continue;
+        }
+        to = ql_entries_before(entries, found);
+        if (to == 0 || ql_entry_end(&ql_entries_get(entries, to)->entry) <= sequence) return found;
+        found = to;
+    }
+}
+
+void
+ql_entries_drop(struct ql_entries *entries, uint64_t number)
+{
+    Q_ASSERT(number <= entries->end);
+    if (number <= entries->floor) return;
+    entries->floor = number;
+    uint32_t gone = 0;
+    while (gone < entries->chunk_count &&
+           (entries->chunk_first + gone + 1) * QL_ENTRIES_CHUNK <= number)
+        free(entries->chunks[gone++]);
+    entries->chunk_count -= gone;
+    entries->chunk_first += gone;
+    if (gone > 0)
+        memmove(
+            entries->chunks, entries->chunks + gone,
+            entries->chunk_count * sizeof(*entries->chunks));
+}
