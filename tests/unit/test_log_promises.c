@@ -217,6 +217,41 @@ Test(log_promises, zeros_come_before_frames)
     cr_assert_eq(count_records(), 16);
 }
 
+static unsigned
+count_files(void)
+{
+    static struct image image;
+    ramdisk_save(disk, &image);
+    unsigned count = 0;
+    for (unsigned i = 0; i < image.count; i++)
+        if (strstr(image.files[i].path, "/segment-") != NULL) count++;
+    image_free(&image);
+    return count;
+}
+
+/* A log that is trimmed as it grows lives on the files it has. When it is quiet again, it gives back
+ * what it does not need. */
+Test(log_promises, segments_are_used_again)
+{
+    static uint8_t data[8000];
+    static struct waiting waiting;
+    cr_assert_eq(user_open(&user, false), Q_OK);
+    unsigned most = 0;
+    for (unsigned i = 0; i < 200; i++) {
+        submit(&waiting, data, sizeof(data), QLOG_MODE_SYNC);
+        for (unsigned j = 0; j < 10 && !waiting.done; j++)
+            turn(1);
+        cr_assert(waiting.done && waiting.err == Q_OK);
+        if (i % 20 == 19) cr_assert_eq(qlog_trim(user.log, qlog_durable(user.log)), Q_OK);
+        if (i >= 60) cr_assert_leq(count_files(), most);
+        if (count_files() > most) most = count_files();
+    }
+    cr_assert_geq(count_told(QLOG_EVENT_ROLLED), 10);
+    for (unsigned i = 0; i < 70; i++)
+        turn(1000);
+    cr_assert_eq(count_files(), 2); /* the active one, and a spare */
+}
+
 /* In a store whose mode is sync, consumers see what is flushed, also of what was not waited for. */
 Test(log_promises, nobody_sees_what_is_not_flushed)
 {

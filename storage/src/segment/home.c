@@ -644,16 +644,16 @@ home_is_taken(
     return false;
 }
 
-/* Into the set, to be the spare, or away. Takes it when the answer is Q_OK. */
+/* Into the set, to the spares, or away. Takes it when the answer is Q_OK. */
 static enum q_err
 home_sort_in(struct ql_home *home, struct ql_log *log, struct ql_segment *segment, uint64_t first)
 {
     log->incarnation = q_max_u64(log->incarnation, segment->incarnation);
     bool dropped = segment->state != QL_SEGMENT_SPARE && segment->base < first;
-    if (segment->state == QL_SEGMENT_SPARE && log->spare == NULL) {
-        log->spare = segment;
+    if (segment->state == QL_SEGMENT_SPARE && log->spare_count < QL_SPARES_MAX) {
+        log->spares[log->spare_count++] = segment;
     } else if (segment->state == QL_SEGMENT_SPARE || dropped) {
-        /* One spare is enough; and what lies below the first position was dropped before. */
+        /* Enough of them; and what lies below the first position was dropped before. */
         home_unlink(home, log, segment->number);
         ql_segment_free(&home->env, segment);
     } else {

@@ -15,6 +15,7 @@ enum {
     /* A second frame beside one in flight is started from this many bytes on. */
     WORTH_BYTES = 64 * 1024,
     SPARE_RETRY_NS = Q_NS_PER_S,
+    SPARES_FORGET_S = 60, /* a roll that long ago asks for no spare of its own any more */
     /* Zeroed before a new directory is ready; the rest follows in the background. */
     HEAD_ZERO_BYTES = 4 * 1024 * 1024,
 };
@@ -40,11 +41,21 @@ static void log_reap(struct ql_log *log, uint64_t now_ns);
 static void log_flush(struct ql_log *log, uint64_t now_ns, bool force);
 static void log_on_flushed(struct ql_transfer *transfer);
 static enum q_err log_create_spare(struct ql_log *log, uint64_t now_ns);
+static unsigned log_spares_wanted(const struct ql_log *log, uint64_t now_ns);
 static void log_roll_start(struct ql_log *log);
 static void log_roll_go_on(struct ql_log *log, uint64_t now_ns);
 static void log_on_header(struct ql_transfer *transfer);
 static void log_use_segment(struct ql_log *log, struct ql_segment *segment);
 static void log_refuse_queue(struct ql_log *log, enum q_err err);
+static void log_drop_spare(struct ql_log *log);
+static void log_delete(struct ql_log *log, struct ql_segment *segment);
+
+/* The one spare that may still want zeros: more of them there are only of recycled ones. */
+static struct ql_segment *
+log_fresh_spare(const struct ql_log *log)
+{
+    return log->spare_count > 0 ? log->spares[0] : NULL;
+}
 
 static void
 queue_init(struct ql_append_queue *queue)
@@ -96,7 +107,7 @@ ql_log_start(struct ql_log *log)
 {
     if (log->active != NULL) return Q_OK;
     struct ql_env *env = log->env;
-    if (log->spare == NULL) {
+    if (log->spare_count == 0) {
         enum q_err err = log_create_spare(log, q_clock_monotonic_ns(log->env->clock));
         /* A full disk under a log that ends with a seal: it can be read, and goes on when there is
          * space, like one that met the full disk while it was running. */
@@ -108,13 +119,13 @@ ql_log_start(struct ql_log *log)
         }
         if (err != Q_OK) return err;
     }
-    struct ql_segment *segment = log->spare;
+    struct ql_segment *segment = log->spares[log->spare_count - 1];
     segment->state = QL_SEGMENT_ACTIVE;
     segment->base = log->tail;
     segment->chain = log->chain;
     Q_TRY(ql_segment_write_header(env, segment, log->name));
     Q_TRY(ql_segment_set_add(&log->segments, segment));
-    log->spare = NULL;
+    log->spare_count--;
     log->active = segment;
     ql_zero_head(env, segment, HEAD_ZERO_BYTES);
     return Q_OK;
@@ -135,7 +146,9 @@ ql_log_fini(struct ql_log *log)
         append->table->done(append, log->refused);
     if (log->header_buffer != NULL) ql_buffer_give(log->env, log->header_buffer);
     ql_segment_set_free(log->env, &log->segments);
-    ql_segment_free(log->env, log->spare);
+    ql_segment_free(log->env, log->next);
+    for (unsigned i = 0; i < log->spare_count; i++)
+        ql_segment_free(log->env, log->spares[i]);
 }
 
 enum q_err
@@ -422,7 +435,7 @@ ql_log_is_idle(const struct ql_log *log, bool flushed)
     if (log->env->broken != Q_OK) return true;
     if (log->queue.first != NULL) return false;
     /* Sealed, and without space for the next segment: nothing moves, and nothing has to. */
-    if (log->roll == QL_ROLL_SEALING) return log->spare == NULL && log->durable == log->tail;
+    if (log->roll == QL_ROLL_SEALING) return log->spare_count == 0 && log->durable == log->tail;
     /* Marks move when something completes; who waits for them is answered in the turn after. */
     if (log->wait_written.first != NULL || log->wait_durable.first != NULL) return false;
     if (log->finished.first != NULL) return false;
@@ -437,26 +450,38 @@ ql_log_deadline_ns(const struct ql_log *log)
         deadline = log->unflushed_since_ns + log->env->async_flush_ns;
     if (log->roll == QL_ROLL_SEALING && log->spare_retry_ns != 0)
         deadline = q_min_u64(deadline, log->spare_retry_ns);
-    return q_min_u64(deadline, ql_zero_deadline_ns(&log->zero, log->active, log->spare));
+    return q_min_u64(deadline, ql_zero_deadline_ns(&log->zero, log->active, log_fresh_spare(log)));
 }
 
 /* A number is used up only by a segment that came to be. */
 static enum q_err
 log_create_spare(struct ql_log *log, uint64_t now_ns)
 {
+    struct ql_segment *spare;
     enum q_err err = ql_segment_create(
-        log->env, log->name, log->number_next, log->incarnation + 1, log->segment_bytes,
-        &log->spare);
+        log->env, log->name, log->number_next, log->incarnation + 1, log->segment_bytes, &spare);
     if (err != Q_OK) {
         /* For whoever needs the spare before it is tried again. */
         log->spare_retry_ns = now_ns + SPARE_RETRY_NS;
         log->spare_fault = *q_fault_last();
         return err;
     }
+    log->spares[log->spare_count++] = spare;
     log->spare_retry_ns = 0;
     log->number_next++;
     log->incarnation++;
     return Q_OK;
+}
+
+static unsigned
+log_spares_wanted(const struct ql_log *log, uint64_t now_ns)
+{
+    unsigned wanted = 0;
+    for (unsigned i = 0; i < QL_SPARES_MAX; i++) {
+        bool rolled = log->rolled_ns[i] != 0;
+        if (rolled && now_ns - log->rolled_ns[i] < SPARES_FORGET_S * (uint64_t)Q_NS_PER_S) wanted++;
+    }
+    return wanted == 0 ? 1 : wanted;
 }
 
 static void
@@ -484,7 +509,7 @@ log_roll_go_on(struct ql_log *log, uint64_t now_ns)
     if (log->roll != QL_ROLL_SEALING) return;
     if (log->durable != log->tail && !QL_PLANTED(roll_unflushed)) return;
     struct ql_env *env = log->env;
-    if (log->spare == NULL) {
+    if (log->spare_count == 0) {
         if (now_ns < log->spare_retry_ns) {
             q_fault_adopt(&log->spare_fault);
             log_refuse_queue(log, log->spare_fault.err);
@@ -497,15 +522,17 @@ log_roll_go_on(struct ql_log *log, uint64_t now_ns)
         }
     }
     if (ql_buffer_take(env, QL_BLOCK, &log->header_buffer) != Q_OK) return;
-    log->spare->state = QL_SEGMENT_ACTIVE;
-    log->spare->base = log->tail;
-    log->spare->chain = log->chain;
-    ql_segment_activation(env, log->spare, log->name, log->header_buffer->data);
+    log->next = log->spares[--log->spare_count];
+    log->next->state = QL_SEGMENT_ACTIVE;
+    log->next->base = log->tail;
+    log->next->chain = log->chain;
+    log->rolled_ns[log->rolled_next++ % QL_SPARES_MAX] = now_ns;
+    ql_segment_activation(env, log->next, log->name, log->header_buffer->data);
     log->header_write = (struct ql_transfer){
         .op = {
             .kind = QLOG_IO_WRITE,
             .durable = !QL_PLANTED(header_unflushed),
-            .file = log->spare->file,
+            .file = log->next->file,
             .buffer = log->header_buffer->index,
             .data = log->header_buffer->data,
             .length = QL_BLOCK,
@@ -524,14 +551,12 @@ log_on_header(struct ql_transfer *transfer)
     log->header_buffer = NULL;
     log->roll = QL_ROLL_NONE;
     char path[QL_PATH_MAX];
-    ql_segment_path(log->env, log->name, log->spare->number, path);
+    ql_segment_path(log->env, log->name, log->next->number, path);
     if (transfer->error != 0) {
         ql_env_break(log->env, log->name, path, log->tail, -transfer->error);
         return;
     }
-    struct ql_segment *segment = log->spare;
-    log->spare = NULL;
-    log_use_segment(log, segment);
+    log_use_segment(log, log->next);
     QL_TELL(
         log->env, ROLLED, .log = log->name, .path = path, .position = log->tail,
         .text = "next segment");
@@ -545,10 +570,10 @@ log_use_segment(struct ql_log *log, struct ql_segment *segment)
     if (ql_segment_set_add(&log->segments, segment) != Q_OK) {
         /* The table of segments can't grow: the log can't go on, but it is whole on the disk. */
         ql_env_break(log->env, log->name, log->env->path, log->tail, 0);
-        log->spare = segment;
         return;
     }
     log->active = segment;
+    log->next = NULL;
 }
 
 /* What is queued and not yet in a frame ends with `err`: no sequence was given, nothing was said. */
@@ -574,12 +599,34 @@ log_refuse_queue(struct ql_log *log, enum q_err err)
 void
 ql_log_prepare(struct ql_log *log, uint64_t now_ns)
 {
-    ql_zero_step(&log->zero, log->env, log->active, log->spare, log->tail, now_ns);
-    if (log->spare != NULL || log->roll != QL_ROLL_NONE || now_ns < log->spare_retry_ns) return;
+    ql_zero_step(&log->zero, log->env, log->active, log_fresh_spare(log), log->tail, now_ns);
+    if (log->spare_count > log_spares_wanted(log, now_ns)) log_drop_spare(log);
+    if (log->spare_count > 0 || log->roll != QL_ROLL_NONE || now_ns < log->spare_retry_ns) return;
     uint64_t used = log->tail - log->active->base;
     if (!log->spare_first && used < (log->active->file_size - QL_BLOCK) / 2) return;
     enum q_err err = log_create_spare(log, now_ns);
     (void)err; /* told when it is needed */
+}
+
+/* The oldest: the others were written already, and it may not be. */
+static void
+log_drop_spare(struct ql_log *log)
+{
+    struct ql_segment *spare = log->spares[0];
+    if (log->zero.segment == spare) return;
+    log->spare_count--;
+    memmove(log->spares, log->spares + 1, log->spare_count * sizeof(log->spares[0]));
+    log_delete(log, spare);
+}
+
+/* A file that stays is passed over at the next open: it is a spare, or lies below the log's first. */
+static void
+log_delete(struct ql_log *log, struct ql_segment *segment)
+{
+    char path[QL_PATH_MAX];
+    ql_segment_path(log->env, log->name, segment->number, path);
+    (void)log->env->io->table->unlink(log->env->io, path);
+    ql_segment_free(log->env, segment);
 }
 
 uint64_t
@@ -592,7 +639,8 @@ ql_log_drop_end(const struct ql_log *log, uint64_t before)
         unsigned pins = atomic_load_explicit(&segment->pins, memory_order_acquire);
         if (segment == log->active || segment->end > before || pins > 0) break;
         /* Nor one that the kernel is still busy with. */
-        if (segment == log->zero.segment || log->flush_busy) break;
+        if (segment == log->zero.segment) break;
+        if (log->flush_busy && log->flush.op.file == segment->file) break;
         first = segment->end;
     }
     return first;
@@ -602,22 +650,19 @@ enum q_err
 ql_log_drop(struct ql_log *log, uint64_t before)
 {
     uint64_t first = ql_log_drop_end(log, before);
+    unsigned wanted = log_spares_wanted(log, q_clock_monotonic_ns(log->env->clock));
     uint32_t count = 0;
     enum q_err err = Q_OK;
     while (log->segments.segments[count]->base < first) {
         struct ql_segment *segment = log->segments.segments[count++];
-        char path[QL_PATH_MAX];
-        ql_segment_path(log->env, log->name, segment->number, path);
-        if (err == Q_OK && log->spare == NULL && segment->file_size == log->segment_bytes) {
+        if (err == Q_OK && log->spare_count < wanted && segment->file_size == log->segment_bytes) {
             err = ql_segment_recycle(log->env, segment, log->name, ++log->incarnation);
             if (err == Q_OK) {
-                log->spare = segment;
+                log->spares[log->spare_count++] = segment;
                 continue;
             }
         }
-        /* A file that stays is passed over at the next open: it lies below the log's first. */
-        (void)log->env->io->table->unlink(log->env->io, path);
-        ql_segment_free(log->env, segment);
+        log_delete(log, segment);
     }
     log->segments.count -= count;
     memmove(

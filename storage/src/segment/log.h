@@ -46,7 +46,8 @@
 #include "segment/zero.h"
 
 enum {
-    QL_DEPTH_MAX = 8
+    QL_DEPTH_MAX = 8,
+    QL_SPARES_MAX = 4
 };
 
 struct ql_log;
@@ -120,7 +121,13 @@ struct ql_log {
 
     struct ql_segment_set segments;
     struct ql_segment *active; /* the last of them */
-    struct ql_segment *spare;
+    struct ql_segment *next;   /* OPENING: whose header is being written */
+    /* One, and as many more as rolls within a minute have shown to be of use. The last is the next
+     * to be taken. */
+    struct ql_segment *spares[QL_SPARES_MAX];
+    unsigned spare_count;
+    uint64_t rolled_ns[QL_SPARES_MAX]; /* the last rolls, in turn */
+    unsigned rolled_next;
     uint32_t number_next; /* for file names */
     uint64_t incarnation;
 
@@ -174,14 +181,14 @@ void ql_log_finish(struct ql_log *log);
 bool ql_log_is_idle(const struct ql_log *log, bool flushed);
 /* When ql_log_advance() wants to be called next, at the latest. */
 uint64_t ql_log_deadline_ns(const struct ql_log *log);
-/* Keep a spare ready, and zeros ahead of the tail. Bounded work; an error is told when the spare is
- * needed. */
+/* Keep spares ready, but not more than are of use, and zeros ahead of the tail. Bounded work; an
+ * error is told when the spare is needed. */
 void ql_log_prepare(struct ql_log *log, uint64_t now_ns);
 
 /*
- * Take sealed segments that end at or below `before` and that nobody has pinned out of the log. One
- * becomes the spare when there is none; the rest is deleted. The superblock already says that the
- * log begins behind them.
+ * Take sealed segments that end at or below `before` and that nobody has pinned out of the log.
+ * They become spares as far as those are of use; the rest is deleted. The superblock already says
+ * that the log begins behind them.
  */
 Q_MUST_CHECK enum q_err ql_log_drop(struct ql_log *log, uint64_t before);
 /* Where the log would begin after ql_log_drop(). */

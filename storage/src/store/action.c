@@ -40,7 +40,7 @@ action_new(struct qlog_store *store, uint32_t size, bool always, struct ql_actio
         return Q_FAIL(Q_TOO_BIG, .what = q_text("an action of %u bytes", size));
     uint64_t taken = log->tail + log->queued_bytes + size;
     uint64_t limit = ql_segment_limit(log->active);
-    bool short_ = log->spare == NULL && log->roll != QL_ROLL_OPENING &&
+    bool short_ = log->spare_count == 0 && log->roll != QL_ROLL_OPENING &&
                   taken + log->active->file_size / (always ? 16 : 4) > limit;
     if (short_)
         return Q_FAIL(
