@@ -8,9 +8,10 @@
  * --flush-cost makes every flush take longer, for log and raw loop alike. --rate submits one message
  * at a time, so many a second, and shows what a trickle pays in space: the bytes that a message takes.
  *
- * As many appends are kept under way as fill the frames in flight twice. Latency is from submit to
- * done, per message; of the raw loop from fill to done, per frame. The raw loop runs before and after
- * the log, so that a machine that changed meanwhile is seen.
+ * As many appends are kept under way as the raw loop keeps frames, flushed one by one or per group.
+ * Latency is from submit to done, per message; of the raw loop from fill to done, per frame. Log and
+ * raw loop take turns of a few tenths of a second; the share is the median over the rounds of what
+ * the log did in its turn by what the raw loop did in the turns before and after it.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -27,7 +28,7 @@
 
 enum {
     RECORD_OVERHEAD = 12, /* head and length */
-    FRAMES_UNDER_WAY = 2 * RAW_DEPTH,
+    ROUNDS = 10,
     TICK_NS = 10 * Q_NS_PER_MS,
 };
 
@@ -69,20 +70,25 @@ struct bench {
     uint64_t frames;
     uint64_t last_frame;
     uint64_t log_bytes;
+    uint64_t trimmed;
     enum q_err err;
     struct usage usage;
     struct q_hist latency;
+    struct raw_result raw;
+    double shares[ROUNDS]; /* of the raw loop, sorted */
+    unsigned share_count;
+    struct qlog_io *slow_io;
 };
 
 static bool parse(int argc, char **argv, struct settings *settings, int *ret_exit);
 static void print_question(const struct settings *settings);
-static enum q_err run_log(
-    const struct settings *settings, const char *directory, struct bench *bench);
-static enum q_err run_loop(struct bench *bench);
-static bool run_raw(
-    const struct settings *settings, const char *directory, struct raw_result *ret_result);
-static void print(
-    const struct settings *settings, const struct bench *bench, const struct raw_result raws[2]);
+static enum q_err bench_open(
+    struct bench *bench, const struct settings *settings, const char *directory);
+static enum q_err bench_measure(struct bench *bench, struct raw *raw);
+static enum q_err bench_run(struct bench *bench, uint64_t until_written, uint64_t until_ns);
+static enum q_err bench_raw(struct bench *bench, struct raw *raw, double *ret_rate);
+static enum q_err bench_close(struct bench *bench);
+static void print(const struct bench *bench);
 static void remove_tree(const char *directory);
 
 int
@@ -106,18 +112,32 @@ main(int argc, char **argv)
         perror(directory);
         return 1;
     }
+    char raw_path[4200];
+    (void)snprintf(raw_path, sizeof(raw_path), "%s/raw", directory);
+    struct raw_options raw_options = {
+        .path = raw_path,
+        .frame_bytes = (uint32_t)settings.frame,
+        .message_bytes = (uint32_t)settings.size,
+        .flushed = settings.mode == QLOG_MODE_SYNC,
+        .flush_cost_ns = settings.flush_cost_ns,
+    };
+    struct raw *raw = NULL;
+    int rv = settings.rate > 0 ? 0 : raw_new(&raw_options, &raw);
+    if (rv != 0) (void)fprintf(stderr, "append: no raw loop here: %s\n", strerror(-rv));
+
     static struct bench bench;
-    static struct raw_result raws[2];
-    bool raw_done = run_raw(&settings, directory, &raws[0]);
-    enum q_err err = run_log(&settings, directory, &bench);
-    raw_done = raw_done && run_raw(&settings, directory, &raws[1]);
+    enum q_err err = bench_open(&bench, &settings, directory);
+    if (err == Q_OK) err = bench_measure(&bench, raw);
+    enum q_err close_err = bench_close(&bench);
+    if (err == Q_OK) err = close_err;
+    if (raw != NULL) raw_free(raw);
     remove_tree(directory);
     if (err != Q_OK) {
         char text[Q_FAULT_LINE_MAX];
         (void)fprintf(stderr, "append: %s\n", q_fault_format(q_fault_last(), text, sizeof(text)));
         return 1;
     }
-    print(&settings, &bench, raw_done ? raws : NULL);
+    print(&bench);
     return 0;
 }
 
@@ -192,25 +212,6 @@ print_question(const struct settings *settings)
         100 * rate * size / raw, raw * 1e-9);
 }
 
-static bool
-run_raw(const struct settings *settings, const char *directory, struct raw_result *ret_result)
-{
-    char path[4200];
-    (void)snprintf(path, sizeof(path), "%s/raw", directory);
-    struct raw_options options = {
-        .path = path,
-        .frame_bytes = (uint32_t)settings->frame,
-        .message_bytes = (uint32_t)settings->size,
-        .flushed = settings->mode == QLOG_MODE_SYNC,
-        .flush_cost_ns = settings->flush_cost_ns,
-        .run_ns = settings->seconds * Q_NS_PER_S / 2,
-    };
-    int rv = raw_run(&options, ret_result);
-    if (rv == 0) return true;
-    (void)fprintf(stderr, "append: no raw loop here: %s\n", strerror(-rv));
-    return false;
-}
-
 static void
 on_done(struct qlog_append *append, enum q_err err)
 {
@@ -230,19 +231,23 @@ on_done(struct qlog_append *append, enum q_err err)
 }
 
 static enum q_err
-run_log(const struct settings *settings, const char *directory, struct bench *bench)
+bench_open(struct bench *bench, const struct settings *settings, const char *directory)
 {
     char path[4200];
     (void)snprintf(path, sizeof(path), "%s/log", directory);
     uint64_t record = q_align_up(settings->size + RECORD_OVERHEAD, 8);
-    uint64_t slot_count = FRAMES_UNDER_WAY * q_max_u64(1, settings->frame / record);
+    /* Frames that are flushed each by itself wait for nothing once they are written. */
+    uint64_t frames = settings->frame <= RAW_DSYNC_BYTES_MAX || settings->mode == QLOG_MODE_ASYNC
+                          ? 2 * RAW_DEPTH
+                          : RAW_FRAMES_MAX;
+    uint64_t slot_count = frames * q_max_u64(1, settings->frame / record);
     *bench = (struct bench){ .settings = settings };
     q_hist_init(&bench->latency);
+    q_hist_init(&bench->raw.latency);
     bench->slots = calloc(slot_count, sizeof(struct slot));
     bench->message = calloc(1, settings->size);
-    enum q_err err = Q_OK;
-    if (bench->slots == NULL || bench->message == NULL) err = Q_FAIL(Q_E_NOMEM, .what = "slots");
-    for (uint64_t i = 0; err == Q_OK && i < slot_count; i++) {
+    if (bench->slots == NULL || bench->message == NULL) return Q_FAIL(Q_E_NOMEM, .what = "slots");
+    for (uint64_t i = 0; i < slot_count; i++) {
         bench->slots[i] = (struct slot){ .bench = bench, .next = bench->free };
         bench->free = &bench->slots[i];
     }
@@ -252,39 +257,88 @@ run_log(const struct settings *settings, const char *directory, struct bench *be
         .segment_bytes = SEGMENT_BYTES,
     };
     struct qlog_io *ring = NULL;
-    if (settings->flush_cost_ns > 0 && err == Q_OK &&
+    if (settings->flush_cost_ns > 0 &&
         (qlog_io_uring_new(&ring) != 0 ||
-         slow_io_new(ring, settings->flush_cost_ns, &options.io) != 0))
-        err = Q_FAIL(Q_E_UNSUPPORTED, .what = "no ring here to slow down");
-    if (err == Q_OK) err = qlog_open(path, &options, &bench->log);
-    if (err == Q_OK) {
-        err = run_loop(bench);
-        enum q_err close_err = qlog_close(bench->log);
-        if (err == Q_OK) err = close_err;
-    }
-    if (options.io != NULL) options.io->table->destroy(options.io);
+         slow_io_new(ring, settings->flush_cost_ns, &bench->slow_io) != 0))
+        return Q_FAIL(Q_E_UNSUPPORTED, .what = "no ring here to slow down");
+    options.io = bench->slow_io;
+    return qlog_open(path, &options, &bench->log);
+}
+
+static enum q_err
+bench_close(struct bench *bench)
+{
+    enum q_err err = bench->log == NULL ? Q_OK : qlog_close(bench->log);
+    if (bench->slow_io != NULL) bench->slow_io->table->destroy(bench->slow_io);
     free(bench->slots);
     free(bench->message);
     return err;
 }
 
+static int
+compare_doubles(const void *a, const void *b)
+{
+    double left = *(const double *)a;
+    double right = *(const double *)b;
+    return (left > right) - (left < right);
+}
+
 static enum q_err
-run_loop(struct bench *bench)
+bench_measure(struct bench *bench, struct raw *raw)
+{
+    const struct settings *settings = bench->settings;
+    uint64_t now_ns = q_clock_monotonic_ns(q_clock_system());
+    /* A trickle measures space, which needs no warm-up. Else segments are recycled ones from here on,
+     * as in a store that has run for a while. */
+    if (settings->rate == 0) {
+        Q_TRY(bench_run(bench, WARM_UP_BYTES, now_ns + WARM_UP_NS));
+        bench->messages = 0;
+        bench->frames = 0;
+        q_hist_init(&bench->latency);
+    }
+    uint64_t slice_ns = settings->seconds * Q_NS_PER_S / ROUNDS;
+    double raw_before = 0;
+    if (raw != NULL) Q_TRY(bench_raw(bench, raw, &raw_before));
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        struct usage start = usage_now();
+        uint64_t first = qlog_written(bench->log).value;
+        Q_TRY(bench_run(bench, UINT64_MAX, start.wall_ns + slice_ns));
+        struct usage usage = usage_since(&start);
+        uint64_t bytes = qlog_written(bench->log).value - first;
+        usage_add(&bench->usage, &usage);
+        bench->log_bytes += bytes;
+        if (raw == NULL) continue;
+        double raw_after = 0;
+        Q_TRY(bench_raw(bench, raw, &raw_after));
+        bench->shares[bench->share_count++] =
+            (double)bytes / (double)usage.wall_ns / ((raw_before + raw_after) / 2);
+        raw_before = raw_after;
+    }
+    qsort(bench->shares, bench->share_count, sizeof(bench->shares[0]), compare_doubles);
+    return Q_OK;
+}
+
+/* A turn of the raw loop; in bytes per nanosecond. */
+static enum q_err
+bench_raw(struct bench *bench, struct raw *raw, double *ret_rate)
+{
+    uint64_t bytes = bench->raw.bytes;
+    uint64_t wall_ns = bench->raw.usage.wall_ns;
+    int rv = raw_run(raw, bench->settings->seconds * Q_NS_PER_S / ROUNDS, &bench->raw);
+    if (rv < 0) return Q_FAIL(q_err_from_errno(-rv), .sys = -rv, .what = "raw loop");
+    *ret_rate = (double)(bench->raw.bytes - bytes) / (double)(bench->raw.usage.wall_ns - wall_ns);
+    return Q_OK;
+}
+
+/* Append until one of both is reached, and until everything is done. */
+static enum q_err
+bench_run(struct bench *bench, uint64_t until_written, uint64_t until_ns)
 {
     const struct settings *settings = bench->settings;
     const struct q_clock *clock = q_clock_system();
-    struct usage start = usage_now();
-    uint64_t until_ns = UINT64_MAX;
-    uint64_t warm_ns = start.wall_ns + WARM_UP_NS;
-    uint64_t trimmed = 0;
-    uint64_t first = 0;
-    /* A trickle measures space, which needs no warm-up. */
-    bool measuring = settings->rate > 0;
-    if (measuring) until_ns = start.wall_ns + settings->seconds * Q_NS_PER_S;
     uint64_t interval_ns = settings->rate > 0 ? Q_NS_PER_S / settings->rate : 0;
-    uint64_t next_ns = 0;
-    if (interval_ns > 0) next_ns = start.wall_ns;
-    bench->now_ns = start.wall_ns;
+    bench->now_ns = q_clock_monotonic_ns(clock);
+    uint64_t next_ns = interval_ns > 0 ? bench->now_ns : 0;
     bool going = true;
     while (going || bench->under_way > 0) {
         while (going && bench->free != NULL && bench->now_ns >= next_ns) {
@@ -309,25 +363,13 @@ run_loop(struct bench *bench)
             wait_ns = next_ns > bench->now_ns ? q_min_u64(TICK_NS, next_ns - bench->now_ns) : 0;
         Q_TRY(qlog_wait(bench->log, wait_ns));
         uint64_t written = qlog_written(bench->log).value;
-        if (written - trimmed >= SEGMENT_BYTES) {
+        if (written - bench->trimmed >= SEGMENT_BYTES) {
             Q_TRY(qlog_trim(bench->log, qlog_durable(bench->log)));
-            trimmed = written;
+            bench->trimmed = written;
         }
         bench->now_ns = q_clock_monotonic_ns(clock);
-        if (!measuring && (written >= WARM_UP_BYTES || bench->now_ns >= warm_ns)) {
-            /* From here on segments are recycled ones, as in a store that has run for a while. */
-            measuring = true;
-            first = written;
-            bench->messages = 0;
-            bench->frames = 0;
-            q_hist_init(&bench->latency);
-            start = usage_now();
-            until_ns = start.wall_ns + settings->seconds * Q_NS_PER_S;
-        }
-        going = !measuring || bench->now_ns < until_ns;
+        going = written < until_written && bench->now_ns < until_ns;
     }
-    bench->usage = usage_since(&start);
-    bench->log_bytes = qlog_written(bench->log).value - first;
     return Q_OK;
 }
 
@@ -363,42 +405,45 @@ print_run(
 }
 
 static void
-print(const struct settings *settings, const struct bench *bench, const struct raw_result raws[2])
+print(const struct bench *bench)
 {
+    const struct settings *settings = bench->settings;
     double seconds = (double)bench->usage.wall_ns / Q_NS_PER_S;
     double messages_per_s = (double)bench->messages / seconds;
     double frame_mean = (double)bench->log_bytes / (double)q_max_u64(1, bench->frames);
-    double share = 0;
-    if (raws != NULL) {
-        double raw_ns = (double)(raws[0].usage.wall_ns + raws[1].usage.wall_ns);
-        double raw_rate = (double)(raws[0].bytes + raws[1].bytes) / raw_ns;
-        share = (double)bench->log_bytes / (double)bench->usage.wall_ns / raw_rate;
-    }
+    bool raw = bench->share_count > 0;
+    double share = raw ? bench->shares[bench->share_count / 2] : 0;
+    double low = raw ? bench->shares[0] : 0;
+    double high = raw ? bench->shares[bench->share_count - 1] : 0;
     if (settings->json)
         (void)printf(
             "{\"bench\":\"append\",\"size\":%" PRIu64 ",\"frame\":%" PRIu64
             ",\"mode\":\"%s\",\"seconds\":%.3f,\"messages\":%" PRIu64
-            ",\"messages_per_s\":%.0f,\"bytes_per_s\":%.0f,\"frame_mean\":%.0f,\"raw_share\":%.3f,"
+            ",\"messages_per_s\":%.0f,\"bytes_per_s\":%.0f,\"frame_mean\":%.0f,"
+            "\"raw_share\":%.3f,\"raw_share_low\":%.3f,\"raw_share_high\":%.3f,"
             "\"log_bytes_per_message\":%.0f,\"flush_cost_us\":%.0f,",
             settings->size, settings->frame, settings->mode_name, seconds, bench->messages,
-            messages_per_s, messages_per_s * (double)settings->size, frame_mean, share,
+            messages_per_s, messages_per_s * (double)settings->size, frame_mean, share, low, high,
             (double)bench->log_bytes / (double)q_max_u64(1, bench->messages),
             (double)settings->flush_cost_ns / Q_NS_PER_US);
     else
         (void)printf(
-            "%.3f M messages/s of %" PRIu64 " bytes, %s, frames of %.0f bytes on average\n",
-            messages_per_s * 1e-6, settings->size, settings->mode_name, frame_mean);
+            "%.3f M messages/s of %" PRIu64
+            " bytes, %s, frames of %.0f bytes on average, %.0f bytes"
+            " on disk per message\n",
+            messages_per_s * 1e-6, settings->size, settings->mode_name, frame_mean,
+            (double)bench->log_bytes / (double)q_max_u64(1, bench->messages));
     print_run("log", settings->json, bench->log_bytes, &bench->usage, &bench->latency);
-    for (int i = 0; raws != NULL && i < 2; i++) {
+    if (raw) {
         if (settings->json) (void)printf(",");
-        print_run(
-            i == 0 ? "raw_before" : "raw_after", settings->json, raws[i].bytes, &raws[i].usage,
-            &raws[i].latency);
+        print_run("raw", settings->json, bench->raw.bytes, &bench->raw.usage, &bench->raw.latency);
     }
     if (settings->json)
         (void)printf("}\n");
-    else if (raws != NULL)
-        (void)printf("the log's bytes are %.0f %% of the raw loop's\n", share * 100);
+    else if (raw)
+        (void)printf(
+            "the log's bytes are %.0f %% of the raw loop's (%.0f to %.0f %% in %u rounds)\n",
+            share * 100, low * 100, high * 100, bench->share_count);
 }
 
 static void

@@ -15,8 +15,6 @@
 enum {
     FILE_BYTES = 256 * 1024 * 1024,
     PREPARE_BYTES = 1024 * 1024,
-    DSYNC_BYTES_MAX = 128 * 1024,
-    WAITING_MAX = 64, /* frames that are written and wait for a flush */
     FLUSH_ID = RAW_DEPTH,
 };
 
@@ -33,7 +31,7 @@ struct raw {
     bool busy[RAW_DEPTH];
     uint64_t started_ns[RAW_DEPTH];
     /* Written: the first `covered` by the flush that is under way. */
-    uint64_t waiting_ns[WAITING_MAX];
+    uint64_t waiting_ns[RAW_FRAMES_MAX];
     unsigned waiting;
     unsigned covered;
     bool flushing;
@@ -61,28 +59,50 @@ now(void)
 }
 
 int
-raw_run(const struct raw_options *options, struct raw_result *ret_result)
+raw_new(const struct raw_options *options, struct raw **ret_raw)
 {
-    struct raw raw = { .options = options, .result = ret_result, .fd = -1 };
-    memset(ret_result, 0, sizeof(*ret_result));
-    q_hist_init(&ret_result->latency);
+    struct raw *raw = calloc(1, sizeof(*raw));
+    if (raw == NULL) return -ENOMEM;
+    raw->options = options;
+    raw->fd = -1;
     int rv = io_uring_queue_init(
-        4 * RAW_DEPTH, &raw.ring, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN);
-    if (rv < 0) return rv;
-    rv = raw_open(&raw);
-    if (rv == 0) {
-        struct usage start = usage_now();
-        rv = raw_loop(&raw, start.wall_ns + options->run_ns);
-        ret_result->usage = usage_since(&start);
+        4 * RAW_DEPTH, &raw->ring, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN);
+    if (rv < 0) {
+        free(raw);
+        return rv;
     }
-    io_uring_queue_exit(&raw.ring);
-    if (raw.frames != NULL) (void)munmap(raw.frames, (size_t)RAW_DEPTH * options->frame_bytes);
-    free(raw.message);
-    if (raw.fd >= 0) {
-        (void)close(raw.fd);
-        (void)unlink(options->path);
+    rv = raw_open(raw);
+    if (rv < 0) {
+        raw_free(raw);
+        return rv;
     }
+    *ret_raw = raw;
+    return 0;
+}
+
+int
+raw_run(struct raw *raw, uint64_t run_ns, struct raw_result *result)
+{
+    raw->result = result;
+    struct usage start = usage_now();
+    int rv = raw_loop(raw, start.wall_ns + run_ns);
+    struct usage usage = usage_since(&start);
+    usage_add(&result->usage, &usage);
     return rv;
+}
+
+void
+raw_free(struct raw *raw)
+{
+    io_uring_queue_exit(&raw->ring);
+    if (raw->frames != NULL)
+        (void)munmap(raw->frames, (size_t)RAW_DEPTH * raw->options->frame_bytes);
+    free(raw->message);
+    if (raw->fd >= 0) {
+        (void)close(raw->fd);
+        (void)unlink(raw->options->path);
+    }
+    free(raw);
 }
 
 static int
@@ -128,7 +148,7 @@ raw_loop(struct raw *raw, uint64_t until_ns)
     for (;;) {
         uint64_t now_ns = now();
         for (unsigned i = 0; i < RAW_DEPTH && now_ns < until_ns; i++)
-            if (!raw->busy[i] && raw->waiting + RAW_DEPTH < WAITING_MAX) raw_write(raw, i);
+            if (!raw->busy[i] && raw->waiting + RAW_DEPTH < RAW_FRAMES_MAX) raw_write(raw, i);
         if (raw->waiting > 0 && !raw->flushing) raw_flush(raw);
         if (raw->under_way == 0) return 0;
         int rv = raw_wait(raw);
@@ -161,8 +181,8 @@ raw_loop(struct raw *raw, uint64_t until_ns)
 static bool
 raw_is_late(const struct raw *raw, unsigned id)
 {
-    bool flushes =
-        id == FLUSH_ID || (raw->options->flushed && raw->options->frame_bytes <= DSYNC_BYTES_MAX);
+    bool flushes = id == FLUSH_ID ||
+                   (raw->options->flushed && raw->options->frame_bytes <= RAW_DSYNC_BYTES_MAX);
     return flushes && raw->options->flush_cost_ns > 0;
 }
 
@@ -200,7 +220,7 @@ raw_write(struct raw *raw, unsigned slot)
         io_uring_prep_write_fixed(sqe, 0, frame, size, raw->at, 0);
     else
         io_uring_prep_write(sqe, 0, frame, size, raw->at);
-    if (raw->options->flushed && size <= DSYNC_BYTES_MAX) sqe->rw_flags = RWF_DSYNC;
+    if (raw->options->flushed && size <= RAW_DSYNC_BYTES_MAX) sqe->rw_flags = RWF_DSYNC;
     sqe->flags |= IOSQE_FIXED_FILE;
     io_uring_sqe_set_data64(sqe, slot);
     raw->busy[slot] = true;
@@ -239,7 +259,7 @@ raw_complete(struct raw *raw, unsigned id, int result, uint64_t now_ns)
     }
     if ((uint32_t)result != options->frame_bytes) return -EIO;
     raw->busy[id] = false;
-    if (options->flushed && options->frame_bytes > DSYNC_BYTES_MAX) {
+    if (options->flushed && options->frame_bytes > RAW_DSYNC_BYTES_MAX) {
         raw->waiting_ns[raw->waiting++] = raw->started_ns[id];
         return 0;
     }

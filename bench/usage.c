@@ -55,3 +55,11 @@ usage_since(const struct usage *start)
         .system_ns = now.system_ns - start->system_ns,
     };
 }
+
+void
+usage_add(struct usage *sum, const struct usage *usage)
+{
+    sum->wall_ns += usage->wall_ns;
+    sum->process_ns += usage->process_ns;
+    sum->system_ns += usage->system_ns;
+}

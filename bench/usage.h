@@ -15,5 +15,6 @@ struct usage {
 
 struct usage usage_now(void);
 struct usage usage_since(const struct usage *start);
+void usage_add(struct usage *sum, const struct usage *usage);
 
 #endif /* BENCH_USAGE_H */

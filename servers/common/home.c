@@ -48,9 +48,10 @@ enum q_err
 srv_home_look(const char *path, struct srv_home *ret_home)
 {
     *ret_home = (struct srv_home){ .marker_file = -1 };
-    if (strlen(path) > sizeof(ret_home->path) - 64)
+    size_t length = strlen(path);
+    if (length > sizeof(ret_home->path) - 64)
         return Q_FAIL(Q_INVALID, .what = "the path of the data directory is too long");
-    (void)snprintf(ret_home->path, sizeof(ret_home->path), "%s", path);
+    memcpy(ret_home->path, path, length + 1);
 
     struct stat about;
     if (stat(path, &about) != 0) {
