@@ -2,7 +2,8 @@
  * qlog/cursor.h: read a log of a directory, forward, without opening it to write.
  *
  * A cursor may read while another process writes: it then ends at the durable mark that the
- * superblock tells. It goes on behind damage, which it reports.
+ * superblock tells, and passes over what that process has dropped from the log's head meanwhile. It
+ * goes on behind damage, which it reports.
  *
  * Thread:   one.
  * Blocking: yes, it reads files.
@@ -23,6 +24,8 @@ struct qlog_cursor;
 struct qlog_record {
     qlog_position frame; /* position of the frame that holds it */
     uint32_t index;      /* among the records of its frame */
+    uint32_t frame_size; /* bytes of the log that the frame takes */
+    uint32_t frame_body; /* those of them that are records and payloads, without the padding */
     unsigned kind;
     uint64_t wall_ms;
     uint64_t generation;
@@ -39,6 +42,7 @@ struct qlog_log_state {
     uint64_t rot_bytes;  /* below the mark, and damaged */
     uint64_t frames;
     uint64_t records;
+    uint64_t generation; /* of the directory: rises with every start after an unclean stop */
     uint32_t segments;
     bool clean; /* the directory was closed orderly */
     bool live;  /* a process has it open: the log was read up to `durable`, and may go on */
@@ -65,6 +69,12 @@ Q_EXPORT void qlog_cursor_set_deep(struct qlog_cursor *cursor, bool deep);
 Q_EXPORT Q_MUST_CHECK enum q_err qlog_cursor_next(
     struct qlog_cursor *cursor, struct qlog_record *ret_record, struct qlog_damage *ret_damage);
 Q_EXPORT void qlog_cursor_state(const struct qlog_cursor *cursor, struct qlog_log_state *ret_state);
+/*
+ * Whether a frame that was read, and whose payloads are not what they should be, still was there:
+ * Q_GONE when the process that writes has dropped it from the log's head meanwhile, else Q_OK.
+ * Reads the superblock.
+ */
+Q_EXPORT Q_MUST_CHECK enum q_err qlog_cursor_check(struct qlog_cursor *cursor, qlog_position frame);
 
 /* Names of the directory's logs: Q_OK or Q_END when `index` is behind the last. */
 Q_EXPORT Q_MUST_CHECK enum q_err qlog_log_name(

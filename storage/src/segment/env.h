@@ -16,6 +16,9 @@ enum {
     QL_DIRECTORY_MAX = QL_PATH_MAX - 64
 };
 
+/* A directory of this name in a log directory holds what a repair has moved out of the way. */
+#define QL_SET_ASIDE "set-aside"
+
 struct ql_buffer;
 
 struct ql_env {

@@ -134,6 +134,26 @@ ql_home_open_to_read(const char *directory, struct qlog_io *io, struct ql_home *
     return Q_OK;
 }
 
+bool
+ql_home_is_live(struct ql_env *env)
+{
+    char path[QL_PATH_MAX];
+    (void)snprintf(path, sizeof(path), "%s/LOCK", env->path);
+    int file = env->io->table->open(env->io, path, QLOG_IO_OPEN_READ);
+    if (file < 0) return false;
+    int rv = env->io->table->lock(env->io, file);
+    env->io->table->close(env->io, file);
+    return rv < 0;
+}
+
+uint64_t
+ql_home_first_now(struct ql_home *home, unsigned log)
+{
+    /* A copy that is being written has the wrong hash, and the one before it counts. */
+    if (home->super_file >= 0) (void)home_read_super(home);
+    return home->super.logs[log].first;
+}
+
 /* The superblock that is there, or what the segments tell without one, or a new one. */
 static enum q_err
 home_need_super(struct ql_home *home, const char *const *names, unsigned name_count, bool create)
@@ -288,7 +308,7 @@ home_list_name(void *context, const char *name)
         listing->has_super = true;
         return true;
     }
-    if (strcmp(name, "LOCK") == 0) return true;
+    if (strcmp(name, "LOCK") == 0 || strcmp(name, QL_SET_ASIDE) == 0) return true;
     for (unsigned i = 0; i < listing->name_count; i++)
         if (strcmp(name, listing->names[i]) == 0) return true;
     (void)snprintf(listing->foreign, sizeof(listing->foreign), "%s", name);

@@ -52,6 +52,12 @@ Q_MUST_CHECK enum q_err ql_home_open(
 Q_MUST_CHECK enum q_err ql_home_open_to_read(
     const char *directory, struct qlog_io *io, struct ql_home **ret_home);
 
+/* Whether another process has the directory open to write: it holds the lock. */
+bool ql_home_is_live(struct ql_env *env);
+/* Where a log begins by the superblock as it stands on the disk now; what was known when it can't be
+ * read. */
+uint64_t ql_home_first_now(struct ql_home *home, unsigned log);
+
 /* Fill in `recover` for a log: env, segments, marks. Its callbacks are the caller's. */
 void ql_home_recover_init(struct ql_home *home, unsigned log, struct ql_recover *ret_recover);
 /* Run it, tell the observer, and set the log's marks. */

@@ -96,6 +96,7 @@ recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_st
     struct ql_scan ahead = *scan;
     ahead.linked = false;
     uint64_t until = q_max_u64(recover->durable, gap + FLIGHT_BYTES_MAX);
+    until = q_min_u64(until, scan->limit);
     bool found = ql_scan_search(&ahead, until);
     uint64_t next = ahead.position;
     uint64_t durable = recover->durable;
@@ -124,7 +125,7 @@ recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_st
         return false;
     }
     /* Rot. Go on at the next whole frame below the mark, or at the mark itself. */
-    uint64_t to = found && next < durable ? next : durable;
+    uint64_t to = q_min_u64(found && next < durable ? next : durable, scan->limit);
     recover->rot_bytes += to - gap;
     QL_TELL(
         recover->env, ROT, .log = recover->log, .path = recover->env->path, .position = gap,

@@ -1,6 +1,5 @@
 #include <qlog/cursor.h>
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,11 +18,12 @@ struct qlog_cursor {
     struct qlog_damage damage; /* found, and not told yet */
     bool damaged;
     bool in_frame;
+    uint64_t gone_bytes; /* of what was called rot: dropped by the writer meanwhile */
 };
 
 static enum q_err cursor_find_log(struct qlog_cursor *cursor, const char *name);
-static bool cursor_directory_is_live(struct ql_home *home);
 static void cursor_on_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state state);
+static bool cursor_is_rot(struct qlog_cursor *cursor);
 
 enum q_err
 qlog_cursor_open(
@@ -50,7 +50,7 @@ qlog_cursor_open(
         return err;
     }
     cursor->recover.from = q_max_u64(cursor->recover.from, from.value);
-    cursor->recover.live = cursor_directory_is_live(cursor->home);
+    cursor->recover.live = ql_home_is_live(&cursor->home->env);
     cursor->recover.context = cursor;
     cursor->recover.on_rot = cursor_on_rot;
     ql_recover_begin(&cursor->recover);
@@ -69,20 +69,6 @@ cursor_find_log(struct qlog_cursor *cursor, const char *name)
     return Q_FAIL(
         Q_NOT_FOUND, .path = cursor->home->env.path,
         .what = q_text("there is no \"%s\" log here", name == NULL ? "" : name));
-}
-
-/* Whether a process has the directory open to write: it holds the lock. */
-static bool
-cursor_directory_is_live(struct ql_home *home)
-{
-    char path[QL_PATH_MAX];
-    const struct qlog_io_table *table = home->env.io->table;
-    (void)snprintf(path, sizeof(path), "%s/LOCK", home->env.path);
-    int file = table->open(home->env.io, path, QLOG_IO_OPEN_READ);
-    if (file < 0) return false;
-    int rv = table->lock(home->env.io, file);
-    table->close(home->env.io, file);
-    return rv < 0;
 }
 
 void
@@ -120,6 +106,7 @@ qlog_cursor_next(
     for (;;) {
         if (cursor->damaged) {
             cursor->damaged = false;
+            if (!cursor_is_rot(cursor)) continue;
             *ret_damage = cursor->damage;
             return Q_FAIL(
                 Q_E_CORRUPT, .path = cursor->home->env.path,
@@ -132,6 +119,8 @@ qlog_cursor_next(
             *ret_record = (struct qlog_record){
                 .frame = { frame->position },
                 .index = cursor->index++,
+                .frame_size = (uint32_t)ql_frame_size(frame->body_length),
+                .frame_body = frame->body_length,
                 .kind = record.kind,
                 .wall_ms = frame->wall_ms,
                 .generation = frame->generation,
@@ -157,6 +146,30 @@ qlog_cursor_next(
     }
 }
 
+/* What a writer drops, it has taken out of the superblock before it writes over it. */
+static bool
+cursor_is_rot(struct qlog_cursor *cursor)
+{
+    uint64_t first = cursor->recover.from;
+    if (cursor->recover.live) first = ql_home_first_now(cursor->home, cursor->log);
+    struct qlog_damage *damage = &cursor->damage;
+    uint64_t gone = q_min_u64(q_max_u64(first, damage->from), damage->to);
+    cursor->gone_bytes += gone - damage->from;
+    damage->from = gone;
+    return damage->from < damage->to;
+}
+
+enum q_err
+qlog_cursor_check(struct qlog_cursor *cursor, qlog_position frame)
+{
+    if (!cursor->recover.live) return Q_OK;
+    uint64_t first = ql_home_first_now(cursor->home, cursor->log);
+    if (frame.value >= first) return Q_OK;
+    return Q_FAIL(
+        Q_GONE, .path = cursor->home->env.path, .position = (int64_t)frame.value,
+        .what = q_text("the log begins at %llu now", (unsigned long long)first));
+}
+
 void
 qlog_cursor_state(const struct qlog_cursor *cursor, struct qlog_log_state *ret_state)
 {
@@ -166,9 +179,10 @@ qlog_cursor_state(const struct qlog_cursor *cursor, struct qlog_log_state *ret_s
         .end = recover->scan.position,
         .durable = recover->durable,
         .torn_bytes = recover->torn_bytes,
-        .rot_bytes = recover->rot_bytes,
+        .rot_bytes = recover->rot_bytes - cursor->gone_bytes,
         .frames = recover->frames,
         .records = recover->records,
+        .generation = cursor->home->super.generation,
         .segments = recover->segments->count,
         .clean = cursor->home->was_clean,
         .live = recover->live,
