@@ -20,7 +20,6 @@ struct unit {
 static bool parse_digits(const char **text, uint64_t *ret_value);
 static bool parse_with_unit(
     const char *text, const struct unit *units, size_t count, uint64_t *ret_value);
-static size_t utf8_length(const uint8_t *at, size_t left);
 static void write_json_character(FILE *out, uint8_t character);
 static unsigned edit_distance(const char *a, size_t a_length, const char *b, size_t b_length);
 static unsigned min3(unsigned a, unsigned b, unsigned c);
@@ -145,7 +144,7 @@ q_text_write_json(FILE *out, struct q_bytes bytes)
 {
     (void)fputc('"', out);
     for (size_t at = 0; at < bytes.size;) {
-        size_t length = utf8_length(bytes.data + at, bytes.size - at);
+        size_t length = q_text_utf8_length(bytes.data + at, bytes.size - at);
         if (length == 0) {
             (void)fputs("\xEF\xBF\xBD", out);
             at++;
@@ -160,9 +159,8 @@ q_text_write_json(FILE *out, struct q_bytes bytes)
     (void)fputc('"', out);
 }
 
-/* Bytes of the character at `at` (1…4), 0 when it is not well-formed UTF-8. */
-static size_t
-utf8_length(const uint8_t *at, size_t left)
+size_t
+q_text_utf8_length(const uint8_t *at, size_t left)
 {
     uint8_t first = at[0];
     if (first < 0x80) return 1;

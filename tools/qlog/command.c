@@ -3,14 +3,17 @@
  */
 #include "command.h"
 
+#include <inttypes.h>
 #include <string.h>
 
+#include <qbase/clock.h>
 #include <qbase/text.h>
 
 static void print_help(
     const struct command *command, const struct q_opt *options, size_t option_count);
-static enum tool_exit usage_error(const struct command *command, const char *text);
-static enum q_err find_directory(const char *given, char out[DIRECTORY_MAX]);
+static const char *argument_mistake(
+    const struct command *command, const struct q_opts_result *result);
+static enum q_err find_directory(const struct command *command, const char *given, char *out);
 static enum tool_exit exit_of(enum q_err err);
 
 bool
@@ -38,21 +41,36 @@ command_parse(
     const char *mistake = NULL;
     if (!ret_line->json && strcmp(*format, "text") != 0)
         mistake = q_text("-o: there is no format '%s', only json and text", *format);
-    else if (result.arg_count == 0)
-        mistake = "which directory?";
-    else if (result.arg_count > 1)
-        mistake = q_text("one directory at a time; '%s' is too many", result.args[1]);
+    else
+        mistake = argument_mistake(command, &result);
     if (mistake != NULL) {
         *ret_exit = usage_error(command, mistake);
         return false;
     }
-    enum q_err err = find_directory(result.args[0], ret_line->directory);
+    for (unsigned i = 1; i < result.arg_count; i++)
+        ret_line->arguments[i - 1] = result.args[i];
+    enum q_err err = find_directory(command, result.args[0], ret_line->directory);
     if (err == Q_OK) return true;
     *ret_exit = report(err, ret_line->json);
     return false;
 }
 
-static enum tool_exit
+static const char *
+argument_mistake(const struct command *command, const struct q_opts_result *result)
+{
+    const char *word = command->arguments;
+    for (unsigned i = 0; i < result->arg_count; i++) {
+        word += strspn(word, " ");
+        if (*word == '\0') return q_text("'%s' is too many", result->args[i]);
+        word += strcspn(word, " ");
+    }
+    word += strspn(word, " ");
+    if (*word == '\0') return NULL;
+    if (result->arg_count == 0) return "which directory?";
+    return q_text("%.*s is missing", (int)strcspn(word, " "), word);
+}
+
+enum tool_exit
 usage_error(const struct command *command, const char *text)
 {
     (void)fprintf(
@@ -64,14 +82,15 @@ static void
 print_help(const struct command *command, const struct q_opt *options, size_t option_count)
 {
     (void)printf(
-        "qlog %s: %s\n\nusage: qlog %s DIR [OPTIONS]\n\n%s\n\n", command->name, command->what,
-        command->name, command->more);
+        "qlog %s: %s\n\nusage: qlog %s %s [OPTIONS]\n\n%s\n\n", command->name, command->what,
+        command->name, command->arguments, command->more);
     q_opts_print_help(stdout, options, option_count);
+    (void)printf("\nexample:\n  %s\n", command->example);
 }
 
 /* A store or log is taken as it is; of a node's directory, the broker's store in it. */
 static enum q_err
-find_directory(const char *given, char out[DIRECTORY_MAX])
+find_directory(const struct command *command, const char *given, char *out)
 {
     static const char *const insides[] = { "", "/broker" };
     char name[16];
@@ -81,6 +100,7 @@ find_directory(const char *given, char out[DIRECTORY_MAX])
         int size = snprintf(out, DIRECTORY_MAX, "%s%s", given, insides[i]);
         if (size >= DIRECTORY_MAX) return Q_FAIL(Q_INVALID, .what = "the path is too long");
         enum q_err err = qlog_log_name(out, 0, name);
+        if (err == Q_E_CORRUPT && command->opens_all) return Q_OK;
         if (err == Q_OK) return Q_OK;
         if (err == Q_END) err = Q_FAIL(Q_NOT_FOUND, .path = out, .what = "there is no log in it");
         if (i == 0) {
@@ -127,6 +147,8 @@ exit_of(enum q_err err)
         return TOOL_EXIT_DENIED;
     case Q_E_CORRUPT:
         return TOOL_EXIT_CORRUPT;
+    case Q_E_LOCKED:
+        return TOOL_EXIT_LOCKED;
     default:
         return TOOL_EXIT_FAILED;
     }
@@ -142,4 +164,38 @@ print_name(FILE *out, struct q_bytes name)
         else
             (void)fputc(name.data[i], out);
     }
+}
+
+void
+print_damage(bool json, const struct qlog_damage *damage)
+{
+    if (json)
+        (void)printf(
+            "{\"damage\":\"%s\",\"from\":%" PRIu64 ",\"to\":%" PRIu64 "}\n", damage->what,
+            damage->from, damage->to);
+    else
+        (void)printf(
+            "damage: %s, positions %" PRIu64 " to %" PRIu64 "\n", damage->what, damage->from,
+            damage->to);
+}
+
+void
+print_end(const struct qlog_cursor *cursor)
+{
+    struct qlog_log_state state;
+    qlog_cursor_state(cursor, &state);
+    if (state.live)
+        (void)fprintf(
+            stderr, "qlog: the directory is in use; read up to its durable mark %" PRIu64 "\n",
+            state.durable);
+    if (state.torn_bytes > 0)
+        (void)fprintf(
+            stderr, "qlog: torn tail: %" PRIu64 " bytes behind %" PRIu64 " are unfinished\n",
+            state.torn_bytes, state.end);
+}
+
+uint64_t
+now_ms(void)
+{
+    return q_clock_wall_ms(q_clock_system());
 }

@@ -12,8 +12,6 @@ static enum q_err open_log(
     const char *directory, const char *log, const struct view *view, struct qlog_cursor **ret);
 static enum q_err print_all(
     struct viewer *viewer, const struct view *view, struct qlog_cursor *cursor, bool *ret_damaged);
-static void print_damage(bool json, const struct qlog_damage *damage);
-static void print_end(const struct qlog_cursor *cursor);
 
 enum tool_exit
 dump_run(const struct command *command, int argc, char **argv)
@@ -84,33 +82,4 @@ print_all(
             return err;
         }
     }
-}
-
-/* Among the data, so that whoever reads it can't miss that something is missing. */
-static void
-print_damage(bool json, const struct qlog_damage *damage)
-{
-    if (json)
-        (void)printf(
-            "{\"damage\":\"%s\",\"from\":%" PRIu64 ",\"to\":%" PRIu64 "}\n", damage->what,
-            damage->from, damage->to);
-    else
-        (void)printf(
-            "damage: %s, positions %" PRIu64 " to %" PRIu64 "\n", damage->what, damage->from,
-            damage->to);
-}
-
-static void
-print_end(const struct qlog_cursor *cursor)
-{
-    struct qlog_log_state state;
-    qlog_cursor_state(cursor, &state);
-    if (state.live)
-        (void)fprintf(
-            stderr, "qlog: the directory is in use; read up to its durable mark %" PRIu64 "\n",
-            state.durable);
-    if (state.torn_bytes > 0)
-        (void)fprintf(
-            stderr, "qlog: torn tail: %" PRIu64 " bytes behind %" PRIu64 " are unfinished\n",
-            state.torn_bytes, state.end);
 }

@@ -3,22 +3,44 @@
  * dispatch and the help.
  */
 #include <string.h>
+#include <sys/resource.h>
 
 #include <qbase/text.h>
 
 #include "command.h"
+#include "messages.h"
+
+#define WHAT_DIR                                                                                   \
+    "DIR is a store (such as DATA/broker), a node's data directory, or a log of a program's\n"     \
+    "own. A directory in use is read up to its durable mark."
+#define WHAT_STORE "DIR is a store (such as DATA/broker) or a node's data directory.\n"
 
 static const struct command commands[] = {
-    { "dump", "print the records of a log, one per line",
-      "DIR is a store (such as DATA/broker), a node's data directory, or a log of a program's "
-      "own.\n"
-      "A directory in use is read up to its durable mark.",
-      dump_run },
-    { "verify", "check all logs of a directory; writes nothing",
-      "DIR is a store (such as DATA/broker), a node's data directory, or a log of a program's "
-      "own.\n"
-      "Headers, chains and records are always checked; payloads above the durable mark, or all.",
-      verify_run },
+    { "info", "DIR", "identity, logs, marks and files of a directory", WHAT_DIR,
+      "qlog info qmq-data", info_run, true },
+    { "ls", "DIR", "subjects and groups with their counts; or all files",
+      WHAT_STORE "Subjects: sequences and messages that are stored. Groups: what waits for them, "
+                 "what they\nhave in hand, and what came back. Counts of waiting messages include "
+                 "those that a group's\ntag filter will pass over.",
+      "qlog ls qmq-data --files", ls_run, true },
+    { "dump", "DIR", "print the records of a log, one per line", WHAT_DIR,
+      "qlog dump qmq-data --log action -o json", dump_run, false },
+    { "cat", "DIR SUBJECT", "print the bodies of a subject's messages, one per line",
+      WHAT_STORE MESSAGES_HELP, "qlog cat qmq-data orders --since -1h -t paid", cat_run, false },
+    { "grep", "DIR PATTERN", "find messages whose body, properties, keys or id match",
+      WHAT_STORE "PATTERN is an extended regular expression (POSIX), or with -F a fixed string.\n"
+                 "Exit code 3 when nothing matches.\n" MESSAGES_HELP,
+      "qlog grep qmq-data 'invoice-(17|18)' -s orders --in body,key", grep_run, false },
+    { "stat", "DIR", "counts, sizes, rates and space of all subjects",
+      WHAT_STORE "Space is what the message log takes: bodies, envelopes, frame headers, padding.",
+      "qlog stat qmq-data -o json", stat_run, false },
+    { "verify", "DIR", "check all logs of a directory, and one against the other; writes nothing",
+      WHAT_DIR
+      "\n"
+      "Headers, chains and records are always checked; payloads above the durable mark, or "
+      "all.\nA store's logs are held against each other: actions speak of messages that "
+      "are or were there.",
+      "qlog verify qmq-data --deep --jobs 4", verify_run, true },
 };
 
 enum {
@@ -33,6 +55,12 @@ static void print_overview(FILE *out);
 int
 main(int argc, char **argv)
 {
+    /* Each segment is a file: a large store has more than the 1024 that a shell allows at first. */
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
+        files.rlim_cur = files.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &files);
+    }
     enum tool_exit code = run(argc, argv);
     /* Data that did not reach its reader is a failure, not a short success. */
     if (fflush(stdout) == 0 && !ferror(stdout)) return code;
@@ -94,7 +122,7 @@ print_overview(FILE *out)
     (void)fprintf(
         out,
         "qlog %s: look at stores and logs, without a server\n\n"
-        "usage: qlog COMMAND DIR [OPTIONS]\n\n",
+        "usage: qlog COMMAND DIR [ARGUMENTS] [OPTIONS]\n\n",
         QLOG_VERSION);
     for (size_t i = 0; i < COMMAND_COUNT; i++)
         (void)fprintf(out, "  %-8s  %s\n", commands[i].name, commands[i].what);

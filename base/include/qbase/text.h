@@ -24,6 +24,8 @@ const char *q_text_format_time(uint64_t wall_ms, char *out, size_t out_size);
 const char *q_text_format_size(uint64_t bytes, char *out, size_t out_size);
 /* `bytes` as a JSON string with quotes. Bytes that are not UTF-8 become U+FFFD. */
 void q_text_write_json(FILE *out, struct q_bytes bytes);
+/* Bytes of the UTF-8 character at `at` (1…4); 0 when it is not well-formed within `left` > 0. */
+size_t q_text_utf8_length(const uint8_t *at, size_t left);
 /* Edit distance based: the candidate nearest to `word`, NULL when none is near. */
 const char *q_text_nearest(const char *word, const char *const *candidates, size_t count);
 

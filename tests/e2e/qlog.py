@@ -1,0 +1,138 @@
+#!/usr/bin/python3
+"""`qlog` tells what is in a store: of a running node, of a stopped one, and of damaged ones; every
+command has text and JSON, and its own exit codes; nothing but --apply changes a byte."""
+import base64
+import hashlib
+import json
+import os
+import shutil
+
+import lib
+
+OK, USAGE, NOT_FOUND, TORN, CORRUPT, LOCKED = 0, 2, 3, 7, 8, 10
+BLOCK = 4096
+
+
+def sums(directory):
+    """Everything that is in the directory."""
+    found = {}
+    for path, _, files in os.walk(directory):
+        for name in files:
+            with open(os.path.join(path, name), "rb") as file:
+                found[os.path.relpath(os.path.join(path, name), directory)] = hashlib.sha256(
+                    file.read()).hexdigest()
+    return found
+
+
+class Qlog:
+    def __init__(self, test):
+        self.t = test
+
+    def __call__(self, *argv, codes=(OK,)):
+        """Returns stdout as text."""
+        return self.t.run("qlog", *argv, codes=codes)[0].decode(errors="replace")
+
+    def json(self, *argv, codes=(OK,)):
+        """The one object, or the list of objects of all lines."""
+        out = self(*argv, "-o", "json", codes=codes)
+        lines = [json.loads(line) for line in out.splitlines()]
+        return lines[0] if len(lines) == 1 else lines
+
+    def refuses(self, code, *argv, says):
+        """It ends with `code` and says what, where and what to do."""
+        _, err, got = self.t.run("qlog", *argv, codes=None)
+        self.t.check(got == code, "qlog %s ended with %d, not %d: %s" % (argv, got, code, err))
+        for text in says:
+            self.t.check(text in err, "qlog %s does not say %r:\n%s" % (argv, text, err))
+
+
+def check_reading(t, qlog, directory, lines, live):
+    """What was published and consumed is what every command shows."""
+    info = qlog.json("info", directory)
+    t.check(info["opens"] and info["live"] == live, "info: %s" % info)
+    t.check([log["log"] for log in info["logs"]] == ["message", "action"], "info: %s" % info)
+    states = sorted(file["state"] for file in info["files"])
+    t.check(states.count("active") == 2 and "superblock" in states, "info: %s" % states)
+    for text in ("identity", "generation", "superblock", "message", "active"):
+        t.check(text in qlog("info", directory), "info does not say %s" % text)
+
+    listed = qlog.json("ls", directory)
+    subjects = {subject["subject"]: subject for subject in listed["subjects"]}
+    t.check(subjects["orders"]["messages"] == len(lines), "ls: %s" % subjects)
+    t.check(subjects["orders"]["next"] == len(lines), "ls: %s" % subjects)
+    group = [group for group in listed["groups"] if group["group"] == "all"][0]
+    t.check(group["subject"] == "orders" and group["cursor"] == 100 and
+            group["waiting"] == len(lines) - 100 and group["in_hand"] == 0, "ls: %s" % group)
+    t.check("orders" in qlog("ls", directory), "ls has no orders")
+
+    out = t.run("qlog", "cat", directory, "orders")[0]
+    t.same_lines(out.split(b"\n")[:-1], lines, "qlog cat")
+    some = t.run("qlog", "cat", directory, "orders", "--from", "10", "--to", "19", "-n", "5")[0]
+    t.same_lines(some.split(b"\n")[:-1], lines[10:15], "qlog cat of a range")
+    t.check(t.run("qlog", "cat", directory, "orders", "--raw")[0] == b"".join(lines), "cat --raw")
+    t.check(qlog("cat", directory, "orders", "--since", "2100-01-01") == "", "cat --since")
+    t.check(qlog("cat", directory, "orders", "--until", "-1d") == "", "cat --until")
+    t.check(len(qlog("cat", directory, "orders", "--since", "-1h", "-n", "3").splitlines()) == 3,
+            "cat --since -1h")
+    messages = qlog.json("cat", directory, "orders", "-n", "200")
+    for index, message in enumerate(messages):
+        body = message["body"].encode() if "body" in message else base64.b64decode(
+            message["body_base64"])
+        t.check(body == lines[index] and message["sequence"] == index, "cat -o json: %s" % message)
+    odd = qlog.json("cat", directory, "odd")
+    t.check(base64.b64decode(odd["body_base64"]) == b"gr\xfc\xdfe", "cat of odd bytes: %s" % odd)
+    t.check(odd["tags"] == ["latin"], "cat shows no tag: %s" % odd)
+    t.check(len(qlog.json("cat", directory, "odd", "-t", "latin", "-t", "x")["id"]) > 20, "-t")
+    t.check(qlog("cat", directory, "odd", "-t", "x") == "", "cat with another tag")
+
+    found = qlog("grep", directory, "^needle-[0-9]+$").splitlines()
+    t.check(len(found) == 1 and "orders@77 " in found[0] and ":" in found[0].split()[0],
+            "grep: %s" % found)
+    t.check(qlog("grep", directory, "edle-7", "-F", "-c", "-s", "orders").strip() == "1", "grep -F")
+    by_id = qlog.json("grep", directory, messages[5]["id"] + "$", "--in", "id")
+    t.check(by_id["sequence"] == 5, "grep for an id: %s" % by_id)
+    t.check(qlog.json("grep", directory, "latin", "--in", "tag")["subject"] == "odd", "grep a tag")
+    qlog("grep", directory, "no such thing anywhere", codes=(NOT_FOUND,))
+
+    stat = qlog.json("stat", directory)
+    t.check(stat["all"]["messages"] == len(lines) + 1, "stat: %s" % stat["all"])
+    t.check(stat["frame_body_bytes"] <= stat["frame_bytes"], "stat: %s" % stat)
+    t.check("bytes for each message" in qlog("stat", directory), "stat")
+
+
+def check_mistakes(t, qlog, directory):
+    refuses = qlog.refuses
+    refuses(NOT_FOUND, "cat", directory, "ordres", says=["\"ordres\"", directory, "qlog ls"])
+    refuses(USAGE, "cat", directory, says=["SUBJECT is missing", "--help"])
+    refuses(USAGE, "cat", directory, "orders", "x", says=["'x' is too many"])
+    refuses(USAGE, "cat", directory, "orders", "--since", "soon", says=["'soon'", "2026-"])
+    refuses(USAGE, "grep", directory, "(", says=["'('", "-F"])
+    refuses(USAGE, "grep", directory, "x", "--in", "head", says=["head", "body"])
+    refuses(USAGE, "grpe", directory, says=["did you mean: qlog grep"])
+    for command in ("info", "ls", "dump", "stat", "verify"):
+        refuses(NOT_FOUND, command, t.path("nowhere"), says=["nowhere", "check the path"])
+        refuses(USAGE, command, directory, "-o", "xml", says=["xml"])
+        refuses(USAGE, command, says=["which directory"])
+    for command in ("info", "ls", "dump", "cat", "grep", "stat", "verify"):
+        help_text = qlog(command, "--help")
+        t.check("example:\n  qlog %s " % command in help_text, "no example: %s" % help_text)
+
+
+with lib.Test() as t:
+    qlog = Qlog(t)
+    node = t.node()
+    node.start()
+    lines = [b"line %d" % index for index in range(5000)]
+    lines[77] = b"needle-77"
+    t.qmq(node, "pub", "orders", "--from", t.write_lines("lines", lines))
+    with open(t.path("odd"), "wb") as file:
+        file.write(b"gr\xfc\xdfe\n")
+    t.qmq(node, "pub", "odd", "-t", "latin", "--from", t.path("odd"))
+    t.qmq(node, "sub", "orders", "-g", "all", "-e", "-n", "100")
+
+    check_reading(t, qlog, node.directory, lines, live=True)
+    check_mistakes(t, qlog, node.directory)
+    node.stop()
+    before = sums(node.directory)
+    check_reading(t, qlog, node.directory, lines, live=False)
+    t.check(sums(node.directory) == before, "a look has changed something")
