@@ -46,7 +46,8 @@ static void log_roll_start(struct ql_log *log);
 static void log_roll_go_on(struct ql_log *log, uint64_t now_ns);
 static void log_on_header(struct ql_transfer *transfer);
 static void log_use_segment(struct ql_log *log, struct ql_segment *segment);
-static void log_refuse_queue(struct ql_log *log, enum q_err err);
+static void log_finish(struct ql_append_queue *waiting, uint64_t end, enum q_err err);
+static void log_refuse_queue(struct ql_log *log);
 static void log_drop_spare(struct ql_log *log);
 static void log_delete(struct ql_log *log, struct ql_segment *segment);
 
@@ -99,7 +100,7 @@ ql_log_init(struct ql_log *log, struct ql_env *env, const char *name, uint64_t s
     queue_init(&log->queue);
     queue_init(&log->wait_written);
     queue_init(&log->wait_durable);
-    queue_init(&log->finished);
+    queue_init(&log->refused);
 }
 
 enum q_err
@@ -135,15 +136,15 @@ void
 ql_log_fini(struct ql_log *log)
 {
     Q_ASSERT(log->flight_count == 0 && !log->flush_busy);
-    log_refuse_queue(log, Q_STOPPING);
+    log_refuse_queue(log);
     struct ql_append *append;
     while ((append = queue_pop(&log->wait_written)) != NULL)
-        queue_push(&log->finished, append);
+        queue_push(&log->refused, append);
     while ((append = queue_pop(&log->wait_durable)) != NULL)
-        queue_push(&log->finished, append);
-    log->refused = log->env->broken != Q_OK ? log->env->broken : Q_STOPPING;
-    while ((append = queue_pop(&log->finished)) != NULL)
-        append->table->done(append, log->refused);
+        queue_push(&log->refused, append);
+    enum q_err err = log->env->broken != Q_OK ? log->env->broken : Q_STOPPING;
+    while ((append = queue_pop(&log->refused)) != NULL)
+        append->table->done(append, err);
     if (log->header_buffer != NULL) ql_buffer_give(log->env, log->header_buffer);
     ql_segment_set_free(log->env, &log->segments);
     ql_segment_free(log->env, log->next);
@@ -198,7 +199,7 @@ log_build(struct ql_log *log, uint64_t now_ns)
     struct ql_buffer *buffer;
     if (ql_buffer_take(log->env, ql_frame_size(body), &buffer) != Q_OK) {
         /* Out of memory: go on when a frame in flight gives its buffer back. */
-        if (log->flight_count == 0) log_refuse_queue(log, Q_E_NOMEM);
+        if (log->flight_count == 0) log_refuse_queue(log);
         return false;
     }
     if (log->unflushed_since_ns == 0) log->unflushed_since_ns = now_ns;
@@ -327,14 +328,10 @@ ql_log_advance(struct ql_log *log, uint64_t now_ns, bool force_flush)
 {
     log_reap(log, now_ns);
     if (log->env->broken != Q_OK) {
-        log_refuse_queue(log, log->env->broken);
+        log_refuse_queue(log);
         return;
     }
     log_flush(log, now_ns, force_flush);
-    while (log->wait_written.first != NULL && log->wait_written.first->end <= log_mark(log, false))
-        queue_push(&log->finished, queue_pop(&log->wait_written));
-    while (log->wait_durable.first != NULL && log->wait_durable.first->end <= log_mark(log, true))
-        queue_push(&log->finished, queue_pop(&log->wait_durable));
     log_roll_go_on(log, now_ns);
     ql_log_check(log);
 }
@@ -410,20 +407,33 @@ void
 ql_log_finish(struct ql_log *log)
 {
     /* `done` may append again; what it appends can't be finished before the next advance. */
-    struct ql_append_queue finished = log->finished;
-    if (finished.first == NULL) return;
-    if (finished.last == &log->finished.first) finished.last = &finished.first;
-    queue_init(&log->finished);
-    enum q_err err = log->refused;
-    log->refused = Q_OK;
-    if (log->env->broken != Q_OK) err = ql_env_check(log->env);
-    while (finished.first != NULL) {
-        struct ql_append *append = finished.first;
-        finished.first = append->next;
-        if (log->env->broken == Q_OK && err != Q_OK) q_fault_adopt(&log->refused_fault);
-        /* What reached its mark before the log broke or filled up is good all the same. */
-        bool reached = append->end != 0 && append->end <= log_mark(log, append->flushed);
-        append->table->done(append, reached ? Q_OK : err);
+    struct ql_append_queue refused = log->refused;
+    if (refused.first == NULL) refused.last = &refused.first;
+    queue_init(&log->refused);
+    /* What reached its mark before the log broke or filled up is good all the same. */
+    log_finish(&log->wait_written, log_mark(log, false), Q_OK);
+    log_finish(&log->wait_durable, log_mark(log, true), Q_OK);
+    if (log->env->broken != Q_OK) {
+        enum q_err err = ql_env_check(log->env);
+        log_finish(&log->wait_written, UINT64_MAX, err);
+        log_finish(&log->wait_durable, UINT64_MAX, err);
+        log_finish(&refused, UINT64_MAX, err);
+        return;
+    }
+    struct ql_append *append;
+    while ((append = queue_pop(&refused)) != NULL) {
+        q_fault_adopt(&log->refused_fault);
+        append->table->done(append, log->refused_fault.err);
+    }
+}
+
+/* Those that end at or below `end`, from the front on. */
+static void
+log_finish(struct ql_append_queue *waiting, uint64_t end, enum q_err err)
+{
+    while (waiting->first != NULL && waiting->first->end <= end) {
+        struct ql_append *append = queue_pop(waiting);
+        append->table->done(append, err);
     }
 }
 
@@ -438,7 +448,7 @@ ql_log_is_idle(const struct ql_log *log, bool flushed)
     if (log->roll == QL_ROLL_SEALING) return log->spare_count == 0 && log->durable == log->tail;
     /* Marks move when something completes; who waits for them is answered in the turn after. */
     if (log->wait_written.first != NULL || log->wait_durable.first != NULL) return false;
-    if (log->finished.first != NULL) return false;
+    if (log->refused.first != NULL) return false;
     return !flushed || log->durable == log->tail;
 }
 
@@ -512,12 +522,11 @@ log_roll_go_on(struct ql_log *log, uint64_t now_ns)
     if (log->spare_count == 0) {
         if (now_ns < log->spare_retry_ns) {
             q_fault_adopt(&log->spare_fault);
-            log_refuse_queue(log, log->spare_fault.err);
+            log_refuse_queue(log);
             return;
         }
-        enum q_err err = log_create_spare(log, now_ns);
-        if (err != Q_OK) {
-            log_refuse_queue(log, err);
+        if (log_create_spare(log, now_ns) != Q_OK) {
+            log_refuse_queue(log);
             return;
         }
     }
@@ -576,24 +585,19 @@ log_use_segment(struct ql_log *log, struct ql_segment *segment)
     log->next = NULL;
 }
 
-/* What is queued and not yet in a frame ends with `err`: no sequence was given, nothing was said. */
+/* What is queued and not yet in a frame ends with this thread's last fault: no sequence was given,
+ * nothing was said. */
 static void
-log_refuse_queue(struct ql_log *log, enum q_err err)
+log_refuse_queue(struct ql_log *log)
 {
     struct ql_append *append;
-    if (log->queue.first == NULL && log->env->broken == Q_OK) return;
-    log->refused = err;
+    if (log->queue.first == NULL) return;
     log->refused_fault = *q_fault_last();
     while ((append = queue_pop(&log->queue)) != NULL) {
         append->end = 0;
-        queue_push(&log->finished, append);
+        queue_push(&log->refused, append);
     }
     log->queued_bytes = 0;
-    if (log->env->broken == Q_OK) return;
-    while ((append = queue_pop(&log->wait_written)) != NULL)
-        queue_push(&log->finished, append);
-    while ((append = queue_pop(&log->wait_durable)) != NULL)
-        queue_push(&log->finished, append);
 }
 
 void

@@ -141,9 +141,8 @@ struct ql_log {
     uint64_t queued_bytes; /* at most: what was measured when it came */
     struct ql_append_queue wait_written;
     struct ql_append_queue wait_durable;
-    struct ql_append_queue finished;
-    enum q_err refused; /* what `finished` gets beside its marks: Q_E_NO_SPACE */
-    struct q_fault refused_fault;
+    struct ql_append_queue refused;
+    struct q_fault refused_fault; /* what they get: Q_E_NO_SPACE */
 
     struct ql_flight flights[QL_DEPTH_MAX];
     unsigned flight_first;
