@@ -74,8 +74,7 @@ ql_digest_of(const struct qlog_record *record, uint64_t segment, struct ql_diges
         Q_TRY(ql_subject_record_decode(record->bytes, &subject));
         digest->subject_id = subject.subject_id;
         digest->sequence = subject.next_sequence;
-        digest->name_size = (uint8_t)subject.name.size;
-        memcpy(digest->name, subject.name.data, subject.name.size);
+        digest->name = subject.name;
         return Q_OK;
     }
     if (record->kind != QL_RECORD_BATCH) return Q_NOT_FOUND;
@@ -106,8 +105,7 @@ ql_audit_message(struct ql_audit *audit, const struct ql_digest *digest)
         audit_batch(audit, subject, digest);
         return Q_OK;
     }
-    struct q_bytes name = q_bytes_from(digest->name, digest->name_size);
-    Q_TRY(audit_name(audit, "message", digest->position, digest->subject_id, name));
+    Q_TRY(audit_name(audit, "message", digest->position, digest->subject_id, digest->name));
     subject->named_at = digest->position;
     subject->next_sequence = q_max_u64(subject->next_sequence, digest->sequence);
     return Q_OK;

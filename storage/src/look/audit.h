@@ -38,8 +38,7 @@ struct ql_digest {
     uint32_t payload_bytes;
     uint32_t envelope_bytes;
     uint64_t store_ms;
-    uint8_t name_size; /* SUBJECT */
-    char name[QLOG_SUBJECT_MAX];
+    struct q_bytes name; /* SUBJECT: in the record */
 };
 
 struct ql_audit_subject {

@@ -105,6 +105,34 @@ ql_segment_open(
     return Q_OK;
 }
 
+enum q_err
+ql_segment_reopen(
+    struct ql_env *env,
+    const char *log,
+    const struct ql_segment *segment,
+    struct ql_segment **ret_segment)
+{
+    char path[QL_PATH_MAX];
+    struct ql_segment *other = calloc(1, sizeof(*other));
+    if (other == NULL) return Q_FAIL(Q_E_NOMEM, .what = "segment");
+    other->state = segment->state;
+    other->number = segment->number;
+    other->file_size = segment->file_size;
+    other->incarnation = segment->incarnation;
+    other->base = segment->base;
+    other->end = segment->end;
+    other->chain = segment->chain;
+    other->file =
+        segment_open_file(env, ql_segment_path(env, log, segment->number, path), QLOG_IO_OPEN_READ);
+    if (other->file < 0) {
+        int error = -other->file;
+        free(other);
+        return Q_FAIL(q_err_from_errno(error), .path = path, .sys = error, .what = "open segment");
+    }
+    *ret_segment = other;
+    return Q_OK;
+}
+
 bool
 ql_segment_peek(struct ql_env *env, const char *log, uint32_t number, uint8_t ret_store_id[16])
 {

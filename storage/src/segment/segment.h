@@ -90,6 +90,12 @@ Q_MUST_CHECK enum q_err ql_segment_create(
  */
 Q_MUST_CHECK enum q_err ql_segment_open(
     struct ql_env *env, const char *log, uint32_t number, struct ql_segment **ret_segment);
+/* The same file through another way to the kernel, `env->io`, to read it only. Q_OK or a failure. */
+Q_MUST_CHECK enum q_err ql_segment_reopen(
+    struct ql_env *env,
+    const char *log,
+    const struct ql_segment *segment,
+    struct ql_segment **ret_segment);
 /*
  * Read all of the file. For a header that may be another file's, or of an earlier time: frames of
  * this file don't lie.
