@@ -100,6 +100,54 @@ def check_reading(t, qlog, directory, lines, live):
     t.check("bytes for each message" in qlog("stat", directory), "stat")
 
 
+def overwrite(path, at, data):
+    with open(path, "r+b") as file:
+        file.seek(at)
+        file.write(data)
+
+
+def check_verify(t, qlog, node, lines):
+    """Damage and torn tails, with any number of threads the same."""
+    store = t.path("damaged")
+    segment = os.path.join(store, "message", "segment-000000")
+    position = qlog.json("grep", node.store, "^needle-77$")["position"]
+
+    def again():
+        shutil.rmtree(store, ignore_errors=True)
+        shutil.copytree(node.store, store)
+
+    again()
+    for jobs in ("1", "3"):
+        checked = qlog.json("verify", store, "--deep", "--jobs", jobs)
+        t.check(checked["result"] == "ok" and checked["finding_count"] == 0, "verify: %s" % checked)
+    again()
+    with open(segment, "rb") as file:
+        body = file.read().index(b"needle-77")
+    overwrite(segment, body, b"noodle")
+    t.check(qlog("verify", store).endswith("result: ok  (exit 0)\n"), "payloads are not looked at")
+    told = [qlog.json("verify", store, "--deep", "-j", jobs, codes=(CORRUPT,)) for jobs in "123"]
+    t.check(told[0] == told[1] == told[2], "threads make a difference: %s" % told)
+    damage = told[0]["logs"][0]["damages"]
+    t.check(len(damage) == 1 and damage[0]["from"] == position, "verify --deep: %s" % damage)
+    out, err, _ = t.run("qlog", "cat", store, "orders", codes=(CORRUPT,))
+    rest = out.split(b"\n")[:-1]
+    t.check(b"noodle-77" not in out and 0 < len(rest) < len(lines) and set(rest) < set(lines),
+            "what is damaged is never given: %d lines" % len(rest))
+    t.check("damaged payload" in err and "positions %d to " % position in err, "cat: %s" % err)
+    t.check(qlog.json("stat", store)["all"]["messages"] == len(lines) + 1, "stat reads no payload")
+
+    again()
+    overwrite(segment, BLOCK + position, b"\xff" * 64)
+    told = qlog.json("verify", store, codes=(CORRUPT,))
+    t.check(told["logs"][0]["damages"][0]["from"] == position, "verify: %s" % told)
+    t.check("frame header" in told["logs"][0]["damages"][0]["what"], "verify: %s" % told)
+    for command in ("ls", "stat", "dump"):
+        qlog(command, store, codes=(CORRUPT,))
+    qlog("cat", store, "orders", codes=(CORRUPT,))
+    qlog("grep", store, "line", "-c", codes=(CORRUPT,))
+    shutil.rmtree(store)
+
+
 def check_mistakes(t, qlog, directory):
     refuses = qlog.refuses
     refuses(NOT_FOUND, "cat", directory, "ordres", says=["\"ordres\"", directory, "qlog ls"])
@@ -135,4 +183,5 @@ with lib.Test() as t:
     node.stop()
     before = sums(node.directory)
     check_reading(t, qlog, node.directory, lines, live=False)
+    check_verify(t, qlog, node, lines)
     t.check(sums(node.directory) == before, "a look has changed something")
