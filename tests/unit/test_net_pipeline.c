@@ -132,11 +132,12 @@ Test(net_pipeline, linger)
 /* Without a puller it lingers no longer than told, and not at all when nothing was pushed. */
 Test(net_pipeline, linger_in_vain)
 {
+    struct qnet_pusher *pusher = pusher_start(net_ipc_url("nobody"), 8);
     uint64_t begun_ms = net_now_ms();
-    qnet_pusher_free(pusher_start(net_ipc_url("nobody"), 8), NET_PATIENCE_MS);
+    qnet_pusher_free(pusher, NET_PATIENCE_MS);
     cr_assert_lt(net_now_ms() - begun_ms, NET_PATIENCE_MS / 2);
 
-    struct qnet_pusher *pusher = pusher_start(net_ipc_url("nobody"), 8);
+    pusher = pusher_start(net_ipc_url("nobody"), 8);
     cr_assert_eq(qnet_pusher_push(pusher, net_number(0)), Q_OK);
     begun_ms = net_now_ms();
     qnet_pusher_free(pusher, 100);

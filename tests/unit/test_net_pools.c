@@ -20,6 +20,21 @@ count_threads(void)
     return count;
 }
 
+static void *
+do_nothing(void *context)
+{
+    return context;
+}
+
+/* A tool that watches threads starts one of its own with the first. */
+static void
+start_one_thread(void)
+{
+    pthread_t thread;
+    cr_assert_eq(pthread_create(&thread, NULL, do_nothing, NULL), 0);
+    cr_assert_eq(pthread_join(thread, NULL), 0);
+}
+
 static int
 count_processors(void)
 {
@@ -32,6 +47,7 @@ count_processors(void)
  * server works, whatever their number. */
 Test(net_pools, small)
 {
+    start_one_thread();
     int before = count_threads();
     struct net_server net;
     net_server_start(&net, "tcp://127.0.0.1:0", NULL);
