@@ -275,18 +275,43 @@ line_number(struct line *line, const char *name, uint64_t value)
     line_raw(line, "%" PRIu64, value);
 }
 
+/* Whether a character of UTF-8 with this length stands for itself, in both ways to print. */
+static bool
+line_shows(const uint8_t *at, size_t length)
+{
+    if (length == 1) return at[0] >= 0x20 && at[0] < 0x7f && at[0] != '"' && at[0] != '\\';
+    /* Not U+0080 … U+009F: some terminals obey those. */
+    return length > 1 && (at[0] != 0xc2 || at[1] >= 0xa0);
+}
+
+/*
+ * What does not stand for itself. In JSON a byte that is not UTF-8 becomes half a surrogate pair,
+ * U+DC80 … U+DCFF, which no text can hold: so the bytes can be had back. (Python reads and writes
+ * them with "surrogateescape".)
+ */
+static void
+line_escape(struct line *line, const uint8_t *at, size_t length)
+{
+    if (!line->json)
+        for (size_t i = 0; i < length || i == 0; i++)
+            line_raw(line, "\\x%02x", at[i]);
+    else
+        /* Of two bytes only U+0080 … U+009F come here: the second is their number. */
+        line_raw(line, "\\u%04x", length == 0 ? 0xdc00u + at[0] : at[length - 1]);
+}
+
 static void
 line_bytes(struct line *line, const char *name, struct q_bytes value)
 {
     line_name(line, name);
     if (line->json) line_raw(line, "\"");
-    for (size_t i = 0; i < value.size; i++) {
-        uint8_t byte = value.data[i];
-        /* Names are checked where they come in; anything else is shown escaped. */
-        if (byte >= 0x20 && byte < 0x7f && byte != '"' && byte != '\\')
-            line_raw(line, "%c", byte);
+    for (size_t at = 0; at < value.size;) {
+        size_t length = q_text_utf8_length(value.data + at, value.size - at);
+        if (line_shows(value.data + at, length))
+            line_raw(line, "%.*s", (int)length, (const char *)value.data + at);
         else
-            line_raw(line, line->json ? "\\u%04x" : "\\x%02x", byte);
+            line_escape(line, value.data + at, length);
+        at += length == 0 ? 1 : length;
     }
     if (line->json) line_raw(line, "\"");
 }
