@@ -24,6 +24,7 @@
     X(roll_unflushed, "the next segment begins before the last one is flushed")                    \
     X(header_unflushed, "the header of the next segment is not flushed")                           \
     X(name_unflushed, "the name of a new segment is not flushed")                                  \
+    X(adopted_unflushed, "the name of a superblock that is made again is not flushed")             \
     X(recycled_as_is, "a segment that is used again keeps its incarnation")                        \
     X(zero_over_frame, "zeros are written where a frame is sent")                                  \
     X(super_early, "the superblock calls durable what is written")                                 \

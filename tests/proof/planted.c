@@ -53,6 +53,7 @@ static const struct {
     { "flush_retried", PROMISES },
     { "write_error_ignored", PROMISES },
     { "short_write", PROMISES },
+    { "adopted_unflushed", PROMISES },
     { "recycled_as_is", ROT },
     { "super_any", PROMISES },
     { "clean_kept", ROT },

@@ -268,6 +268,52 @@ Test(log_promises, nobody_sees_what_is_not_flushed)
     cr_assert_eq(delivered.messages[0][flushed], GOT_RIGHT);
 }
 
+static struct qlog_io_table counting_table;
+static int (*sync_uncounted)(struct qlog_io *io, const char *path);
+static unsigned directory_syncs;
+
+static int
+count_sync(struct qlog_io *io, const char *path)
+{
+    if (strcmp(path, user_directory) == 0) directory_syncs++;
+    return sync_uncounted(io, path);
+}
+
+/* How often an open flushes the names in the directory. */
+static unsigned
+count_syncs_of_open(void)
+{
+    struct qlog_io *io = ramdisk_io(disk);
+    const struct qlog_io_table *table = io->table;
+    counting_table = *table;
+    counting_table.sync_directory = count_sync;
+    sync_uncounted = table->sync_directory;
+    directory_syncs = 0;
+    io->table = &counting_table;
+    cr_assert_eq(user_open(&user, false), Q_OK);
+    io->table = table;
+    return directory_syncs;
+}
+
+/* A superblock that is made again is a new file: without its name it is not there after power loss. */
+Test(log_promises, a_new_superblock_has_a_name)
+{
+    struct image image;
+    cr_assert_eq(user_open(&user, false), Q_OK);
+    cr_assert_eq(user_append(&user, QLOG_MODE_SYNC), Q_OK);
+    cr_assert_eq(user_close(&user), Q_OK);
+    unsigned before = count_syncs_of_open();
+    cr_assert_eq(user_close(&user), Q_OK);
+    char path[RAMDISK_PATH_MAX];
+    (void)snprintf(path, sizeof(path), "%s/superblock", user_directory);
+    ramdisk_save(disk, &image);
+    image_remove(&image, path);
+    ramdisk_load(disk, &image);
+    image_free(&image);
+    cr_assert_eq(count_syncs_of_open(), before + 1);
+    cr_assert_eq(count_told(QLOG_EVENT_ROT), 1);
+}
+
 /* --- Frames that are whole, and do not belong where they lie. */
 
 static struct image_file *

@@ -565,6 +565,10 @@ home_adopt(struct ql_home *home, const char *const *names, unsigned name_count, 
         home->super_file = home->env.io->table->open(home->env.io, path, QLOG_IO_OPEN_CREATE);
     if (home->super_file < 0 && !home->env.read_only)
         return home_fail(home, "superblock", home->super_file, "create the superblock");
+    int rv = 0;
+    if (!home->env.read_only && !QL_PLANTED(adopted_unflushed))
+        rv = home->env.io->table->sync_directory(home->env.io, home->env.path);
+    if (rv < 0) return home_fail(home, "", rv, "flush the data directory");
     QL_TELL(
         &home->env, ROT, .path = path, .bytes = (uint64_t)QL_SUPER_COPIES * QL_SUPER_SIZE,
         .text = "no copy of the superblock is readable; recovering from the logs alone");
