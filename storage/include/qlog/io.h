@@ -67,11 +67,13 @@ struct qlog_io_table {
 
     void (*submit)(struct qlog_io *io, struct qlog_io_op *op);
     /* Hand over what was submitted, collect what is complete, call each `done`. With wait_ns > 0
-     * and nothing complete: sleep until something is, wake() was called, or the time is over. */
+     * and nothing complete: sleep until something is, wake() was called, or the time is over. 0, or
+     * -errno when this can't go on: then all that was under way has been called back. */
     int (*enter)(struct qlog_io *io, uint64_t wait_ns);
     /* End a present or the next sleep in enter(). Any thread. */
     void (*wake)(struct qlog_io *io);
-    /* Make data known to the kernel. Index >= 0, or -errno: go on without. */
+    /* Make data known to the kernel. Index >= 0, or -errno: go on without. -EOPNOTSUPP: there is
+     * nothing to make it known to. */
     int (*register_buffer)(struct qlog_io *io, void *data, size_t size);
     /* Nothing may be under way. */
     void (*destroy)(struct qlog_io *io);

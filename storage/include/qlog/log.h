@@ -60,8 +60,9 @@ Q_EXPORT enum q_err qlog_close(struct qlog *log);
 Q_EXPORT Q_MUST_CHECK enum q_err qlog_submit(struct qlog *log, struct qlog_append *append);
 /* One turn: what completed is finished, what was submitted becomes frames. Q_OK or what broke it. */
 Q_EXPORT Q_MUST_CHECK enum q_err qlog_turn(struct qlog *log);
-/* Hand frames to the kernel, and sleep until something completes, at most `timeout_ns`. A loop calls
- * both, turn and wait, every time. */
+/* Hand frames to the kernel, and sleep until something completes, at most `timeout_ns`: all of it when
+ * nothing is under way and nothing is due, so that a loop with nothing to do does not spin; 0 does not
+ * sleep. A loop calls both, turn and wait, every time. */
 Q_EXPORT Q_MUST_CHECK enum q_err qlog_wait(struct qlog *log, uint64_t timeout_ns);
 
 /* Append one record and wait until it is flushed. `ret_position` may be NULL. */

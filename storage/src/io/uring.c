@@ -10,12 +10,16 @@
  *             then `done` of each is called, from the list, so that stack and order stay boring
  *
  * wake() writes an eventfd of which a read is always under way in the ring.
+ *
+ * When the kernel refuses the system call itself, for anything but want of time or memory, the ring
+ * is of no more use: give_up() waits for what the kernel has, and ends everything else.
  */
 #include <errno.h>
 #include <liburing.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <qbase/assert.h>
@@ -27,7 +31,8 @@
 enum {
     RING_ENTRIES = 128,
     FILES_MAX = 1024,
-    BUFFERS_MAX = 16
+    BUFFERS_MAX = 16,
+    GIVE_UP_MS = 30 * 1000
 };
 
 struct uring_io {
@@ -40,6 +45,7 @@ struct uring_io {
     struct q_list waiting;
     struct q_list complete;
     unsigned under_way;
+    int given_up; /* the error, or 0 */
     int wake_fd;
     bool wake_armed;
     uint64_t wake_value;
@@ -49,6 +55,9 @@ static const struct qlog_io_table uring_table;
 static int uring_setup(struct uring_io *self);
 static void uring_fill(struct uring_io *self);
 static void uring_collect(struct uring_io *self);
+static int uring_hand_over(struct uring_io *self, uint64_t wait_ns);
+static void uring_call_back(struct uring_io *self);
+static void uring_give_up(struct uring_io *self, int error);
 static void uring_prepare(struct uring_io *self, struct io_uring_sqe *sqe, struct qlog_io_op *op);
 
 int
@@ -109,9 +118,24 @@ static int
 uring_enter(struct qlog_io *io, uint64_t wait_ns)
 {
     struct uring_io *self = uring_of(io);
-    uring_fill(self);
-    uring_collect(self);
-    int rv;
+    if (self->given_up == 0) {
+        uring_fill(self);
+        uring_collect(self);
+        int rv = uring_hand_over(self, wait_ns);
+        if (rv < 0)
+            uring_give_up(self, rv);
+        else
+            uring_collect(self);
+    }
+    uring_call_back(self);
+    return self->given_up;
+}
+
+/* One system call at most. */
+static int
+uring_hand_over(struct uring_io *self, uint64_t wait_ns)
+{
+    int rv = 0;
     if (wait_ns > 0 && q_list_is_empty(&self->complete)) {
         struct __kernel_timespec time = {
             .tv_sec = (int64_t)(wait_ns / Q_NS_PER_S),
@@ -121,13 +145,14 @@ uring_enter(struct qlog_io *io, uint64_t wait_ns)
         rv = io_uring_submit_and_wait_timeout(&self->ring, &cqe, 1, &time, NULL);
     } else if (self->under_way > 0 || io_uring_sq_ready(&self->ring) > 0) {
         rv = io_uring_submit_and_get_events(&self->ring);
-    } else {
-        rv = 0;
     }
     /* Interrupted, timed out, or the kernel is short of memory for a moment: the loop comes back. */
-    if (rv < 0 && rv != -EINTR && rv != -ETIME && rv != -EAGAIN && rv != -EBUSY) return rv;
-    uring_collect(self);
+    return rv == -EINTR || rv == -ETIME || rv == -EAGAIN || rv == -EBUSY ? 0 : rv;
+}
 
+static void
+uring_call_back(struct uring_io *self)
+{
     struct q_list complete;
     q_list_init(&complete);
     q_list_splice_back(&complete, &self->complete);
@@ -136,7 +161,39 @@ uring_enter(struct qlog_io *io, uint64_t wait_ns)
         struct qlog_io_op *op = q_container_of(node, struct qlog_io_op, link);
         op->done(op);
     }
-    return 0;
+    /* What the kernel never got, and what is submitted from here on. */
+    while (self->given_up != 0 && (node = q_list_pop_front(&self->waiting)) != NULL) {
+        struct qlog_io_op *op = q_container_of(node, struct qlog_io_op, link);
+        op->result = self->given_up;
+        op->done(op);
+    }
+}
+
+/*
+ * The kernel takes no more calls. It may still read and write the memory of what it was given, so
+ * that is waited for: nobody may free it before.
+ */
+static void
+uring_give_up(struct uring_io *self, int error)
+{
+    self->given_up = error;
+    /* Prepared, and never seen by the kernel. */
+    struct io_uring_sq *queue = &self->ring.sq;
+    for (unsigned at = *queue->khead; at != queue->sqe_tail; at++) {
+        struct io_uring_sqe *sqe = &queue->sqes[at & (RING_ENTRIES - 1)];
+        struct qlog_io_op *op = (struct qlog_io_op *)(uintptr_t)sqe->user_data;
+        if (op == NULL) continue;
+        self->under_way--;
+        q_list_push_back(&self->waiting, &op->link);
+    }
+    uring_collect(self);
+    for (unsigned i = 0; i < GIVE_UP_MS && self->under_way > 0; i++) {
+        (void)io_uring_get_events(&self->ring);
+        (void)nanosleep(&(struct timespec){ .tv_nsec = Q_NS_PER_MS }, NULL);
+        uring_collect(self);
+    }
+    /* Going on would free memory that the kernel writes to. */
+    Q_ASSERT(self->under_way == 0);
 }
 
 static void

@@ -1,5 +1,6 @@
 #include "segment/buffer.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
@@ -77,7 +78,8 @@ buffer_new(struct ql_env *env, size_t size, struct ql_buffer **ret_buffer)
             env->registered_bytes += (uint32_t)size;
         } else {
             env->registration_refused = true;
-            QL_TELL(env, BUFFERS_UNREGISTERED, .text = "frame buffers are not registered");
+            if (buffer->index != -EOPNOTSUPP)
+                QL_TELL(env, BUFFERS_UNREGISTERED, .text = "frame buffers are not registered");
         }
     }
     *ret_buffer = buffer;

@@ -32,7 +32,7 @@ static enum q_err home_open_io(struct ql_home *home, struct qlog_io *io);
 static void home_set_limits(struct ql_home *home, const struct qlog_options *options);
 static enum q_err home_open_directory(struct ql_home *home, bool create);
 static enum q_err home_check_ours(
-    struct ql_home *home, const char *const *names, unsigned name_count);
+    struct ql_home *home, const char *const *names, unsigned name_count, bool create);
 static enum q_err home_lock(struct ql_home *home);
 static enum q_err home_need_super(
     struct ql_home *home, const char *const *names, unsigned name_count, bool create);
@@ -91,7 +91,7 @@ ql_home_open(
     struct ql_home *home;
     Q_TRY(home_new(directory, options, &home));
     enum q_err err = home_open_directory(home, options->create);
-    if (err == Q_OK) err = home_check_ours(home, names, name_count);
+    if (err == Q_OK) err = home_check_ours(home, names, name_count, options->create);
     if (err == Q_OK) err = home_lock(home);
     if (err == Q_OK) err = home_need_super(home, names, name_count, options->create);
     if (err == Q_OK) err = home_check_names(home, names, name_count);
@@ -297,6 +297,7 @@ struct home_listing {
     const char *const *names;
     unsigned name_count;
     bool has_super;
+    bool has_log;
     char foreign[64];
 };
 
@@ -310,17 +311,24 @@ home_list_name(void *context, const char *name)
     }
     if (strcmp(name, "LOCK") == 0 || strcmp(name, QL_SET_ASIDE) == 0) return true;
     for (unsigned i = 0; i < listing->name_count; i++)
-        if (strcmp(name, listing->names[i]) == 0) return true;
+        if (strcmp(name, listing->names[i]) == 0) {
+            listing->has_log = true;
+            return true;
+        }
     (void)snprintf(listing->foreign, sizeof(listing->foreign), "%s", name);
     return true;
 }
 
 static enum q_err
-home_check_ours(struct ql_home *home, const char *const *names, unsigned name_count)
+home_check_ours(struct ql_home *home, const char *const *names, unsigned name_count, bool create)
 {
     struct home_listing listing = { .names = names, .name_count = name_count };
     int rv = home->env.io->table->list(home->env.io, home->env.path, home_list_name, &listing);
     if (rv < 0) return home_fail(home, "", rv, "list the data directory");
+    bool empty = !listing.has_super && !listing.has_log && listing.foreign[0] == '\0';
+    if (empty && !create)
+        return Q_FAIL(
+            Q_NOT_FOUND, .path = home->env.path, .what = "there is no log in the directory");
     if (listing.has_super || listing.foreign[0] == '\0') return Q_OK;
     return Q_FAIL(
         Q_E_FOREIGN, .path = home->env.path,
@@ -904,8 +912,11 @@ ql_home_drain(struct ql_home *home)
             ql_log_write(&home->logs[i], now_ns);
         }
         int rv = home->env.io->table->enter(home->env.io, Q_NS_PER_MS);
-        if (rv < 0)
-            return Q_FAIL(Q_E_IO, .path = home->env.path, .sys = -rv, .what = "wait for the disk");
+        if (rv < 0) {
+            ql_env_break(
+                &home->env, home->logs[0].name, home->env.path, home->logs[0].written, -rv);
+            break;
+        }
     }
     /* A log that broke has answers left. All of them come before the first segment is freed: those of
      * the action log may pin segments of the message log. */
