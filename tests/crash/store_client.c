@@ -187,7 +187,7 @@ client_turn(struct store_client *client)
 static void
 client_observe(struct store_client *client)
 {
-    const struct qlog_store *store = client->store;
+    struct qlog_store *store = client->store;
     uint64_t now = client_now(client);
     store_history_durable(client->history, store->messages->durable, store->actions->durable, now);
     if (store->home->env.broken == Q_OK && client->outstanding == client->waiting &&
@@ -388,7 +388,7 @@ on_publish(struct ticket *ticket, enum q_err err)
         entry->batches[i].first = ticket->firsts[i];
         struct ql_subject *subject;
         struct ql_entry stored;
-        const struct ql_index *index = &client->store->index;
+        struct ql_index *index = &client->store->index;
         if (ql_index_find(index, ticket->subjects[i], &subject) == Q_OK &&
             ql_index_entry(index, subject, ticket->firsts[i], &stored) == Q_OK)
             entry->frame = stored.frame;

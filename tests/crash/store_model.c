@@ -601,11 +601,11 @@ hash_add(uint64_t hash, uint64_t number)
 
 /* Without what a recovery raises on purpose: where pull sequences go on. */
 static uint64_t
-state_hash(const struct qlog_store *store)
+state_hash(struct qlog_store *store)
 {
     uint64_t hash = 1;
     for (uint32_t i = 0; i < store->index.count; i++) {
-        const struct ql_subject *subject = store->index.subjects[i];
+        struct ql_subject *subject = store->index.subjects[i];
         if (subject == NULL) continue;
         hash = hash_add(hash, ql_hash(subject->name, subject->name_size));
         hash = hash_add(hash, subject->id);
@@ -647,7 +647,7 @@ state_hash(const struct qlog_store *store)
 }
 
 void
-store_history_rest(struct store_history *history, const struct qlog_store *store, uint64_t now)
+store_history_rest(struct store_history *history, struct qlog_store *store, uint64_t now)
 {
     struct model_rest *rest = model_add(history->rests, history->rest_count);
     *rest = (struct model_rest){

@@ -115,8 +115,7 @@ void store_history_void(struct store_history *history, uint64_t now);
 void store_history_durable(
     struct store_history *history, uint64_t messages, uint64_t actions, uint64_t now);
 /* Nothing is under way in the store. */
-void store_history_rest(
-    struct store_history *history, const struct qlog_store *store, uint64_t now);
+void store_history_rest(struct store_history *history, struct qlog_store *store, uint64_t now);
 
 const char *model_subject_name(unsigned subject);
 const char *model_tag_name(int tag);

@@ -1,16 +1,18 @@
 /*
- * seeds_storage.c: inputs for fuzz_storage_record and fuzz_storage_block to begin with:
- * seeds_storage RECORD_DIRECTORY BLOCK_DIRECTORY
+ * seeds_storage.c: inputs for fuzz_storage_record, _block and _index to begin with:
+ * seeds_storage RECORD_DIRECTORY BLOCK_DIRECTORY INDEX_DIRECTORY
  *
  * To be run again when the format changes, since the kept inputs are not understood then.
  */
 #include <stdio.h>
+#include <stdlib.h>
 
 #include <qbase/assert.h>
 
 #include "../unit/batch_maker.h"
 #include "format/block.h"
 #include "format/record.h"
+#include "log/index_build.h"
 
 enum {
     RECORD_MAX = 4096
@@ -102,12 +104,58 @@ write_blocks(const char *directory)
     write_file(directory, "frame", q_bytes_from(block, QL_FRAME_HEADER_SIZE));
 }
 
+/* A file of some subjects, and the same with another's numbers on top. */
+static void
+write_index(const char *directory)
+{
+    struct ql_entries entries;
+    ql_entries_init(&entries);
+    uint64_t next[3] = { 0 };
+    for (uint32_t i = 0; i < 40; i++) {
+        uint32_t subject = i * i % 3;
+        struct ql_entry entry = {
+            .first_sequence = next[subject],
+            .frame = 8192 + (uint64_t)i * 4096,
+            .frame_size = 4096,
+            .envelope_at = 128,
+            .envelope_size = 200,
+            .payload_at = 328,
+            .payload_size = 400,
+            .count = 1 + i % 4,
+        };
+        next[subject] += entry.count;
+        enum q_err err = ql_entries_reserve(&entries, 1);
+        Q_ASSERT(err == Q_OK);
+        (void)ql_entries_add(&entries, 0, subject, &entry, 1700000000000 + (uint64_t)i * 300);
+    }
+    struct ql_index_build build = {
+        .header = {
+            .log_name = "message",
+            .incarnation = 2,
+            .base = 8192,
+            .end = 8192 + 40 * 4096,
+            .wall_ms = 1700000012000,
+        },
+        .chunks = entries.chunks,
+        .from = entries.floor,
+        .to = entries.end,
+    };
+    ql_index_build(&build);
+    Q_ASSERT(build.err == Q_OK);
+    write_file(directory, "index", q_bytes_from(build.file, build.file_size));
+    q_store_le32(build.file + QL_INDEX_SUBJECTS, 20);
+    write_file(directory, "subjects", q_bytes_from(build.file, build.file_size));
+    free(build.file);
+    ql_entries_fini(&entries);
+}
+
 int
 main(int argc, char **argv)
 {
-    Q_ASSERT(argc == 3);
+    Q_ASSERT(argc == 4);
     write_records(argv[1]);
     write_blocks(argv[2]);
+    write_index(argv[3]);
     return 0;
 }
 

@@ -65,8 +65,18 @@ label_make(struct label *label, bool store, bool clean, enum label_kind kind, ui
         user_kill(&user);
     }
     ramdisk_free(disk);
+    image_copy(&label->image, &label->indexed);
+    for (unsigned i = label->indexed.count; i > 0; i--)
+        if (label_is_index(label->indexed.files[i - 1].path))
+            image_remove(&label->image, label->indexed.files[i - 1].path);
     label_read_logs(label);
     label_open_once(label, seed);
+}
+
+bool
+label_is_index(const char *path)
+{
+    return strstr(path, "/index-") != NULL;
 }
 
 static enum qlog_mode
@@ -185,6 +195,7 @@ void
 label_free(struct label *label)
 {
     image_free(&label->image);
+    image_free(&label->indexed);
     for (unsigned i = 0; i < label->older_count; i++)
         image_free(&label->older[i]);
     label_forget_logs(label);
@@ -233,7 +244,7 @@ label_read_logs(struct label *label)
         (void)snprintf(prefix, sizeof(prefix), "%s/%s/", user_directory, log->name);
         for (unsigned j = 0; j < label->image.count; j++) {
             const struct image_file *file = &label->image.files[j];
-            if (strncmp(file->path, prefix, strlen(prefix)) == 0)
+            if (strncmp(file->path, prefix, strlen(prefix)) == 0 && !label_is_index(file->path))
                 label_read_segment(label, log, file);
         }
         qsort(log->frames, log->frame_count, sizeof(*log->frames), compare_frames);

@@ -58,7 +58,8 @@ struct label {
     char name[64];
     bool store;
     bool clean;
-    struct image image;
+    struct image image;            /* without files that are derived: logs alone tell everything */
+    struct image indexed;          /* with them */
     struct image older[OLDER_MAX]; /* the same directory, earlier */
     unsigned older_count;
     struct truth truth;
@@ -94,6 +95,8 @@ void label_free(struct label *label);
 struct verdict_of_log label_judge(
     struct label *label, const struct image *damaged, unsigned log, bool deep);
 /* A superblock copy that counts; false: there is none. */
+/* The path of an index file. */
+bool label_is_index(const char *path);
 bool image_super(const struct image *image, struct ql_super *ret_super);
 
 #endif /* TESTS_PROOF_LABEL_H */

@@ -14,7 +14,7 @@
 #include <qlog/io.h>
 
 enum {
-    RAMDISK_FILES_MAX = 48,
+    RAMDISK_FILES_MAX = 96,
     RAMDISK_FILE_BYTES_MAX = 1024 * 1024,
     RAMDISK_PATH_MAX = 64
 };

@@ -325,7 +325,7 @@ Test(store_restart, segments_are_recycled)
         trim(UINT64_MAX, UINT64_MAX);
         if (round % 2 == 0) fixture_crash(&fixture);
     }
-    const struct ql_subject *subject = fixture.store->index.subjects[0];
+    struct ql_subject *subject = fixture.store->index.subjects[0];
     cr_assert_eq(subject->next_sequence, (uint64_t)next * 10);
     struct ql_entry first;
     cr_assert_eq(ql_index_entry(&fixture.store->index, subject, 0, &first), Q_OK);

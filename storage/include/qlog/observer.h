@@ -25,6 +25,8 @@ extern "C" {
     X(ROT, "damage below the durable mark: kept, marked, never served")                            \
     X(ROLLED, "a log went on to its next segment")                                                 \
     X(VOID_ACTIONS, "actions on messages that power loss took were dropped")                       \
+    X(INDEX_DROPPED, "an index file is damaged or of no use; it is made again from the log")       \
+    X(INDEX_FAILED, "an index file could not be written; it is tried again")                       \
     X(BROKEN, "a write or flush failed; the log refuses everything until it is opened again")
 
 enum qlog_event_kind {

@@ -6,18 +6,15 @@
 #include <qbase/bytes.h>
 #include <qbatch/hash.h>
 
-static enum ql_block_state block_check(
-    const uint8_t *block, size_t size, uint32_t magic, unsigned version);
-
 uint64_t
 ql_hash(const void *data, size_t size)
 {
     return qbatch_hash(q_bytes_from(data, size));
 }
 
-/* Hash at 0, magic at 8 and version at 12 are the same in all three. */
-static enum ql_block_state
-block_check(const uint8_t *block, size_t size, uint32_t magic, unsigned version)
+/* Hash at 0, magic at 8 and version at 12 are the same in all kinds. */
+enum ql_block_state
+ql_block_check(const uint8_t *block, size_t size, uint32_t magic, unsigned version)
 {
     if (q_load_le32(block + 8) != magic)
         return q_is_zero(block, size) ? QL_BLOCK_ZERO : QL_BLOCK_FOREIGN;
@@ -58,7 +55,7 @@ enum ql_block_state
 ql_super_decode(const uint8_t block[QL_SUPER_SIZE], struct ql_super *ret_super)
 {
     enum ql_block_state state =
-        block_check(block, QL_SUPER_SIZE, QL_SUPER_MAGIC, q_load_le16(block + QL_SUPER_VERSION));
+        ql_block_check(block, QL_SUPER_SIZE, QL_SUPER_MAGIC, q_load_le16(block + QL_SUPER_VERSION));
     if (state != QL_BLOCK_GOOD) return state;
     if (block[QL_SUPER_LOG_COUNT] > QL_LOGS_MAX) return QL_BLOCK_FOREIGN;
     struct ql_super super = {
@@ -108,7 +105,7 @@ enum ql_block_state
 ql_segment_header_decode(const uint8_t block[QL_BLOCK], struct ql_segment_header *ret_header)
 {
     enum ql_block_state state =
-        block_check(block, QL_BLOCK, QL_SEGMENT_MAGIC, q_load_le16(block + QL_SEGMENT_VERSION));
+        ql_block_check(block, QL_BLOCK, QL_SEGMENT_MAGIC, q_load_le16(block + QL_SEGMENT_VERSION));
     if (state != QL_BLOCK_GOOD) return state;
     struct ql_segment_header header = {
         .in_use = block[QL_SEGMENT_STATE] == 1,
@@ -156,7 +153,7 @@ enum ql_block_state
 ql_frame_decode(const uint8_t header[QL_FRAME_HEADER_SIZE], struct ql_frame *ret_frame)
 {
     enum ql_block_state state =
-        block_check(header, QL_FRAME_HEADER_SIZE, QL_FRAME_MAGIC, header[QL_FRAME_VERSION]);
+        ql_block_check(header, QL_FRAME_HEADER_SIZE, QL_FRAME_MAGIC, header[QL_FRAME_VERSION]);
     if (state != QL_BLOCK_GOOD) return state;
     struct ql_frame frame = {
         .kind = (enum ql_frame_kind)header[QL_FRAME_KIND],

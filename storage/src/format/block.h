@@ -90,6 +90,10 @@ void ql_frame_encode(struct ql_frame *frame, uint8_t header[QL_FRAME_HEADER_SIZE
 enum ql_block_state ql_frame_decode(
     const uint8_t header[QL_FRAME_HEADER_SIZE], struct ql_frame *ret_frame);
 
+/* For the kinds of blocks above and others: hash at 0, magic at 8. */
+enum ql_block_state ql_block_check(
+    const uint8_t *block, size_t size, uint32_t magic, unsigned version);
+
 uint64_t ql_hash(const void *data, size_t size);
 
 #endif /* QL_FORMAT_BLOCK_H */

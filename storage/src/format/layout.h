@@ -5,6 +5,7 @@
  *   superblock  := super{4}                                      at 0, 4096, 8192, 12288
  *   segment     := segment-header frame…                         header at 0, frames from 4096 on
  *   frame       := frame-header records payloads zero-padding to 4096
+ *   index       := index-header tables zero-padding to 4096      message/index-NNNNNN; derived
  *   record      := record-head bytes                             length a multiple of 8
  *
  * A position is a byte address in a log. Byte `p` lies in the segment with the largest base <= p,
@@ -79,6 +80,62 @@ enum {
     QL_SEGMENT_CREATED_MS  = 80,  /* u64 */
     QL_SEGMENT_CHAIN       = 88,  /* u64: header hash of the frame before its first one */
     QL_SEGMENT_HEADER_SIZE = 4096,
+};
+
+/*
+ * Index file: where the batches of a message segment are, from its base to `end`. Derived. A header
+ * of one block, then tables, each behind the one before: entries, subjects, times, hashes of pages.
+ */
+#define QL_INDEX_MAGIC 0x31584951u /* "QIX1" */
+enum {
+    QL_INDEX_HASH          = 0,   /* u64: XXH3-64 of [8, 4096) */
+    QL_INDEX_MAGIC_AT      = 8,   /* u32 */
+    QL_INDEX_VERSION       = 12,  /* u16 */
+    QL_INDEX_SEALED        = 14,  /* u8: 1: the last frame below `end` is a seal */
+    QL_INDEX_ZERO          = 15,  /* u8 */
+    QL_INDEX_STORE_ID      = 16,  /* 16 bytes */
+    QL_INDEX_LOG_NAME      = 32,  /* 16 bytes */
+    QL_INDEX_INCARNATION   = 48,  /* u64: of the segment */
+    QL_INDEX_BASE          = 56,  /* u64: of the segment */
+    QL_INDEX_END           = 64,  /* u64: position; batches above are not in it */
+    QL_INDEX_CHAIN         = 72,  /* u64: header hash of the last frame below `end` */
+    QL_INDEX_GENERATION    = 80,  /* u64: of that frame */
+    QL_INDEX_WALL_MS       = 88,  /* u64: of that frame */
+    QL_INDEX_CREATED_MS    = 96,  /* u64 */
+    QL_INDEX_ROT_FROM      = 104, /* u64: damage that was found in the segment lies between here */
+    QL_INDEX_ROT_TO        = 112, /* u64: and here; both 0: none */
+    QL_INDEX_ENTRIES       = 120, /* u32: count */
+    QL_INDEX_SUBJECTS      = 124, /* u32: count */
+    QL_INDEX_TIMES         = 128, /* u32: count */
+    QL_INDEX_ZERO_2        = 132, /* u32 */
+    QL_INDEX_PAGES_HASH    = 136, /* u64: XXH3-64 of the last table */
+    QL_INDEX_HEADER_SIZE   = 4096,
+    QL_INDEX_PAGE          = 16384, /* of the tables before the last one; the last page is what is left */
+
+    /* An entry: one for each batch, by subject, then by sequence. */
+    QL_INDEX_ENTRY_SEQUENCE      = 0,  /* u64: first */
+    QL_INDEX_ENTRY_FRAME         = 8,  /* u32: position of its frame, from the base */
+    QL_INDEX_ENTRY_FRAME_SIZE    = 12, /* u32 */
+    QL_INDEX_ENTRY_ENVELOPE_AT   = 16, /* u32: from the frame's position, as the payload */
+    QL_INDEX_ENTRY_ENVELOPE_SIZE = 20, /* u32 */
+    QL_INDEX_ENTRY_PAYLOAD_AT    = 24, /* u32 */
+    QL_INDEX_ENTRY_PAYLOAD_SIZE  = 28, /* u32: padded */
+    QL_INDEX_ENTRY_COUNT         = 32, /* u32: messages */
+    QL_INDEX_ENTRY_ZERO          = 36, /* u32 */
+    QL_INDEX_ENTRY_SIZE          = 40,
+
+    /* A subject, by id. */
+    QL_INDEX_SUBJECT_ID    = 0,   /* u32 */
+    QL_INDEX_SUBJECT_FIRST = 4,   /* u32: number of its first entry */
+    QL_INDEX_SUBJECT_COUNT = 8,   /* u32: entries */
+    QL_INDEX_SUBJECT_ZERO  = 12,  /* u32 */
+    QL_INDEX_SUBJECT_NEXT  = 16,  /* u64: sequence behind its last message */
+    QL_INDEX_SUBJECT_SIZE  = 24,
+
+    /* A time: the first batch of a second of store time. */
+    QL_INDEX_TIME_MS       = 0,   /* u64 */
+    QL_INDEX_TIME_POSITION = 8,   /* u64: of its frame */
+    QL_INDEX_TIME_SIZE     = 16,
 };
 
 /* Frame header, 128 bytes. */

@@ -13,19 +13,7 @@
 #ifndef QL_LOG_ENTRIES_H
 #define QL_LOG_ENTRIES_H
 
-#include <qlog/types.h>
-
-/* A batch. Positions: `frame` + what is told. */
-struct ql_entry {
-    uint64_t first_sequence;
-    uint64_t frame;
-    uint32_t envelope_at;
-    uint32_t payload_at;
-    uint32_t envelope_size;
-    uint32_t payload_size; /* padded */
-    uint32_t count;
-    uint32_t frame_size; /* visible once frame + frame_size is below the mark */
-};
+#include "format/index_file.h"
 
 struct ql_node {
     struct ql_entry entry;
@@ -50,13 +38,6 @@ struct ql_entries {
     uint64_t floor;       /* entries below are dropped */
     uint64_t end;         /* number of the next entry */
 };
-
-/* One past the last sequence of an entry. */
-static inline uint64_t
-ql_entry_end(const struct ql_entry *entry)
-{
-    return entry->first_sequence + entry->count;
-}
 
 void ql_entries_init(struct ql_entries *entries);
 void ql_entries_fini(struct ql_entries *entries);

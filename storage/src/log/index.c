@@ -8,10 +8,33 @@
 
 #include "format/block.h"
 #include "format/record.h"
+#include "log/index_scan.h"
+#include "planted.h"
+
+enum {
+    /* A restart reads what no file has: the last stretch of the log. */
+    CUT_BYTES_MAX = 32 * 1024 * 1024,
+    CUTS_OF_SEGMENT = 4,
+};
 
 static enum q_err index_rename(
     struct ql_index *index, struct ql_subject *subject, struct q_bytes name);
 static void subject_free(struct ql_subject *subject);
+static enum q_err files_entry(
+    struct ql_index *index,
+    struct ql_subject *subject,
+    uint64_t sequence,
+    struct ql_entry *ret_entry);
+static enum q_err file_entry(
+    struct ql_index *index,
+    uint32_t at,
+    const struct ql_subject *subject,
+    uint64_t sequence,
+    struct ql_entry *ret_entry,
+    bool *ret_first);
+static void cut_begin(struct ql_index *index, const struct ql_segment *segment);
+static enum q_err cut_add(
+    struct ql_index *index, struct ql_index_header *header, uint64_t number_end);
 static enum q_err index_add(
     struct ql_index *index, uint32_t id, struct q_bytes name, struct ql_subject **ret_subject);
 static bool index_name_equal(const void *key, uint32_t value, const void *context);
@@ -20,6 +43,7 @@ void
 ql_index_init(struct ql_index *index, uint32_t subjects_max)
 {
     *index = (struct ql_index){ .subjects_max = subjects_max };
+    index->head.base = UINT64_MAX;
     ql_entries_init(&index->entries);
 }
 
@@ -217,15 +241,89 @@ ql_index_add(
 
 enum q_err
 ql_index_entry(
-    const struct ql_index *index,
-    const struct ql_subject *subject,
+    struct ql_index *index,
+    struct ql_subject *subject,
     uint64_t sequence,
     struct ql_entry *ret_entry)
 {
-    uint64_t number = ql_entries_find(&index->entries, subject->last, sequence);
-    if (number == 0) return Q_NOT_FOUND;
-    *ret_entry = ql_entries_get(&index->entries, number)->entry;
+    if (sequence >= subject->next_sequence) return Q_NOT_FOUND;
+    const struct ql_entries *entries = &index->entries;
+    uint64_t number = ql_entries_find(entries, subject->last, sequence);
+    const struct ql_node *node = ql_entries_get(entries, number);
+    /* Behind the last one in memory there is nothing; before the first one there are the files. */
+    if (node == NULL && ql_entries_get(entries, subject->last) != NULL) return Q_NOT_FOUND;
+    bool here = node != NULL &&
+                (node->entry.first_sequence <= sequence || ql_entries_before(entries, number) != 0);
+    if (!here && index->files.count > 0) {
+        enum q_err err = files_entry(index, subject, sequence, ret_entry);
+        if (err != Q_NOT_FOUND) return err;
+        node = ql_entries_get(entries, number);
+    }
+    if (node == NULL) return Q_NOT_FOUND;
+    *ret_entry = node->entry;
     return Q_OK;
+}
+
+/* The same in the files. */
+static enum q_err
+files_entry(
+    struct ql_index *index,
+    struct ql_subject *subject,
+    uint64_t sequence,
+    struct ql_entry *ret_entry)
+{
+    struct ql_index_files *files = &index->files;
+    uint32_t hint = ql_index_files_from(files, subject->hint);
+    if (hint == files->count) hint--;
+    /* Back, as long as an earlier file may have it, too. */
+    bool found = false;
+    for (uint32_t at = hint + 1; at > 0; at--) {
+        struct ql_entry entry;
+        bool first;
+        enum q_err err = file_entry(index, at - 1, subject, sequence, &entry, &first);
+        if (err < Q_OK) return err;
+        if (err == Q_END) break;
+        if (err == Q_NOT_FOUND) continue;
+        subject->hint = files->files[at - 1]->view.header.base;
+        *ret_entry = entry;
+        found = true;
+        if (entry.first_sequence <= sequence || !first) break;
+    }
+    /* Forward, to the first that has something. */
+    for (uint32_t at = hint + 1; !found && at < files->count; at++) {
+        bool first;
+        enum q_err err = file_entry(index, at, subject, sequence, ret_entry, &first);
+        if (err < Q_OK) return err;
+        found = err == Q_OK;
+        if (found) subject->hint = files->files[at]->view.header.base;
+    }
+    return found ? Q_OK : Q_NOT_FOUND;
+}
+
+/* `*ret_first`: it is the subject's first one there. As ql_index_view_find(), but for damage. */
+static enum q_err
+file_entry(
+    struct ql_index *index,
+    uint32_t at,
+    const struct ql_subject *subject,
+    uint64_t sequence,
+    struct ql_entry *ret_entry,
+    bool *ret_first)
+{
+    struct ql_index_files *files = &index->files;
+    struct ql_index_subject row;
+    uint32_t number = 0;
+    enum q_err err;
+    for (unsigned tries = 0;; tries++) {
+        struct ql_index_file *file = files->files[at];
+        err = ql_index_files_view(files, file);
+        if (err == Q_OK)
+            err = ql_index_view_find(&file->view, subject->id, sequence, &row, &number, ret_entry);
+        if (err >= Q_OK || tries > 0 || err == Q_E_NOMEM) break;
+        Q_TRY(ql_index_files_rebuild(files, file));
+    }
+    *ret_first = err == Q_OK && number == row.first;
+    return err;
 }
 
 uint64_t
@@ -242,12 +340,127 @@ ql_index_visible_end(const struct ql_index *index, const struct ql_subject *subj
     }
 }
 
+enum q_err
+ql_index_time(struct ql_index *index, uint64_t wall_ms, uint64_t *ret_position)
+{
+    struct ql_index_files *files = &index->files;
+    for (uint32_t at = 0; at < files->count; at++) {
+        struct ql_index_file *file = files->files[at];
+        if (file->view.header.wall_ms < wall_ms) continue;
+        enum q_err err = ql_index_files_view(files, file);
+        if (err == Q_OK) err = ql_index_view_time(&file->view, wall_ms, ret_position);
+        if (err == Q_NOT_FOUND) continue;
+        if (err != Q_E_CORRUPT) return err;
+        Q_TRY(ql_index_files_rebuild(files, file));
+        err = ql_index_view_time(&files->files[at]->view, wall_ms, ret_position);
+        if (err != Q_NOT_FOUND) return err;
+    }
+    for (uint64_t number = index->entries.floor; number < index->entries.end; number++) {
+        const struct ql_node *node = ql_entries_get(&index->entries, number);
+        *ret_position = node->entry.frame;
+        if (node->wall_ms >= wall_ms) return Q_OK;
+    }
+    *ret_position = files->log->tail;
+    return Q_OK;
+}
+
 void
 ql_index_drop(struct ql_index *index, uint64_t first)
 {
+    ql_index_files_trim(&index->files, first);
     uint64_t number = index->entries.floor;
     while (number < index->entries.end &&
            ql_entries_get(&index->entries, number)->entry.frame < first)
         number++;
     ql_entries_drop(&index->entries, number);
+}
+
+/* --- Segments. */
+
+void
+ql_index_attach(
+    struct ql_index *index, struct ql_log *log, const struct ql_log *actions, bool threaded)
+{
+    uint64_t share = log->segment_bytes / CUTS_OF_SEGMENT;
+    index->cut_bytes = q_min_u64(share, CUT_BYTES_MAX);
+    ql_index_files_init(&index->files, log, actions, threaded);
+}
+
+void
+ql_index_detach(struct ql_index *index)
+{
+    ql_index_files_fini(&index->files);
+}
+
+void
+ql_index_begin_segment(struct ql_index *index, const struct ql_index_header *header, uint64_t from)
+{
+    index->head = *header;
+    index->cut_end = from;
+}
+
+enum q_err
+ql_index_learn(struct ql_index *index, struct ql_index_file *file)
+{
+    Q_TRY(ql_index_files_view(&index->files, file));
+    for (uint32_t i = 0; i < file->view.header.subject_count; i++) {
+        struct ql_index_subject row;
+        Q_TRY(ql_index_view_subject(&file->view, i, &row));
+        struct ql_subject *subject = ql_index_get(index, row.id);
+        if (subject == NULL) Q_TRY(ql_index_need_unnamed(index, row.id, &subject));
+        subject->next_sequence = q_max_u64(subject->next_sequence, row.next_sequence);
+        subject->hint = file->view.header.base;
+    }
+    return Q_OK;
+}
+
+void
+ql_index_cut(struct ql_index *index)
+{
+    const struct ql_log *log = index->files.log;
+    if (log->active == NULL) return;
+    if (index->head.base == UINT64_MAX) cut_begin(index, log->active);
+    while (index->head.base != log->active->base) {
+        /* The log went on to another segment. */
+        const struct ql_segment *next = ql_segment_set_next(&log->segments, index->head.base);
+        struct ql_index_header header = index->head;
+        header.end = next->base;
+        header.chain = next->chain;
+        header.sealed = true;
+        uint64_t number_end = index->entries.end;
+        while (number_end > index->entries.floor &&
+               ql_entries_get(&index->entries, number_end - 1)->entry.frame >= next->base)
+            number_end--;
+        if (cut_add(index, &header, number_end) != Q_OK) return;
+        cut_begin(index, next);
+    }
+    if (log->roll != QL_ROLL_NONE || log->tail - index->cut_end < index->cut_bytes) return;
+    struct ql_index_header header = index->head;
+    header.end = log->tail;
+    header.chain = log->chain;
+    if (cut_add(index, &header, index->entries.end) == Q_OK) index->cut_end = log->tail;
+}
+
+static void
+cut_begin(struct ql_index *index, const struct ql_segment *segment)
+{
+    const struct ql_log *log = index->files.log;
+    ql_index_header_of(log->env, log->name, segment, &index->head);
+    index->cut_end = segment->base;
+}
+
+static enum q_err
+cut_add(struct ql_index *index, struct ql_index_header *header, uint64_t number_end)
+{
+    const struct ql_log *log = index->files.log;
+    bool old = header->end <= index->recovered_end;
+    header->generation = old ? index->recovered_generation : log->env->generation;
+    header->wall_ms = log->wall_ms;
+    return ql_index_files_cut(&index->files, header, number_end);
+}
+
+void
+ql_index_make(struct ql_index *index, uint64_t now_ns)
+{
+    ql_index_files_step(&index->files, &index->entries, now_ns, true);
 }

@@ -2,12 +2,14 @@
  * log/index.h: subjects, and where their messages are.
  *
  * Derived from the message log: applying its records in order, live or in recovery, gives the same
- * index. One entry per batch.
+ * index. One entry per batch, in a file of its segment (index_files.h), or in memory (entries.h) as
+ * long as there is no file that has it: always the newest ones.
  *
  * Invariants: entries of a subject are sorted by first sequence and do not overlap; next_sequence is
- * behind the last of them.
+ * behind the last of them; all in files lie before all in memory.
  *
- * Thread: the store's. Memory: one block per subject; entries.h.
+ * Thread: the store's. Blocking: look-ups in files read what is mapped, and one that meets damage
+ * reads a whole segment. Memory: at most 200 bytes per subject and its name; entries.h.
  */
 #ifndef QL_LOG_INDEX_H
 #define QL_LOG_INDEX_H
@@ -17,7 +19,7 @@
 #include <qbase/map.h>
 #include <qlog/store.h>
 
-#include "log/entries.h"
+#include "log/index_files.h"
 
 struct ql_append;
 struct ql_subject_record;
@@ -27,8 +29,11 @@ struct ql_subject {
     enum qlog_mode mode; /* DEFAULT: the store's */
     uint64_t next_sequence;
     uint64_t last; /* its last entry's number; it may be dropped since */
+    uint64_t hint; /* base of the segment where something of it was found */
 
-    uint64_t stated_at; /* position of its last SUBJECT record in the action log */
+    /* Its last SUBJECT record in the action log: where it is, and what it says. */
+    uint64_t stated_at;
+    uint64_t stated_next;
 
     /* Which segment names it, and which append is about to write that SUBJECT record. */
     uint64_t named_in;
@@ -57,10 +62,33 @@ struct ql_index {
 
     struct ql_entries entries;
     uint32_t promised; /* entries of publishes that are queued: room is there */
+
+    struct ql_index_files files;
+    struct ql_index_header
+        head;               /* of the segment that is being written; base UINT64_MAX: none yet */
+    uint64_t cut_end;       /* entries up to here are cut, or in files */
+    uint64_t cut_bytes;     /* of log, then there is a cut */
+    uint64_t trusted;       /* frames from here on were read at the start, or written since */
+    uint64_t recovered_end; /* of the log, and the generation of the last frame below */
+    uint64_t recovered_generation;
 };
 
 void ql_index_init(struct ql_index *index, uint32_t subjects_max);
 void ql_index_fini(struct ql_index *index);
+
+/* Whose index it is. `threaded`: as index_worker.h tells. */
+void ql_index_attach(
+    struct ql_index *index, struct ql_log *log, const struct ql_log *actions, bool threaded);
+/* Nothing of it is under way in the log's io any more. Before the log goes. */
+void ql_index_detach(struct ql_index *index);
+/* What recovery of a segment begins with: the entries from here on are in `header`'s segment. */
+void ql_index_begin_segment(
+    struct ql_index *index, const struct ql_index_header *header, uint64_t from);
+/* Subjects and sequences that a file tells. Q_OK, Q_E_CORRUPT, Q_E_NOMEM, failures to map it. */
+Q_MUST_CHECK enum q_err ql_index_learn(struct ql_index *index, struct ql_index_file *file);
+/* The two parts of a turn: before frames are written, and after. */
+void ql_index_cut(struct ql_index *index);
+void ql_index_make(struct ql_index *index, uint64_t now_ns);
 
 /* Q_OK or Q_NOT_FOUND. */
 Q_MUST_CHECK enum q_err ql_index_find(
@@ -95,18 +123,27 @@ void ql_index_add(
     const struct ql_entry *entry,
     uint64_t wall_ms);
 /*
- * The entry that holds `sequence`, or the first behind it. Q_OK, Q_NOT_FOUND: there is none. The gap
- * between entries is what rot took, or power loss.
+ * The entry that holds `sequence`, or the first behind it. Q_OK, Q_NOT_FOUND: there is none; failures
+ * to make a damaged index file again. The gap between entries is what rot took, or power loss.
  */
 Q_MUST_CHECK enum q_err ql_index_entry(
-    const struct ql_index *index,
-    const struct ql_subject *subject,
+    struct ql_index *index,
+    struct ql_subject *subject,
     uint64_t sequence,
     struct ql_entry *ret_entry);
-/* One past the last sequence whose frame ends at or below `mark`; the first one kept when none. */
+/*
+ * Behind the last sequence whose frame ends at or below `mark`, and not behind the first one above.
+ * What is in files is below every mark.
+ */
 uint64_t ql_index_visible_end(
     const struct ql_index *index, const struct ql_subject *subject, uint64_t mark);
-/* Drop entries of frames below `first`. */
+/*
+ * The position of a frame from which on everything that was stored at or after `wall_ms` lies. An id
+ * is found by its time. Q_OK; failures.
+ */
+Q_MUST_CHECK enum q_err ql_index_time(
+    struct ql_index *index, uint64_t wall_ms, uint64_t *ret_position);
+/* Segments below `first` are gone. */
 void ql_index_drop(struct ql_index *index, uint64_t first);
 
 #endif /* QL_LOG_INDEX_H */

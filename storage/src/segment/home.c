@@ -746,8 +746,8 @@ ql_home_recover(struct ql_home *home, unsigned index, struct ql_recover *recover
     /* A superblock that is older than the log can't vouch for a clean stop. */
     if (recover->end != recover->marks.end) home->was_clean = false;
     bool behind = home->super.generation <= recover->generation && !QL_PLANTED(generation_kept);
-    if (!home->was_clean && recover->frames > 0 && behind)
-        home->super.generation = recover->generation + 1;
+    bool something = recover->frames > 0 || recover->linked;
+    if (!home->was_clean && something && behind) home->super.generation = recover->generation + 1;
     home->env.generation = home->super.generation;
 
     /* The segment that holds the end goes on being written, unless its last frame is a seal. */

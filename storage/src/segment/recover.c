@@ -35,6 +35,10 @@ ql_recover_begin(struct ql_recover *recover)
     ql_scan_init(&recover->scan, recover->env, recover->segments, recover->from);
     recover->scan.end = recover->marks.end;
     recover->scan.since = recover->since;
+    recover->scan.linked = recover->linked;
+    recover->scan.chain = recover->chain;
+    recover->scan.wall_ms = recover->wall_ms;
+    recover->scan.generation = recover->generation;
     recover->durable = recover->marks.durable;
     if (recover->live) recover->scan.limit = recover->marks.durable;
     recover->end = recover->from;

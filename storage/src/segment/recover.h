@@ -34,17 +34,19 @@ struct ql_recover {
     /* A range of rot. May be NULL. */
     void (*on_rot)(void *context, uint64_t from, uint64_t to, enum ql_scan_state state);
 
+    bool linked; /* the next four tell of the frame before `from`; else they are 0 */
+
     /* Set by ql_recover(). */
-    uint64_t end;
     uint64_t chain;
     uint64_t wall_ms;
     uint64_t generation; /* highest seen */
+    bool sealed;         /* the last frame is a seal: the log goes on in another segment */
+    uint64_t end;
     uint64_t durable;    /* D */
     uint64_t torn_bytes; /* 0: the log ended cleanly */
     uint64_t rot_bytes;
     uint64_t frames;
     uint64_t records;
-    bool sealed; /* the last frame is a seal: the log goes on in another segment */
 
     /* Private, but for reading: the scan, at the frame just told. */
     struct ql_scan scan;

@@ -5,6 +5,7 @@
 
 #include <qbase/assert.h>
 
+#include "log/index_scan.h"
 #include "planted.h"
 #include "store/store.h"
 
@@ -262,7 +263,8 @@ ql_publish_replay(
     struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
 {
     struct qbatch batch;
-    Q_TRY(qbatch_open_trusted(record->bytes, &batch));
+    struct ql_entry entry;
+    Q_TRY(ql_entry_of_record(scan, record, &batch, &entry));
     struct ql_subject *subject = ql_index_get(&store->index, batch.subject_id);
     if (subject == NULL && store->damaged)
         Q_TRY(ql_index_need_unnamed(&store->index, batch.subject_id, &subject));
@@ -275,17 +277,6 @@ ql_publish_replay(
                              "sequence %llu of \"%s\" is given twice",
                              (unsigned long long)batch.first_sequence, subject->name));
     Q_TRY(ql_index_promise(&store->index));
-    const uint8_t *frame = scan->records.data - QL_FRAME_HEADER_SIZE;
-    struct ql_entry entry = {
-        .first_sequence = batch.first_sequence,
-        .frame = scan->frame.position,
-        .frame_size = (uint32_t)ql_frame_size(scan->frame.body_length),
-        .envelope_at = (uint32_t)(record->bytes.data - frame),
-        .envelope_size = (uint32_t)record->bytes.size,
-        .payload_at = (uint32_t)(record->payload - frame),
-        .payload_size = record->payload_size,
-        .count = batch.message_count,
-    };
     ql_index_add(&store->index, subject, &entry, batch.store_time_ms);
     return Q_OK;
 }

@@ -264,6 +264,10 @@ plan_range(
             return sequence;
         }
         if (err != Q_OK || entry.first_sequence >= end) return end; /* taken by rot */
+        if (!ql_store_entry_is_whole(plan->store, plan->subject, &entry)) {
+            sequence = ql_entry_end(&entry);
+            continue;
+        }
         if (entry.first_sequence > sequence) {
             sequence = entry.first_sequence;
             continue;

@@ -5,12 +5,25 @@
 
 #include <qbase/assert.h>
 
+#include "log/index_scan.h"
 #include "planted.h"
 #include "store/store.h"
 
+static enum q_err recover_messages(struct qlog_store *store);
+static enum q_err recover_begin_segment(
+    struct qlog_store *store,
+    const struct ql_segment *segment,
+    struct ql_recover *last,
+    struct ql_recover *ret_range);
+static void recover_tell_rot(
+    struct qlog_store *store, uint64_t from, uint64_t to, const char *what);
+static enum q_err recover_names(struct qlog_store *store);
+static enum q_err store_apply_names(void *context, const struct ql_scan *scan);
 static enum q_err store_apply_messages(void *context, const struct ql_scan *scan);
 static enum q_err store_apply_actions(void *context, const struct ql_scan *scan);
 static void store_on_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state state);
+static void store_on_message_rot(
+    void *context, uint64_t from, uint64_t to, enum ql_scan_state state);
 static void store_on_action_rot(
     void *context, uint64_t from, uint64_t to, enum ql_scan_state state);
 static enum q_err store_void(
@@ -21,16 +34,162 @@ enum q_err
 ql_store_recover(struct qlog_store *store)
 {
     struct ql_recover recover;
-    ql_home_recover_init(store->home, QL_LOG_MESSAGE, &recover);
-    recover.context = store;
-    recover.on_frame = store_apply_messages;
-    recover.on_rot = store_on_rot;
-    Q_TRY(ql_home_recover(store->home, QL_LOG_MESSAGE, &recover));
+    Q_TRY(recover_messages(store));
     ql_home_recover_init(store->home, QL_LOG_ACTION, &recover);
     recover.context = store;
     recover.on_frame = store_apply_actions;
     recover.on_rot = store_on_action_rot;
-    return ql_home_recover(store->home, QL_LOG_ACTION, &recover);
+    Q_TRY(ql_home_recover(store->home, QL_LOG_ACTION, &recover));
+    return recover_names(store);
+}
+
+/*
+ * Segment by segment: what a whole index file covers is not read. What lies behind the file of the
+ * last one is the log's end, which home decides on.
+ */
+static enum q_err
+recover_messages(struct qlog_store *store)
+{
+    const struct ql_segment_set *segments = &store->messages->segments;
+    struct ql_index *index = &store->index;
+    Q_TRY(ql_index_files_open(&index->files));
+    struct ql_recover recover;
+    ql_home_recover_init(store->home, QL_LOG_MESSAGE, &recover);
+    recover.context = store;
+    recover.on_frame = store_apply_messages;
+    recover.on_rot = store_on_message_rot;
+    for (uint32_t i = 0; i < segments->count; i++) {
+        const struct ql_segment *segment = segments->segments[i];
+        const struct ql_segment *next = ql_segment_set_next(segments, segment->base);
+        struct ql_recover range;
+        Q_TRY(recover_begin_segment(store, segment, &recover, &range));
+        if (next == NULL) break;
+        if (range.from < next->base) {
+            range.marks.durable = next->base;
+            Q_TRY(ql_recover(&range));
+            struct ql_index_header header = index->head;
+            header.end = next->base;
+            header.chain = range.chain;
+            header.generation = range.scan.generation;
+            header.wall_ms = range.wall_ms;
+            header.sealed = range.sealed;
+            Q_TRY(ql_index_files_cut(&index->files, &header, index->entries.end));
+            ql_index_files_flush(&index->files, &index->entries);
+        }
+        recover.from = next->base;
+    }
+    index->trusted = recover.from;
+    Q_TRY(ql_home_recover(store->home, QL_LOG_MESSAGE, &recover));
+    index->recovered_end = recover.end;
+    index->recovered_generation = recover.scan.generation;
+    return Q_OK;
+}
+
+/*
+ * What its file knows is taken over, if there is one; `last` and `range` go on behind it. Segments
+ * that are missing before it are rot.
+ */
+static enum q_err
+recover_begin_segment(
+    struct qlog_store *store,
+    const struct ql_segment *segment,
+    struct ql_recover *last,
+    struct ql_recover *ret_range)
+{
+    struct ql_env *env = &store->home->env;
+    struct ql_index *index = &store->index;
+    const char *log = store->messages->name;
+    struct ql_index_header header;
+    ql_index_header_of(env, log, segment, &header);
+    struct ql_index_file *file = ql_index_files_of(&index->files, segment->base);
+    if (file != NULL) {
+        enum q_err err = ql_index_learn(index, file);
+        if (err == Q_E_NOMEM) return err;
+        if (err != Q_OK) {
+            ql_index_files_drop(&index->files, file, "damaged; its segment is read");
+            file = NULL;
+        }
+    }
+    /* Only where the log is known to go on: a first segment that is missing is the log's affair. */
+    bool more = ql_segment_set_next(&store->messages->segments, segment->base) != NULL;
+    if (last->from < segment->base && (more || file != NULL))
+        recover_tell_rot(store, last->from, segment->base, "segments are missing");
+    if (last->from >= segment->base || more || file != NULL) last->from = segment->base;
+    last->linked = false;
+    if (file != NULL) {
+        header = file->view.header;
+        last->from = header.end;
+        last->linked = true;
+        if (header.rot_from < header.rot_to)
+            recover_tell_rot(store, header.rot_from, header.rot_to, "as its index remembers");
+    }
+    last->chain = last->linked ? header.chain : 0;
+    last->generation = last->linked ? header.generation : 0;
+    last->wall_ms = last->linked ? header.wall_ms : 0;
+    last->sealed = last->linked && header.sealed;
+    ql_index_begin_segment(index, &header, last->from);
+    ql_index_range_init(env, log, &store->messages->segments, last->from, last->from, ret_range);
+    ret_range->context = store;
+    ret_range->on_frame = last->on_frame;
+    ret_range->on_rot = last->on_rot;
+    ret_range->linked = last->linked;
+    ret_range->chain = last->chain;
+    ret_range->generation = last->generation;
+    ret_range->wall_ms = last->wall_ms;
+    ret_range->sealed = last->sealed;
+    return Q_OK;
+}
+
+static void
+recover_tell_rot(struct qlog_store *store, uint64_t from, uint64_t to, const char *what)
+{
+    QL_TELL(
+        &store->home->env, ROT, .log = store->messages->name, .path = store->home->env.path,
+        .position = from, .bytes = to - from,
+        .text = q_text("damaged below the durable mark: %s", what));
+    store->damaged = true;
+}
+
+static bool
+store_has_unnamed(const struct qlog_store *store)
+{
+    for (uint32_t i = 0; i < store->index.count; i++)
+        if (store->index.subjects[i] != NULL && store->index.subjects[i]->unnamed) return true;
+    return false;
+}
+
+/* The action log names subjects, but it may be damaged. The message log names them once more. */
+static enum q_err
+recover_names(struct qlog_store *store)
+{
+    if (!store_has_unnamed(store)) return Q_OK;
+    const struct ql_log *log = store->messages;
+    struct ql_recover recover;
+    ql_index_range_init(
+        &store->home->env, log->name, &log->segments, log->segments.segments[0]->base, log->tail,
+        &recover);
+    recover.context = store;
+    recover.on_frame = store_apply_names;
+    return ql_recover(&recover);
+}
+
+static enum q_err
+store_apply_names(void *context, const struct ql_scan *scan)
+{
+    struct qlog_store *store = context;
+    struct ql_record_walk walk = { .records = scan->records, .payloads = scan->payloads };
+    struct ql_record record;
+    enum q_err err;
+    while ((err = ql_record_next(&walk, &record)) == Q_OK) {
+        struct ql_subject_record subject;
+        if (record.kind != QL_RECORD_SUBJECT) continue;
+        if (ql_subject_record_decode(record.bytes, &subject) != Q_OK) continue;
+        const struct ql_subject *known = ql_index_get(&store->index, subject.subject_id);
+        if (known == NULL || !known->unnamed) continue;
+        err = ql_index_apply_subject(&store->index, &subject);
+        if (err == Q_E_NOMEM) return err;
+    }
+    return err == Q_END ? Q_OK : err;
 }
 
 /* From here on records may speak of what the damage took: they are passed over and counted. */
@@ -42,6 +201,14 @@ store_on_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state state
     (void)state;
     struct qlog_store *store = context;
     store->damaged = true;
+}
+
+static void
+store_on_message_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state state)
+{
+    struct qlog_store *store = context;
+    store_on_rot(store, from, to, state);
+    ql_index_add_rot(&store->index.head, from, to);
 }
 
 static void
@@ -126,8 +293,11 @@ apply_subject(struct qlog_store *store, const struct ql_scan *scan, const struct
     struct ql_subject_record subject;
     Q_TRY(ql_subject_record_decode(record->bytes, &subject));
     Q_TRY(ql_index_apply_subject(&store->index, &subject));
-    if (scan->segments == &store->actions->segments)
-        ql_index_get(&store->index, subject.subject_id)->stated_at = scan->frame.position;
+    if (scan->segments == &store->actions->segments) {
+        struct ql_subject *stated = ql_index_get(&store->index, subject.subject_id);
+        stated->stated_at = scan->frame.position;
+        stated->stated_next = subject.next_sequence;
+    }
     return Q_OK;
 }
 
@@ -141,8 +311,8 @@ apply_group(struct qlog_store *store, const struct ql_scan *scan, const struct q
         .subject_id = group_record.subject_id,
         .name = group_record.subject,
     };
-    if (ql_index_get(&store->index, group_record.subject_id) == NULL)
-        Q_TRY(ql_index_apply_subject(&store->index, &subject));
+    const struct ql_subject *known = ql_index_get(&store->index, group_record.subject_id);
+    if (known == NULL || known->unnamed) Q_TRY(ql_index_apply_subject(&store->index, &subject));
     struct ql_group *group = ql_store_group(store, group_record.group_id);
     if (group == NULL)
         Q_TRY(ql_store_add_group(store, &group_record, &group));
@@ -310,7 +480,7 @@ ql_store_finish_recovery(struct qlog_store *store)
 static enum q_err
 store_gap(
     struct qlog_store *store,
-    const struct ql_subject *subject,
+    struct ql_subject *subject,
     uint64_t from,
     uint64_t to,
     struct qlog_range *ret_gap)
@@ -336,7 +506,7 @@ store_gap(
 static enum q_err
 store_void(struct qlog_store *store, struct ql_group *group, uint64_t *voided)
 {
-    const struct ql_subject *subject = group->subject;
+    struct ql_subject *subject = group->subject;
     struct qlog_range gap;
     for (uint32_t i = 0; i < group->pending_count;) {
         const struct ql_pending *item = &group->pending[i];

@@ -131,6 +131,7 @@ state_subjects(struct statement *statement, uint64_t message_first, uint64_t act
                 at += ql_subject_record_size(&record);
                 /* A lower bound of where it is going to be. */
                 subject->stated_at = store->actions->tail;
+                subject->stated_next = subject->next_sequence;
             }
             statement_push(statement, action);
         }
@@ -148,17 +149,19 @@ subject_is_due(
 {
     if (subject == NULL) return false;
     if (subject->stated_at < action_first) return true;
+    if (message_first == store->messages->segments.segments[0]->base) return false;
     /* Its last message is about to go, and with it the only trace of its next sequence. Those that
      * power loss may still take leave none. */
+    if (subject->stated_next == subject->next_sequence) return false;
     const struct ql_entries *entries = &store->index.entries;
-    const struct ql_node *last = ql_entries_get(entries, subject->last);
-    for (uint64_t number = subject->last;
-         last != NULL && last->entry.frame >= store->messages->durable;)
-    {
+    uint64_t number = subject->last;
+    const struct ql_node *last = ql_entries_get(entries, number);
+    while (last != NULL && last->entry.frame >= store->messages->durable) {
         number = ql_entries_before(entries, number);
         last = ql_entries_get(entries, number);
     }
-    return last != NULL && last->entry.frame < message_first;
+    /* Where it is in files is not looked for: one statement too many does no harm. */
+    return last == NULL || last->entry.frame < message_first;
 }
 
 struct ql_subject_record

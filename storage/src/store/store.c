@@ -39,6 +39,7 @@ qlog_store_open(
     store->actions = &store->home->logs[QL_LOG_ACTION];
     store->actions->spare_first = true;
     store->now_ns = q_clock_monotonic_ns(store->clock);
+    ql_index_attach(&store->index, store->messages, store->actions, store->home->io_owned);
     err = ql_store_recover(store);
     if (err == Q_OK) err = ql_home_start(store->home);
     if (err == Q_OK) err = ql_store_finish_recovery(store);
@@ -83,6 +84,7 @@ qlog_store_close(struct qlog_store *store)
     ql_pulls_end(store);
     /* Pushed by a thread that had looked at `stopping` just before it was set. */
     store_refuse(store);
+    ql_index_detach(&store->index);
     enum q_err close_err = ql_home_close(store->home);
     if (err == Q_OK) {
         err = close_err;
@@ -99,6 +101,7 @@ store_free(struct qlog_store *store)
 {
     while (store->consumer_deadlines.count > 0)
         q_heap_remove(&store->consumer_deadlines, q_heap_first(&store->consumer_deadlines));
+    ql_index_detach(&store->index);
     if (store->home != NULL) (void)ql_home_close(store->home);
     for (uint32_t i = 0; i < store->group_count; i++)
         ql_group_free(store->groups[i]);
@@ -142,7 +145,9 @@ qlog_store_turn(struct qlog_store *store)
     ql_subjects_look(store);
     ql_pulls_expire(store);
     ql_consumers_expire(store);
+    ql_index_cut(&store->index);
     ql_home_write(home, store->now_ns);
+    ql_index_make(&store->index, store->now_ns);
     return ql_env_check(&home->env);
 }
 

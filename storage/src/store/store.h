@@ -63,6 +63,8 @@ struct qlog_store {
     bool damaged;         /* recovery met rot: records may speak of what it took */
     uint64_t passed_over; /* such records */
 
+    uint64_t whole_frame; /* position + 1 of the frame that was looked at last; see frame.c */
+
     struct ql_action *free_actions;
     struct qlog_counters counters;
 
@@ -149,6 +151,14 @@ void ql_subject_stir(struct qlog_store *store, struct ql_subject *subject);
 void ql_subjects_look(struct qlog_store *store);
 /* One past the last message of the subject that consumers may see. */
 uint64_t ql_store_visible_end(const struct qlog_store *store, const struct ql_subject *subject);
+
+/* --- frame.c --- */
+/*
+ * Whether a batch is what its entry says. Looks only at frames that nobody has looked at since the
+ * store was opened. False: rot, which is told.
+ */
+bool ql_store_entry_is_whole(
+    struct qlog_store *store, const struct ql_subject *subject, const struct ql_entry *entry);
 
 /* --- replay.c --- */
 /* Both logs, through the same functions as live traffic. */

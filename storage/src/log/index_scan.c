@@ -1,0 +1,140 @@
+#include "log/index_scan.h"
+
+#include <string.h>
+
+struct rebuild {
+    struct ql_entries entries;
+    struct ql_index_header header;
+};
+
+static enum q_err rebuild_on_frame(void *context, const struct ql_scan *scan);
+static void rebuild_on_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state state);
+
+enum q_err
+ql_entry_of_record(
+    const struct ql_scan *scan,
+    const struct ql_record *record,
+    struct qbatch *ret_batch,
+    struct ql_entry *ret_entry)
+{
+    Q_TRY(qbatch_open_trusted(record->bytes, ret_batch));
+    const uint8_t *frame = scan->records.data - QL_FRAME_HEADER_SIZE;
+    *ret_entry = (struct ql_entry){
+        .first_sequence = ret_batch->first_sequence,
+        .frame = scan->frame.position,
+        .frame_size = (uint32_t)ql_frame_size(scan->frame.body_length),
+        .envelope_at = (uint32_t)(record->bytes.data - frame),
+        .envelope_size = (uint32_t)record->bytes.size,
+        .payload_at = (uint32_t)(record->payload - frame),
+        .payload_size = record->payload_size,
+        .count = ret_batch->message_count,
+    };
+    return Q_OK;
+}
+
+void
+ql_index_range_init(
+    struct ql_env *env,
+    const char *log,
+    const struct ql_segment_set *segments,
+    uint64_t from,
+    uint64_t to,
+    struct ql_recover *ret_recover)
+{
+    *ret_recover = (struct ql_recover){
+        .env = env,
+        .log = log,
+        .segments = segments,
+        .from = from,
+        .marks = { .durable = to, .end = UINT64_MAX },
+        .live = true,
+    };
+}
+
+void
+ql_index_add_rot(struct ql_index_header *header, uint64_t from, uint64_t to)
+{
+    if (from >= to) return;
+    bool first = header->rot_from == header->rot_to;
+    header->rot_from = first ? from : q_min_u64(header->rot_from, from);
+    header->rot_to = first ? to : q_max_u64(header->rot_to, to);
+}
+
+void
+ql_index_header_of(
+    const struct ql_env *env,
+    const char *log,
+    const struct ql_segment *segment,
+    struct ql_index_header *ret_header)
+{
+    *ret_header = (struct ql_index_header){
+        .incarnation = segment->incarnation,
+        .base = segment->base,
+        .end = segment->base,
+        .chain = segment->chain,
+    };
+    memcpy(ret_header->store_id, env->store_id, sizeof(env->store_id));
+    (void)strncpy(ret_header->log_name, log, QL_LOG_NAME_MAX - 1);
+}
+
+enum q_err
+ql_index_rebuild(
+    struct ql_env *env,
+    const char *log,
+    const struct ql_segment_set *segments,
+    const struct ql_segment *segment,
+    uint64_t end,
+    struct ql_index_build *ret_build)
+{
+    struct rebuild rebuild;
+    struct ql_recover recover;
+    ql_entries_init(&rebuild.entries);
+    ql_index_header_of(env, log, segment, &rebuild.header);
+    ql_index_range_init(env, log, segments, segment->base, end, &recover);
+    recover.context = &rebuild;
+    recover.on_frame = rebuild_on_frame;
+    recover.on_rot = rebuild_on_rot;
+    enum q_err err = ql_recover(&recover);
+    *ret_build = (struct ql_index_build){ .header = rebuild.header, .err = err };
+    if (err == Q_OK) {
+        ret_build->header.end = end;
+        ret_build->header.chain = recover.chain;
+        ret_build->header.generation = recover.scan.generation;
+        ret_build->header.wall_ms = recover.wall_ms;
+        ret_build->header.sealed = recover.sealed;
+        ret_build->header.created_ms = q_clock_wall_ms(env->clock);
+        ret_build->chunks = rebuild.entries.chunks;
+        ret_build->from = rebuild.entries.floor;
+        ret_build->to = rebuild.entries.end;
+        ql_index_build(ret_build);
+        ret_build->chunks = NULL;
+    }
+    ql_entries_fini(&rebuild.entries);
+    return ret_build->err;
+}
+
+static enum q_err
+rebuild_on_frame(void *context, const struct ql_scan *scan)
+{
+    struct rebuild *rebuild = context;
+    struct ql_record_walk walk = { .records = scan->records, .payloads = scan->payloads };
+    struct ql_record record;
+    enum q_err err;
+    while ((err = ql_record_next(&walk, &record)) == Q_OK) {
+        struct qbatch batch;
+        struct ql_entry entry;
+        if (record.kind != QL_RECORD_BATCH) continue;
+        if (ql_entry_of_record(scan, &record, &batch, &entry) != Q_OK) continue;
+        Q_TRY(ql_entries_reserve(&rebuild->entries, 1));
+        (void)ql_entries_add(&rebuild->entries, 0, batch.subject_id, &entry, batch.store_time_ms);
+    }
+    return err == Q_END ? Q_OK : err;
+}
+
+static void
+rebuild_on_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state state)
+{
+    struct rebuild *rebuild = context;
+    (void)state;
+    ql_index_add_rot(&rebuild->header, from, to);
+}

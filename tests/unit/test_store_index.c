@@ -1,0 +1,248 @@
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "log/index_scan.h"
+#include "store/store.h"
+#include "store_fixture.h"
+
+enum {
+    SUBJECTS = 7,
+    ROUNDS = 400
+};
+
+static struct store_fixture fixture;
+
+static void
+setup(void)
+{
+    fixture_open(&fixture);
+}
+
+static void
+teardown(void)
+{
+    fixture_close(&fixture);
+}
+
+TestSuite(store_index, .init = setup, .fini = teardown, .timeout = 120);
+
+/* Over several segments, with seconds between. */
+static void
+publish_some(unsigned rounds)
+{
+    static char body[150];
+    memset(body, 'x', sizeof(body) - 1);
+    for (unsigned i = 0; i < rounds; i++) {
+        char subject[16];
+        (void)snprintf(subject, sizeof(subject), i % 3 == 0 ? "orders" : "s%u", i % SUBJECTS);
+        cr_assert_eq(fixture_publish(&fixture, subject, body, NULL, NULL), Q_OK);
+        q_clock_manual_advance_ns(&fixture.clock, 100 * (uint64_t)Q_NS_PER_MS);
+    }
+    fixture_settle(&fixture);
+}
+
+/* Paths of index files. Count. */
+static unsigned
+index_files(char paths[][128], unsigned max)
+{
+    char folder[100];
+    (void)snprintf(folder, sizeof(folder), "%s/message", fixture.directory);
+    DIR *directory = opendir(folder);
+    cr_assert_not_null(directory);
+    unsigned count = 0;
+    const struct dirent *entry;
+    while ((entry = readdir(directory)) != NULL && count < max)
+        if (strncmp(entry->d_name, "index-", 6) == 0)
+            (void)snprintf(paths[count++], 128, "%s/%.20s", folder, entry->d_name);
+    (void)closedir(directory);
+    return count;
+}
+
+static void
+remove_index_files(void)
+{
+    char paths[64][128];
+    unsigned count = index_files(paths, 64);
+    for (unsigned i = 0; i < count; i++)
+        cr_assert_eq(remove(paths[i]), 0);
+}
+
+/* All look-ups, as one number. */
+static uint64_t
+look_up_all(void)
+{
+    struct ql_index *index = &fixture.store->index;
+    uint64_t hash = 0;
+    for (uint32_t i = 0; i < index->count; i++) {
+        struct ql_subject *subject = index->subjects[i];
+        /* Forward, and from the other end, so that no hint is of use. */
+        for (uint64_t j = 0; j < 2 * subject->next_sequence; j++) {
+            uint64_t sequence = j % 2 == 0 ? j / 2 : subject->next_sequence - 1 - j / 2;
+            struct ql_entry entry;
+            cr_assert_eq(ql_index_entry(index, subject, sequence, &entry), Q_OK);
+            cr_assert_leq(entry.first_sequence, sequence);
+            cr_assert_gt(ql_entry_end(&entry), sequence);
+            hash = ql_hash(&(uint64_t[]){ hash, entry.frame + entry.envelope_at }, 16);
+        }
+        struct ql_entry entry;
+        cr_assert_eq(ql_index_entry(index, subject, subject->next_sequence, &entry), Q_NOT_FOUND);
+    }
+    return hash;
+}
+
+/* What is derived may be deleted, and comes again. */
+Test(store_index, files_are_derived)
+{
+    publish_some(ROUNDS);
+    fixture_reopen(&fixture);
+    cr_assert_gt(fixture.store->index.files.count, 3);
+    uint64_t state = ql_store_state_hash(fixture.store);
+    uint64_t found = look_up_all();
+    cr_assert_eq(qlog_store_close(fixture.store), Q_OK);
+    remove_index_files();
+    cr_assert_eq(qlog_store_open(fixture.directory, &fixture.options, &fixture.store), Q_OK);
+    cr_assert_eq(ql_store_state_hash(fixture.store), state);
+    cr_assert_eq(look_up_all(), found);
+    cr_assert_gt(fixture.store->index.files.count, 3, "made again");
+    fixture_crash(&fixture);
+    cr_assert_eq(look_up_all(), found);
+    cr_assert_eq(fixture.events[QLOG_EVENT_INDEX_DROPPED], 0);
+    cr_assert_eq(fixture.events[QLOG_EVENT_INDEX_FAILED], 0);
+}
+
+/* However often files were made on the way, a segment's last one says the same. */
+Test(store_index, rebuilt_files_are_identical)
+{
+    publish_some(ROUNDS);
+    fixture_crash(&fixture);
+    publish_some(ROUNDS / 2);
+    struct ql_index_files *files = &fixture.store->index.files;
+    struct ql_log *log = fixture.store->messages;
+    cr_assert_gt(files->count, 5);
+    for (uint32_t i = 0; i < files->count; i++) {
+        struct ql_index_file *file = files->files[i];
+        cr_assert_eq(ql_index_files_view(files, file), Q_OK);
+        cr_assert_eq(ql_index_view_check(&file->view), Q_OK);
+        const struct ql_index_header *header = &file->view.header;
+        const struct ql_segment *segment = ql_segment_set_find(&log->segments, header->base);
+        struct ql_index_build build;
+        cr_assert_eq(
+            ql_index_rebuild(log->env, log->name, &log->segments, segment, header->end, &build),
+            Q_OK);
+        build.header.created_ms = header->created_ms;
+        ql_index_header_encode(&build.header, build.file);
+        cr_assert_eq(build.file_size, file->view.layout.file_size);
+        cr_assert_eq(memcmp(build.file, file->view.file, build.file_size), 0);
+        free(build.file);
+    }
+}
+
+/* Entries are in memory only as long as no file has them. */
+Test(store_index, memory_does_not_grow)
+{
+    publish_some(ROUNDS);
+    const struct ql_entries *entries = &fixture.store->index.entries;
+    cr_assert_lt(entries->end - entries->floor, ROUNDS / 4);
+}
+
+/* Damage in an index file is found, the file is made again, and nothing else is different. */
+Test(store_index, damaged_files_are_made_again)
+{
+    publish_some(ROUNDS);
+    uint64_t found = look_up_all();
+    for (unsigned at = 0; at < 3; at++) {
+        static const long places[] = { 60, 4096 + 100, -4090 };
+        char paths[64][128];
+        unsigned count = index_files(paths, 64);
+        cr_assert_eq(qlog_store_close(fixture.store), Q_OK);
+        for (unsigned i = 0; i < count; i += 2) {
+            FILE *file = fopen(paths[i], "r+b");
+            cr_assert_not_null(file);
+            (void)fseek(file, places[at], places[at] < 0 ? SEEK_END : SEEK_SET);
+            (void)fwrite("damage", 1, 6, file);
+            (void)fclose(file);
+        }
+        cr_assert_eq(qlog_store_open(fixture.directory, &fixture.options, &fixture.store), Q_OK);
+        cr_assert_eq(look_up_all(), found);
+        cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 0);
+    }
+    cr_assert_gt(fixture.events[QLOG_EVENT_INDEX_DROPPED], 0);
+}
+
+/* While the store runs, too: a page is checked when it is first looked at. */
+Test(store_index, damage_is_met_by_a_look_up)
+{
+    publish_some(ROUNDS);
+    uint64_t found = look_up_all();
+    struct ql_index_files *files = &fixture.store->index.files;
+    for (uint32_t i = 0; i < files->count; i++) {
+        struct ql_index_file *file = files->files[i];
+        memset(file->view.checked, 0, file->view.layout.page_count / 8 + 1);
+        char path[128];
+        (void)snprintf(
+            path, sizeof(path), "%s/message/index-%06u", fixture.directory, file->number);
+        FILE *handle = fopen(path, "r+b");
+        cr_assert_not_null(handle);
+        (void)fseek(handle, QL_INDEX_HEADER_SIZE + 17, SEEK_SET);
+        (void)fwrite("damage", 1, 6, handle);
+        (void)fclose(handle);
+    }
+    cr_assert_eq(look_up_all(), found);
+    cr_assert_gt(fixture.events[QLOG_EVENT_INDEX_DROPPED], 3);
+    publish_some(ROUNDS / 4);
+    fixture_reopen(&fixture);
+    (void)look_up_all();
+}
+
+/* A frame that rots behind its index is told when it is read, and not handed out. */
+Test(store_index, rot_behind_the_index_is_told)
+{
+    publish_some(ROUNDS);
+    fixture_reopen(&fixture);
+    struct ql_subject *subject;
+    cr_assert_eq(ql_index_find(&fixture.store->index, q_bytes_from_text("orders"), &subject), Q_OK);
+    struct ql_entry entry;
+    cr_assert_eq(ql_index_entry(&fixture.store->index, subject, 5, &entry), Q_OK);
+    const struct ql_segment *segment =
+        ql_segment_set_find(&fixture.store->messages->segments, entry.frame);
+    char path[128];
+    (void)snprintf(
+        path, sizeof(path), "%s/message/segment-%06u", fixture.directory, segment->number);
+    FILE *file = fopen(path, "r+b");
+    cr_assert_not_null(file);
+    (void)fseek(
+        file, (long)ql_segment_offset(segment, entry.frame) + (long)entry.envelope_at + 50,
+        SEEK_SET);
+    (void)fwrite("damage", 1, 6, file);
+    (void)fclose(file);
+    uint64_t session = fixture_join(&fixture, "g", "c", NULL);
+    struct pulled pulled = fixture_pull(&fixture, "g", "c", session, 2, 0);
+    cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 0);
+    pulled = fixture_pull(
+        &fixture, "g", "c", session, 20, pulled.runs[0].pull_sequence + pulled.runs[0].count);
+    cr_assert_eq(pulled.err, Q_OK);
+    cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 1);
+    for (uint32_t i = 0; i < pulled.run_count; i++)
+        for (uint64_t j = 0; j < pulled.runs[i].count; j++)
+            cr_assert_neq(pulled.runs[i].sequence + j, 5);
+}
+
+/* From the frame on that is found, everything of that time or later is there. */
+Test(store_index, times)
+{
+    uint64_t begin = fixture.clock.wall_ms;
+    publish_some(ROUNDS);
+    uint64_t before = 0;
+    for (uint64_t ms = begin - 1000; ms < begin + ROUNDS * 100; ms += 700) {
+        uint64_t position;
+        cr_assert_eq(ql_index_time(&fixture.store->index, ms, &position), Q_OK);
+        cr_assert_geq(position, before);
+        before = position;
+    }
+    cr_assert_gt(before, fixture.store->messages->tail / 2);
+    uint64_t position;
+    cr_assert_eq(ql_index_time(&fixture.store->index, UINT64_MAX, &position), Q_OK);
+    cr_assert_eq(position, fixture.store->messages->tail);
+}
