@@ -19,9 +19,24 @@ def sums(directory):
     for path, _, files in os.walk(directory):
         for name in files:
             with open(os.path.join(path, name), "rb") as file:
-                found[os.path.relpath(os.path.join(path, name), directory)] = hashlib.sha256(
-                    file.read()).hexdigest()
+                found[os.path.relpath(os.path.join(path, name), directory)] = digest(file)
     return found
+
+
+def digest(file):
+    """Of what was ever written: segments are made larger than what is in them."""
+    at, told = 0, hashlib.sha256()
+    size = os.fstat(file.fileno()).st_size
+    while at < size:
+        try:
+            at = os.lseek(file.fileno(), at, os.SEEK_DATA)
+        except OSError:
+            break
+        data = os.pread(file.fileno(), BLOCK * 64, at)
+        told.update(b"%d %d" % (at, len(data)))
+        told.update(data)
+        at += len(data)
+    return size, told.hexdigest()
 
 
 class Qlog:
@@ -114,7 +129,7 @@ def check_verify(t, qlog, node, lines):
 
     def again():
         shutil.rmtree(store, ignore_errors=True)
-        shutil.copytree(node.store, store)
+        t.run("cp", "-r", "--sparse=always", node.store, store)
 
     again()
     for jobs in ("1", "3"):
@@ -148,6 +163,119 @@ def check_verify(t, qlog, node, lines):
     shutil.rmtree(store)
 
 
+def check_track(t, qlog, directory, messages):
+    """The life of a message, as its groups saw it."""
+    told = qlog.json("track", directory, messages[5]["id"])
+    t.check(told["message"]["sequence"] == 5 and told["message"]["subject"] == "orders", "%s" % told)
+    whats = [(action["group"], action["what"]) for action in told["actions"]]
+    t.check(whats == [("all", "handed out, attempt 1"), ("all", "acknowledged")], "%s" % whats)
+    t.check({group["group"]: group["state"] for group in told["groups"]} == {"all": "done"},
+            "track: %s" % told["groups"])
+    later = qlog("track", directory, "orders@4000")
+    t.check("group all: waits" in later and "stored at" in later, "track: %s" % later)
+    t.check("no group consumes" in qlog("track", directory, "odd@0"), "track of odd")
+    qlog.refuses(NOT_FOUND, "track", directory, "orders@5000", says=["orders@5000", "qlog ls"])
+    qlog.refuses(USAGE, "track", directory, "orders", says=["'orders'", "SUBJECT@SEQUENCE"])
+
+
+def check_gc(t, qlog, node, live):
+    plan = qlog.json("gc", node.directory, "--older-than", "0s", "--consumed")
+    held = [segment["held_by"] for segment in plan["segments"]]
+    t.check(held == ["it is being written"] * 2 and plan["bytes"] == 0, "gc: %s" % plan)
+    t.check("Nothing was changed" in qlog("gc", node.directory), "gc")
+    if live:
+        qlog.refuses(LOCKED, "gc", node.directory, "--apply", says=[node.store, "stop it"])
+
+
+def check_repair(t, qlog, node, lines):
+    """What can be mended is mended, with a copy of all that goes; what can't be is told."""
+    store = t.path("repaired")
+    segment = os.path.join(store, "message", "segment-000000")
+    end = qlog.json("info", node.directory)["logs"][0]["end"]
+
+    def again():
+        shutil.rmtree(store, ignore_errors=True)
+        t.run("cp", "-r", "--sparse=always", node.store, store)
+
+    def whole():
+        qlog("verify", store, "--deep")
+        t.same_lines(t.run("qlog", "cat", store, "orders")[0].split(b"\n")[:-1], lines, "repaired")
+
+    def set_aside():
+        """Names and bytes of what a repair has kept."""
+        kept = {}
+        for path, _, files in os.walk(os.path.join(store, "set-aside")):
+            for name in files:
+                with open(os.path.join(path, name), "rb") as file:
+                    kept[name] = file.read()
+        return kept
+
+    def repairs(code, *steps):
+        """A dry run tells the steps and changes nothing; --apply takes them."""
+        before = sums(store)
+        told = qlog.json("repair", store, codes=(code,))
+        t.check([step["step"] for step in told["steps"]] == list(steps), "repair: %s" % told)
+        t.check(sums(store) == before, "a dry run has changed something")
+        qlog("repair", store, "--apply")
+        whole()
+        t.check(qlog.json("repair", store)["steps"] == [], "a second repair finds more")
+
+    again()
+    repairs(OK)
+
+    # A torn tail: the copy holds what was cut. No mark of the superblock says that the log ends here.
+    again()
+    with open(os.path.join(store, "superblock"), "r+b") as file:
+        file.truncate(0)
+        file.truncate(4 * BLOCK)
+    overwrite(segment, BLOCK + end, b"half a frame")
+    qlog("verify", store, codes=(TORN,))
+    repairs(CORRUPT, "rebuild the superblock", "cut a torn tail")
+    kept = set_aside()
+    t.check(kept["superblock"] == bytes(4 * BLOCK), "superblock was not kept: %s" % list(kept))
+    t.check(kept["message-segment-000000-tail"].startswith(b"half a frame"), "%s" % list(kept))
+
+    # The superblock is gone altogether.
+    again()
+    os.unlink(os.path.join(store, "superblock"))
+    repairs(CORRUPT, "rebuild the superblock")
+
+    # A file of another store hinders the start.
+    again()
+    other = t.node("other")
+    other.start()
+    t.qmq(other, "pub", "x", "not ours")
+    other.stop()
+    stranger = os.path.join(store, "message", "segment-000009")
+    shutil.copy(os.path.join(other.store, "message", "segment-000000"), stranger)
+    qlog("verify", store, codes=(CORRUPT,))
+    t.check("foreign" in qlog("info", store, codes=(CORRUPT,)), "info does not say foreign")
+    with open(stranger, "rb") as file:
+        was = file.read()
+    repairs(CORRUPT, "set aside")
+    t.check(set_aside()["message-segment-000009"] == was, "what was set aside is not what was there")
+
+    # What it does not know stays, unless it is told to.
+    again()
+    note = os.path.join(store, "message", "notes.txt")
+    with open(note, "w", encoding="ascii") as file:
+        file.write("mine")
+    t.check(qlog.json("repair", store)["steps"] == [], "it takes what it does not know")
+    qlog("repair", store, "--unknown", "--apply")
+    t.check(set_aside() == {"message-notes.txt": b"mine"} and not os.path.exists(note), "--unknown")
+    whole()
+
+    # Damage below the mark is told, and stays.
+    again()
+    position = qlog.json("grep", store, "^needle-77$")["position"]
+    overwrite(segment, BLOCK + position, b"\xff" * 64)
+    before = sums(store)
+    told = qlog("repair", store, "--apply", codes=(CORRUPT,))
+    t.check("can't repair" in told and "positions %d to " % position in told, "repair: %s" % told)
+    t.check(sums(store) == before, "a repair that can't do anything has changed something")
+    shutil.rmtree(store)
+
+
 def check_mistakes(t, qlog, directory):
     refuses = qlog.refuses
     refuses(NOT_FOUND, "cat", directory, "ordres", says=["\"ordres\"", directory, "qlog ls"])
@@ -161,7 +289,7 @@ def check_mistakes(t, qlog, directory):
         refuses(NOT_FOUND, command, t.path("nowhere"), says=["nowhere", "check the path"])
         refuses(USAGE, command, directory, "-o", "xml", says=["xml"])
         refuses(USAGE, command, says=["which directory"])
-    for command in ("info", "ls", "dump", "cat", "grep", "stat", "verify"):
+    for command in ("info", "ls", "dump", "cat", "grep", "stat", "verify", "repair", "track", "gc"):
         help_text = qlog(command, "--help")
         t.check("example:\n  qlog %s " % command in help_text, "no example: %s" % help_text)
 
@@ -179,9 +307,16 @@ with lib.Test() as t:
     t.qmq(node, "sub", "orders", "-g", "all", "-e", "-n", "100")
 
     check_reading(t, qlog, node.directory, lines, live=True)
+    messages = qlog.json("cat", node.directory, "orders", "-n", "10")
+    check_track(t, qlog, node.directory, messages)
+    check_gc(t, qlog, node, live=True)
+    qlog.refuses(LOCKED, "repair", node.directory, says=[node.store, "stop it"])
     check_mistakes(t, qlog, node.directory)
     node.stop()
     before = sums(node.directory)
     check_reading(t, qlog, node.directory, lines, live=False)
+    check_track(t, qlog, node.directory, messages)
+    check_gc(t, qlog, node, live=False)
     check_verify(t, qlog, node, lines)
+    check_repair(t, qlog, node, lines)
     t.check(sums(node.directory) == before, "a look has changed something")

@@ -8,6 +8,8 @@
 
 #include <criterion/criterion.h>
 
+#include <qlog/log.h>
+
 #include "store/store.h"
 #include "store_fixture.h"
 
@@ -190,6 +192,100 @@ Test(qlog_tool, damage_is_8_and_nothing_is_changed)
     assert_says("BATCH    subject=0 sequence=3");
     cr_assert_eq(shell(sum), 0);
     cr_assert_str_eq(output, before);
+}
+
+/* Until the message log has rolled; the first messages are held by a group. */
+static void
+fill_segments(void)
+{
+    static char bodies[3000];
+    memset(bodies, 'x', sizeof(bodies) - 1);
+    uint64_t first = fixture.store->messages->segments.segments[0]->base;
+    for (unsigned i = 0; fixture.store->messages->segments.count < 3 && i < 1000; i++)
+        cr_assert_eq(fixture_publish(&fixture, fixture_subject, bodies, NULL, NULL), Q_OK);
+    cr_assert_eq(fixture.store->messages->segments.count, 3);
+    cr_assert_eq(fixture.store->messages->segments.segments[0]->base, first);
+}
+
+Test(qlog_tool, gc_drops_what_nothing_holds)
+{
+    uint64_t session = fixture_join(&fixture, "g", "c1", NULL);
+    fill_segments();
+    close_clean();
+
+    /* Time alone: the fixture's clock stands at 2023. */
+    cr_assert_eq(qlog("gc", ""), 0);
+    assert_says("may go");
+    assert_says("stays: it is being written");
+    cr_assert_eq(qlog("gc", "--older-than 36500d"), 0);
+    assert_says("stays: it has records of 2023-11-14");
+    cr_assert_eq(qlog("gc", "--keep 1GiB"), 0);
+    assert_says("stays: the log behind it has only ");
+    assert_says("may go: 0 B");
+
+    /* A group that has not consumed holds everything from its first message on. */
+    cr_assert_eq(qlog("gc", "--consumed"), 0);
+    assert_says("stays: group \"g\" is not done with \"orders\" from sequence 0 on");
+    cr_assert_eq(qlog("gc", "--consumed --apply"), 0);
+    assert_says("dropped: 0 B");
+    cr_assert_eq(qlog("cat", "orders --to 0 --raw | wc -c"), 0);
+    assert_says("2999");
+
+    cr_assert_eq(qlog_store_open(fixture.directory, &fixture.options, &fixture.store), Q_OK);
+    uint64_t limit = fixture.store->messages->segments.segments[1]->base;
+    /* More messages than the first segment has room for. */
+    for (unsigned i = 0; i < limit / 3000; i++) {
+        struct pulled pulled = fixture_pull(&fixture, "g", "c1", session, 1, 0);
+        cr_assert_eq(pulled.run_count, 1);
+        uint64_t got = pulled.runs[0].pull_sequence;
+        cr_assert_eq(fixture_ack(&fixture, "g", "c1", session, got, got), Q_OK);
+    }
+    close_clean();
+    cr_assert_eq(qlog("gc", "--consumed --apply -o json | python3 -m json.tool"), 0);
+    assert_says("\"applied\": true");
+    assert_says("\"goes\": true");
+    cr_assert_eq(qlog("verify", "--deep"), 0, "%s", output);
+    cr_assert_eq(qlog("ls", ""), 0);
+    assert_says("orders");
+    cr_assert_eq(qlog("cat", "orders --to 0 | wc -c"), 0);
+    assert_says("0\n");
+}
+
+Test(qlog_tool, gc_does_not_touch_a_running_store)
+{
+    fill_segments();
+    cr_assert_eq(qlog("gc", ""), 0);
+    assert_says("may go");
+    cr_assert_eq(qlog("gc", "--apply"), 10);
+    assert_says("another process has the directory open");
+    cr_assert_eq(qlog("repair", "--apply"), 10);
+}
+
+Test(qlog_tool, a_log_of_a_program_has_no_subjects)
+{
+    close_clean();
+    char command[1024];
+    (void)snprintf(command, sizeof(command), "rm -rf '%s'", fixture.directory);
+    cr_assert_eq(shell(command), 0);
+    struct qlog *log;
+    struct qlog_options options = { .segment_bytes = 256 * 1024, .create = true };
+    cr_assert_eq(qlog_open(fixture.directory, &options, &log), Q_OK);
+    cr_assert_eq(qlog_append(log, "hello", 5, NULL), Q_OK);
+    cr_assert_eq(qlog_close(log), Q_OK);
+    cr_assert_eq(qlog("info", ""), 0);
+    assert_says("log/segment-000000");
+    cr_assert_eq(qlog("ls", "--files"), 0);
+    cr_assert_eq(qlog("verify", "--deep -j 2"), 0);
+    cr_assert_eq(qlog("gc", ""), 0);
+    cr_assert_eq(qlog("repair", ""), 0);
+    assert_says("there is nothing to repair");
+    static const char *const of_stores[] = { "ls", "stat", "cat", "grep" };
+    for (size_t i = 0; i < sizeof(of_stores) / sizeof(of_stores[0]); i++) {
+        cr_assert_eq(qlog(of_stores[i], i < 2 ? "" : "x"), 3, "%s", of_stores[i]);
+        assert_says("  try: ");
+        assert_says("qlog ");
+    }
+    cr_assert_eq(qlog("gc", "--consumed"), 2);
 }
 
 Test(qlog_tool, mistakes_have_their_own_codes)

@@ -14,7 +14,7 @@ cat_run(const struct command *command, int argc, char **argv)
 {
     const char *format = "text";
     bool raw = false;
-    struct message_options wanted = { 0 };
+    struct message_options wanted = { .to = UINT64_MAX };
     const struct q_opt options[] = {
         MESSAGE_OPTIONS(wanted),
         { "raw", 0, Q_OPT_FLAG, &raw, NULL, "bodies alone, with nothing between them", 0, 0 },

@@ -46,6 +46,9 @@ enum tool_exit dump_run(const struct command *command, int argc, char **argv);
 enum tool_exit cat_run(const struct command *command, int argc, char **argv);
 enum tool_exit grep_run(const struct command *command, int argc, char **argv);
 enum tool_exit stat_run(const struct command *command, int argc, char **argv);
+enum tool_exit track_run(const struct command *command, int argc, char **argv);
+enum tool_exit gc_run(const struct command *command, int argc, char **argv);
+enum tool_exit repair_run(const struct command *command, int argc, char **argv);
 enum tool_exit verify_run(const struct command *command, int argc, char **argv);
 
 enum {

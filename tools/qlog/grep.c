@@ -71,7 +71,7 @@ grep_run(const struct command *command, int argc, char **argv)
     bool fixed = false;
     bool ignore_case = false;
     struct search search = { 0 };
-    struct message_options wanted = { 0 };
+    struct message_options wanted = { .to = UINT64_MAX };
     const struct q_opt options[] = {
         { "subject", 's', Q_OPT_TEXT, &subject, "SUBJECT", "of this subject only", 0, 0 },
         { "fixed", 'F', Q_OPT_FLAG, &fixed, NULL, "PATTERN is a string, not an expression", 0, 0 },

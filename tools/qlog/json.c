@@ -11,7 +11,7 @@ enum {
 
 static void write_base64(struct q_bytes bytes);
 
-static void
+void
 json_name(struct json *json, const char *name, const char *suffix)
 {
     if (json->comma) (void)putchar(',');

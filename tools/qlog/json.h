@@ -17,6 +17,8 @@ struct json {
     bool comma; /* something stands before the next value */
 };
 
+/* A comma if one is due, then NAME followed by `suffix`; for a value that is printed otherwise. */
+void json_name(struct json *json, const char *name, const char *suffix);
 void json_open(struct json *json, const char *name, char bracket);
 void json_close(struct json *json, char bracket);
 void json_number(struct json *json, const char *name, uint64_t value);

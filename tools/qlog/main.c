@@ -41,6 +41,21 @@ static const struct command commands[] = {
       "all.\nA store's logs are held against each other: actions speak of messages that "
       "are or were there.",
       "qlog verify qmq-data --deep --jobs 4", verify_run, true },
+    { "repair", "DIR", "what can be mended of a stopped directory; keeps whatever it takes away",
+      "DIR is a store, a node's data directory, or a log of a program's own. Without --apply it\n"
+      "only says what it would do. It sets aside files that hinder a start or belong to nothing,\n"
+      "saves a torn tail or a damaged superblock, and then recovers as a start does.",
+      "qlog repair qmq-data --apply", repair_run, true },
+    { "track", "DIR MESSAGE", "one message: where it lies, and what happened to it, oldest first",
+      WHAT_STORE
+      "MESSAGE is an id, or SUBJECT@SEQUENCE. What happened is what the action log still "
+      "has.",
+      "qlog track qmq-data orders@1047", track_run, false },
+    { "gc", "DIR", "which segments retention may drop, and what holds the others",
+      WHAT_DIR "\nOnly whole segments go, from the head of a log. With both AGE and SIZE, either "
+               "is enough.\nIt changes nothing unless --apply is given. What subjects and groups "
+               "know is kept.",
+      "qlog gc qmq-data --older-than 7d --consumed", gc_run, false },
 };
 
 enum {

@@ -31,7 +31,6 @@ messages_open(
         .until_ms = UINT64_MAX,
     };
     uint64_t now = now_ms();
-    if (options->to == 0) messages->options.to = UINT64_MAX;
     if (options->since != NULL) Q_TRY(when_parse(options->since, now, &messages->since_ms));
     if (options->until != NULL) Q_TRY(when_parse(options->until, now, &messages->until_ms));
     if (options->tags.count > QBATCH_TAGS_MAX)

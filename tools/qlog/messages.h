@@ -26,10 +26,10 @@ struct message {
     struct qbatch_view view; /* `index`: among the messages of its batch */
 };
 
-/* As it stands on a command line. A zeroed one takes everything. */
+/* As it stands on a command line. Zeroed but for `to`, it takes everything. */
 struct message_options {
-    uint64_t from; /* sequences, inclusive; `to` 0: no end */
-    uint64_t to;
+    uint64_t from;     /* sequences, inclusive */
+    uint64_t to;       /* UINT64_MAX: no end */
     const char *since; /* when.h; store time */
     const char *until;
     struct q_opt_list tags; /* any of them */
@@ -40,7 +40,7 @@ struct message_options {
 /* clang-format off */
 #define MESSAGE_OPTIONS(o)                                                                         \
     { "from", 0, Q_OPT_NUMBER, &(o).from, "SEQUENCE", "first sequence", 0, 0 },                    \
-    { "to", 0, Q_OPT_NUMBER, &(o).to, "SEQUENCE", "last sequence", 1, 0 },                         \
+    { "to", 0, Q_OPT_NUMBER, &(o).to, "SEQUENCE", "last sequence", 0, 0 },                         \
     { "since", 0, Q_OPT_TEXT, &(o).since, "TIME", "stored at this time or later", 0, 0 },          \
     { "until", 0, Q_OPT_TEXT, &(o).until, "TIME", "stored before this time", 0, 0 },               \
     { "tag", 't', Q_OPT_LIST, &(o).tags, "TAG", "with this tag, or another of those given", 0, 0 },\

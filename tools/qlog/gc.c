@@ -1,0 +1,370 @@
+/*
+ * gc.c: `qlog gc`: which segments retention may drop, and what holds the others.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <qbase/clock.h>
+#include <qbase/text.h>
+#include <qlog/log.h>
+
+#include "command.h"
+#include "format/record.h"
+#include "json.h"
+#include "look/audit.h"
+#include "look/directory.h"
+
+enum {
+    TEXT_SIZE = 32,
+    REASON_SIZE = 200,
+    AGE_DEFAULT_H = 72,
+};
+
+/* A segment that is a part of a log. */
+struct segment {
+    unsigned log;
+    uint64_t base;
+    uint64_t end;
+    uint64_t bytes; /* of its file */
+    bool active;
+    uint64_t newest_ms;
+    bool damaged;
+    bool goes;
+    char reason[REASON_SIZE]; /* why it stays */
+};
+
+struct gc {
+    struct ql_directory *directory;
+    bool store;
+    /* The policy: one that is not asked for is UINT64_MAX. */
+    uint64_t age_ns;
+    uint64_t keep_bytes;
+    bool consumed;
+    uint64_t now_ms;
+    struct ql_audit audit;
+    struct segment *segments;
+    uint32_t count;
+};
+
+static enum q_err plan(struct gc *gc);
+static enum q_err plan_log(struct gc *gc, unsigned log);
+static enum q_err read_log(struct gc *gc, unsigned log);
+static void hold_by_groups(struct gc *gc, struct segment *segment, const struct qbatch *batch);
+static void judge(struct gc *gc, struct segment *segment, uint64_t bytes_behind);
+static uint64_t first_needed(const struct ql_group *group);
+static uint64_t drop_end(const struct gc *gc, unsigned log);
+static enum q_err apply(struct gc *gc);
+static void print_text(const struct gc *gc, bool applied);
+static void print_json(const struct gc *gc, bool applied);
+
+enum tool_exit
+gc_run(const struct command *command, int argc, char **argv)
+{
+    const char *format = "text";
+    bool apply_it = false;
+    struct gc gc = { .age_ns = UINT64_MAX, .keep_bytes = UINT64_MAX, .now_ms = now_ms() };
+    const struct q_opt options[] = {
+        { "older-than", 0, Q_OPT_DURATION, &gc.age_ns, "AGE",
+          "may go when all of it is older (72h, unless --keep is given)", 0, 0 },
+        { "keep", 0, Q_OPT_SIZE, &gc.keep_bytes, "SIZE",
+          "may go when the message log behind it is at least this large", 0, 0 },
+        { "consumed", 0, Q_OPT_FLAG, &gc.consumed, NULL,
+          "stays until every group of its subjects is done with it", 0, 0 },
+        { "apply", 0, Q_OPT_FLAG, &apply_it, NULL, "drop it; nobody may have the directory open", 0,
+          0 },
+        FORMAT_OPTION(format),
+    };
+    struct command_line line;
+    enum tool_exit code;
+    if (!command_parse(command, options, 5, &format, argc, argv, &line, &code)) return code;
+    if (gc.age_ns == UINT64_MAX && gc.keep_bytes == UINT64_MAX)
+        gc.age_ns = (uint64_t)AGE_DEFAULT_H * 3600 * Q_NS_PER_S;
+    ql_audit_init(&gc.audit);
+    enum q_err err = ql_directory_open(line.directory, &gc.directory);
+    if (err == Q_OK && apply_it && gc.directory->live)
+        err = Q_FAIL(
+            Q_E_LOCKED, .path = line.directory, .what = "another process has the directory open",
+            .hint = "stop it first; without --apply this only looks");
+    if (err == Q_OK) err = plan(&gc);
+    if (err == Q_OK && apply_it) err = apply(&gc);
+    if (err != Q_OK)
+        code = report(err, line.json);
+    else if (line.json)
+        print_json(&gc, apply_it);
+    else
+        print_text(&gc, apply_it);
+    free(gc.segments);
+    ql_audit_fini(&gc.audit);
+    ql_directory_close(gc.directory);
+    return err == Q_OK ? TOOL_EXIT_OK : code;
+}
+
+static enum q_err
+plan(struct gc *gc)
+{
+    struct ql_directory *directory = gc->directory;
+    if (directory->home == NULL) {
+        q_fault_adopt(&directory->fault);
+        return directory->fault.err;
+    }
+    gc->store =
+        directory->super.log_count == 2 && strcmp(directory->super.logs[0].name, "message") == 0;
+    if (gc->consumed && !gc->store)
+        return Q_FAIL(
+            Q_INVALID, .path = directory->env.path,
+            .what = "--consumed: a log of a program's own has no groups");
+    uint64_t damages;
+    if (gc->store) Q_TRY(ql_audit_read(&gc->audit, directory->env.path, &damages));
+    gc->segments = calloc(directory->file_count + 1, sizeof(*gc->segments));
+    if (gc->segments == NULL) return Q_FAIL(Q_E_NOMEM, .what = "list of segments");
+    for (unsigned log = 0; log < directory->super.log_count; log++)
+        Q_TRY(plan_log(gc, log));
+    return Q_OK;
+}
+
+static enum q_err
+plan_log(struct gc *gc, unsigned log)
+{
+    const struct ql_directory *directory = gc->directory;
+    uint32_t from = gc->count;
+    for (uint32_t i = 0; i < directory->file_count; i++) {
+        const struct ql_file *file = &directory->files[i];
+        bool used = file->state == QL_FILE_ACTIVE || file->state == QL_FILE_SEALED;
+        if (file->log != log || !used) continue;
+        gc->segments[gc->count++] = (struct segment){
+            .log = log,
+            .base = file->base,
+            .end = file->end,
+            .bytes = file->size,
+            .active = file->state == QL_FILE_ACTIVE,
+        };
+    }
+    Q_TRY(read_log(gc, log));
+    uint64_t end = gc->count > from ? gc->segments[gc->count - 1].end : 0;
+    bool head = true;
+    for (uint32_t i = from; i < gc->count; i++) {
+        struct segment *segment = &gc->segments[i];
+        judge(gc, segment, end - segment->end);
+        if (head && segment->reason[0] == '\0') {
+            segment->goes = true;
+            continue;
+        }
+        /* Only a head can go: positions and sequences have no holes. */
+        if (segment->reason[0] == '\0')
+            (void)snprintf(segment->reason, REASON_SIZE, "a segment before it stays");
+        head = false;
+    }
+    return Q_OK;
+}
+
+/* What each segment holds: the newest record's time, and who needs it. */
+static enum q_err
+read_log(struct gc *gc, unsigned log)
+{
+    struct qlog_cursor *cursor;
+    const char *name = gc->directory->super.logs[log].name;
+    Q_TRY(qlog_cursor_open(gc->directory->env.path, name, (qlog_position){ 0 }, &cursor));
+    uint32_t at = 0;
+    while (at < gc->count && gc->segments[at].log != log)
+        at++;
+    enum q_err err;
+    for (;;) {
+        struct qlog_record record;
+        struct qlog_damage damage;
+        err = qlog_cursor_next(cursor, &record, &damage);
+        bool damaged = err == Q_E_CORRUPT;
+        if (err != Q_OK && !damaged) break;
+        uint64_t position = damaged ? damage.from : record.frame.value;
+        while (at + 1 < gc->count && gc->segments[at + 1].log == log &&
+               gc->segments[at + 1].base <= position)
+            at++;
+        if (at == gc->count) break;
+        struct segment *segment = &gc->segments[at];
+        segment->damaged = segment->damaged || damaged;
+        if (damaged) continue;
+        segment->newest_ms = q_max_u64(segment->newest_ms, record.wall_ms);
+        struct qbatch batch;
+        bool messages = gc->store && log == 0 && record.kind == QL_RECORD_BATCH;
+        if (gc->consumed && messages && qbatch_open(record.bytes, &batch) == Q_OK)
+            hold_by_groups(gc, segment, &batch);
+    }
+    qlog_cursor_close(cursor);
+    return err == Q_END ? Q_OK : err;
+}
+
+static void
+hold_by_groups(struct gc *gc, struct segment *segment, const struct qbatch *batch)
+{
+    uint64_t last = batch->first_sequence + batch->message_count - 1;
+    for (uint32_t i = 0; segment->reason[0] == '\0' && i < gc->audit.group_count; i++) {
+        const struct ql_audit_group *found = &gc->audit.groups[i];
+        if (found->group == NULL || found->subject_id != batch->subject_id) continue;
+        uint64_t needed = first_needed(found->group);
+        if (needed > last) continue;
+        const struct ql_audit_subject *subject = gc->audit.subjects[found->subject_id];
+        (void)snprintf(
+            segment->reason, REASON_SIZE,
+            "group \"%.*s\" is not done with \"%.*s\" from sequence %" PRIu64 " on",
+            (int)found->group->name_size, found->group->name, (int)subject->name_size,
+            subject->name, needed);
+    }
+}
+
+/* The least sequence that the group has in hand, pending, or before it. */
+static uint64_t
+first_needed(const struct ql_group *group)
+{
+    uint64_t first = group->cursor;
+    if (group->pending_count > 0) first = q_min_u64(first, group->pending[0].sequence);
+    for (uint32_t i = 0; i < group->consumer_count; i++) {
+        const struct ql_consumer *consumer = group->consumers[i];
+        for (uint32_t j = 0; consumer != NULL && j < consumer->held_count; j++)
+            first = q_min_u64(first, consumer->held[j].sequence);
+    }
+    return first;
+}
+
+static void
+judge(struct gc *gc, struct segment *segment, uint64_t bytes_behind)
+{
+    if (segment->active) {
+        (void)snprintf(segment->reason, REASON_SIZE, "it is being written");
+        return;
+    }
+    if (segment->reason[0] != '\0') return;
+    bool sized = gc->store ? segment->log == 0 : true;
+    bool old = gc->age_ns != UINT64_MAX &&
+               gc->now_ms - q_min_u64(segment->newest_ms, gc->now_ms) >= gc->age_ns / Q_NS_PER_MS;
+    bool large = sized && gc->keep_bytes != UINT64_MAX && bytes_behind >= gc->keep_bytes;
+    if (old || large) return;
+    char text[TEXT_SIZE];
+    if (gc->age_ns != UINT64_MAX)
+        (void)snprintf(
+            segment->reason, REASON_SIZE, "it has records of %s",
+            q_text_format_time(segment->newest_ms, text, sizeof(text)));
+    else if (sized)
+        (void)snprintf(
+            segment->reason, REASON_SIZE, "the log behind it has only %s",
+            q_text_format_size(bytes_behind, text, sizeof(text)));
+    else
+        (void)snprintf(segment->reason, REASON_SIZE, "actions go by age: --older-than");
+}
+
+/* Position below which the log may be dropped; 0: nothing. */
+static uint64_t
+drop_end(const struct gc *gc, unsigned log)
+{
+    uint64_t end = 0;
+    for (uint32_t i = 0; i < gc->count; i++)
+        if (gc->segments[i].log == log && gc->segments[i].goes) end = gc->segments[i].end;
+    return end;
+}
+
+static void
+on_trimmed(struct qlog_request *request, enum q_err err)
+{
+    (void)err;
+    *(bool *)request->context = true;
+}
+
+/* The same request that a running store gets, so it states what must outlive its log. */
+static enum q_err
+apply(struct gc *gc)
+{
+    const char *path = gc->directory->env.path;
+    struct qlog_store_options options = {
+        .log.segment_bytes = ql_directory_segment_bytes(gc->directory),
+    };
+    uint64_t before = drop_end(gc, 0);
+    uint64_t actions_before = gc->store ? drop_end(gc, 1) : 0;
+    if (before == 0 && actions_before == 0) return Q_OK;
+    if (!gc->store) {
+        struct qlog *log;
+        Q_TRY(qlog_open(path, &options.log, &log));
+        enum q_err err = qlog_trim(log, (qlog_position){ before });
+        enum q_err closed = qlog_close(log);
+        return err == Q_OK ? closed : err;
+    }
+    struct qlog_store *store;
+    Q_TRY(qlog_store_open(path, &options, &store));
+    bool done = false;
+    struct qlog_trim trim = {
+        .request = { .kind = QLOG_TRIM, .done = on_trimmed, .context = &done },
+        .messages_before = { before },
+        .actions_before = { actions_before },
+    };
+    enum q_err err = qlog_store_submit(store, &trim.request);
+    while (err == Q_OK && !done) {
+        err = qlog_store_turn(store);
+        if (err == Q_OK && !done) err = qlog_store_wait(store, Q_NS_PER_MS);
+    }
+    if (err == Q_OK) err = trim.request.err;
+    struct q_fault fault = *q_fault_last();
+    enum q_err closed = qlog_store_close(store);
+    if (err == Q_OK) return closed;
+    q_fault_adopt(&fault);
+    return err;
+}
+
+static uint64_t
+bytes_that_go(const struct gc *gc)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < gc->count; i++)
+        if (gc->segments[i].goes) bytes += gc->segments[i].bytes;
+    return bytes;
+}
+
+static void
+print_text(const struct gc *gc, bool applied)
+{
+    char text[TEXT_SIZE];
+    (void)printf(
+        "%-16s %16s %16s %10s  %s\n", "LOG", "FROM", "TO", "SIZE",
+        applied ? "WHAT HAPPENED" : "WHAT MAY HAPPEN");
+    for (uint32_t i = 0; i < gc->count; i++) {
+        const struct segment *segment = &gc->segments[i];
+        (void)printf(
+            "%-16s %16" PRIu64 " %16" PRIu64 " %10s  %s%s%s",
+            gc->directory->super.logs[segment->log].name, segment->base, segment->end,
+            q_text_format_size(segment->bytes, text, sizeof(text)),
+            !segment->goes ? "stays"
+            : applied      ? "dropped"
+                           : "may go",
+            segment->goes ? "" : ": ", segment->goes ? "" : segment->reason);
+        (void)printf("%s\n", segment->damaged ? "  (a part of it is damaged)" : "");
+    }
+    uint64_t bytes = bytes_that_go(gc);
+    (void)printf(
+        "%s: %s%s\n", applied ? "dropped" : "may go", q_text_format_size(bytes, text, sizeof(text)),
+        applied && bytes > 0 ? "; a part of it is kept as spares, to be written again"
+        : applied            ? ""
+        : bytes > 0          ? ". Nothing was changed; --apply drops it"
+                             : ". Nothing was changed");
+}
+
+static void
+print_json(const struct gc *gc, bool applied)
+{
+    struct json json = { 0 };
+    json_open(&json, NULL, '{');
+    json_open(&json, "segments", '[');
+    for (uint32_t i = 0; i < gc->count; i++) {
+        const struct segment *segment = &gc->segments[i];
+        json_open(&json, NULL, '{');
+        json_text(&json, "log", q_bytes_from_text(gc->directory->super.logs[segment->log].name));
+        json_number(&json, "from", segment->base);
+        json_number(&json, "to", segment->end);
+        json_number(&json, "bytes", segment->bytes);
+        if (segment->newest_ms > 0) json_time(&json, "newest", segment->newest_ms);
+        json_bool(&json, "goes", segment->goes);
+        if (!segment->goes) json_text(&json, "held_by", q_bytes_from_text(segment->reason));
+        json_close(&json, '}');
+    }
+    json_close(&json, ']');
+    json_number(&json, "bytes", bytes_that_go(gc));
+    json_bool(&json, "applied", applied);
+    json_close(&json, '}');
+    (void)putchar('\n');
+}
