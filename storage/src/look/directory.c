@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include <qbase/bytes.h>
+#include <qbase/text.h>
 
 #include "io/transfer.h"
 
@@ -14,6 +15,7 @@ static void directory_read_super(struct ql_directory *directory);
 static enum q_err directory_list(struct ql_directory *directory, unsigned log);
 static bool directory_on_name(void *context, const char *name);
 static enum ql_file_state directory_judge(struct ql_directory *directory, struct ql_file *file);
+static bool name_has_number(const char *name, const char *prefix, uint32_t *ret_number);
 static enum ql_file_state directory_judge_segment(
     struct ql_directory *directory, struct ql_file *file, uint32_t number);
 static bool directory_read_block(
@@ -200,12 +202,22 @@ directory_judge(struct ql_directory *directory, struct ql_file *file)
         if (strcmp(file->name, "superblock") == 0) return QL_FILE_SUPERBLOCK;
         return strcmp(file->name, "LOCK") == 0 ? QL_FILE_LOCK : QL_FILE_UNKNOWN;
     }
-    unsigned number;
-    int used = 0;
-    bool ours = sscanf(file->name, "segment-%u%n", &number, &used) == 1 && used > 0 &&
-                file->name[used] == '\0';
-    if (!ours || number_file < 0) return QL_FILE_UNKNOWN;
+    uint32_t number;
+    if (number_file < 0) return QL_FILE_UNKNOWN;
+    if (name_has_number(file->name, "index-", &number)) return QL_FILE_INDEX;
+    if (!name_has_number(file->name, "segment-", &number)) return QL_FILE_UNKNOWN;
     return directory_judge_segment(directory, file, number);
+}
+
+static bool
+name_has_number(const char *name, const char *prefix, uint32_t *ret_number)
+{
+    size_t size = strlen(prefix);
+    uint64_t number;
+    if (strncmp(name, prefix, size) != 0) return false;
+    if (q_text_parse_u64(name + size, 0, UINT32_MAX - 1, &number) != Q_OK) return false;
+    *ret_number = (uint32_t)number;
+    return true;
 }
 
 static enum ql_file_state
