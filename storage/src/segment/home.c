@@ -17,6 +17,7 @@ enum {
     LOCK_PAUSE_MS = 50,
     SUPER_BUSY_NS = Q_NS_PER_S,        /* between writes under load */
     SUPER_IDLE_NS = 100 * Q_NS_PER_MS, /* after a burst */
+    TRIM_SUPER_WRITES = 2,
     SEGMENT_BYTES_DEFAULT = 256 * 1024 * 1024,
     SEGMENT_BYTES_SMALL = 16 * 1024 * 1024,
     SEGMENT_BYTES_MIN = 16 * QL_BLOCK,
@@ -58,8 +59,11 @@ static bool home_is_taken(
 static enum q_err home_sort_in(
     struct ql_home *home, struct ql_log *log, struct ql_segment *segment, uint64_t first);
 static enum q_err home_settle(struct ql_home *home, struct ql_log *log);
+static void home_trim_go_on(struct ql_home *home);
+static void home_on_waited_trim(struct ql_home_trim *trim, enum q_err err);
 static enum q_err home_write_super(struct ql_home *home);
 static void home_super_block(struct ql_home *home);
+static bool home_super_is_due(const struct ql_home *home, uint64_t now_ns);
 static void home_super_start(struct ql_home *home, uint64_t now_ns);
 static void home_on_super(struct ql_transfer *transfer);
 static bool home_is_idle(const struct ql_home *home, bool flushed);
@@ -840,6 +844,7 @@ ql_home_reap(struct ql_home *home, uint64_t now_ns)
 {
     for (unsigned i = 0; i < home->log_count; i++)
         ql_log_advance(&home->logs[i], now_ns, false);
+    home_trim_go_on(home);
     return ql_env_check(&home->env);
 }
 
@@ -853,43 +858,78 @@ ql_home_write(struct ql_home *home, uint64_t now_ns)
     home_super_start(home, now_ns);
 }
 
+void
+ql_home_trim_start(struct ql_home *home, struct ql_home_trim *trim)
+{
+    Q_ASSERT(home->trim == NULL);
+    trim->writes = 0;
+    home->trim = trim;
+    bool something = false;
+    for (unsigned i = 0; i < home->log_count; i++) {
+        uint64_t *first = &home->super.logs[i].first;
+        uint64_t drop_end = ql_log_drop_end(&home->logs[i], trim->before[i]);
+        something = something || drop_end != home->logs[i].segments.segments[0]->base;
+        /* What a pin kept the last time, it keeps in memory alone. */
+        *first = q_max_u64(*first, drop_end);
+        if (QL_PLANTED(drop_before_first) && ql_log_drop(&home->logs[i], *first) != Q_OK) return;
+    }
+    if (!something) trim->writes = TRIM_SUPER_WRITES;
+}
+
+/* When the superblock has said twice where the logs begin, so that no single copy is the only one to
+ * know: a head whose dropping is cut short must not be met again. */
+static void
+home_trim_go_on(struct ql_home *home)
+{
+    struct ql_home_trim *trim = home->trim;
+    if (trim == NULL || home->super_busy) return;
+    enum q_err err = ql_env_check(&home->env);
+    if (err == Q_OK && trim->writes < TRIM_SUPER_WRITES) return;
+    for (unsigned i = 0; i < home->log_count && err == Q_OK; i++)
+        err = ql_log_drop(&home->logs[i], home->super.logs[i].first);
+    home->trim = NULL;
+    trim->done(trim, err);
+}
+
+struct waited_trim {
+    struct ql_home_trim trim;
+    bool done;
+    enum q_err err;
+    struct q_fault fault;
+};
+
+static void
+home_on_waited_trim(struct ql_home_trim *trim, enum q_err err)
+{
+    struct waited_trim *waited = q_container_of(trim, struct waited_trim, trim);
+    waited->done = true;
+    waited->err = err;
+    waited->fault = *q_fault_last();
+}
+
 enum q_err
 ql_home_trim(struct ql_home *home, const uint64_t *before)
 {
     Q_TRY(ql_env_check(&home->env));
-    bool something = false;
-    for (unsigned i = 0; i < home->log_count; i++)
-        something = something || ql_log_drop_end(&home->logs[i], before[i]) !=
-                                     home->logs[i].segments.segments[0]->base;
-    if (!something) return Q_OK;
-    /* The superblock first: a head whose dropping is cut short must not be met again. */
-    for (unsigned i = 0; i < home->log_count; i++)
-        home->super.logs[i].first = ql_log_drop_end(&home->logs[i], before[i]);
-    while (home->super_busy) {
+    struct waited_trim waited = { .trim.done = home_on_waited_trim };
+    memcpy(waited.trim.before, before, home->log_count * sizeof(before[0]));
+    ql_home_trim_start(home, &waited.trim);
+    for (;;) {
+        home_super_start(home, q_clock_monotonic_ns(home->env.clock));
+        home_trim_go_on(home);
+        if (waited.done) break;
         int rv = home->env.io->table->enter(home->env.io, Q_NS_PER_MS);
-        if (rv < 0) return home_fail(home, "superblock", rv, "wait for the superblock");
+        if (rv < 0) ql_env_break(&home->env, "superblock", home->env.path, 0, -rv);
     }
-    for (unsigned i = 0; i < home->log_count && QL_PLANTED(drop_before_first); i++)
-        Q_TRY(ql_log_drop(&home->logs[i], home->super.logs[i].first));
-    enum q_err err = home_write_super(home);
-    /* Twice, so that no single copy is the only one to know where the logs begin. */
-    if (err == Q_OK) err = home_write_super(home);
-    if (err != Q_OK) {
-        char path[QL_PATH_MAX];
-        ql_env_break(
-            &home->env, "superblock", home_path(home, "superblock", path), 0,
-            q_fault_last()->sys_errno);
-        return err;
-    }
-    for (unsigned i = 0; i < home->log_count; i++)
-        Q_TRY(ql_log_drop(&home->logs[i], home->super.logs[i].first));
-    return Q_OK;
+    if (waited.err != Q_OK) q_fault_adopt(&waited.fault);
+    return waited.err;
 }
 
 uint64_t
 ql_home_deadline_ns(const struct ql_home *home)
 {
     uint64_t deadline = UINT64_MAX;
+    if (home->trim != NULL && !home->super_busy) return 0;
     /* As in home_super_start(): a deadline before it would act would only spin. */
     uint64_t super_ns =
         home->super_written_ns + (home_is_idle(home, false) ? SUPER_IDLE_NS : SUPER_BUSY_NS);
@@ -911,6 +951,8 @@ ql_home_drain(struct ql_home *home)
             ql_log_finish(&home->logs[i]);
             ql_log_write(&home->logs[i], now_ns);
         }
+        if (home->trim != NULL) home_super_start(home, now_ns);
+        home_trim_go_on(home);
         int rv = home->env.io->table->enter(home->env.io, Q_NS_PER_MS);
         if (rv < 0) {
             ql_env_break(
@@ -933,7 +975,7 @@ home_is_idle(const struct ql_home *home, bool flushed)
 {
     for (unsigned i = 0; i < home->log_count; i++)
         if (!ql_log_is_idle(&home->logs[i], flushed)) return false;
-    return !home->super_busy;
+    return !home->super_busy && home->trim == NULL;
 }
 
 enum q_err
@@ -1005,18 +1047,28 @@ home_super_block(struct ql_home *home)
     };
 }
 
-/* Let the superblock follow the marks, if they moved and it is time. */
+static bool
+home_super_is_due(const struct ql_home *home, uint64_t now_ns)
+{
+    bool moved = false;
+    for (unsigned i = 0; i < home->log_count; i++)
+        moved = moved || home->super.logs[i].durable != home->logs[i].durable;
+    uint64_t since = now_ns - home->super_written_ns;
+    if (!moved || since < SUPER_IDLE_NS) return false;
+    return since >= SUPER_BUSY_NS || home_is_idle(home, false);
+}
+
+/* Let the superblock follow the marks, if they moved and it is time, and say where logs begin. */
 static void
 home_super_start(struct ql_home *home, uint64_t now_ns)
 {
     if (home->super_busy || home->env.broken != Q_OK) return;
-    bool moved = false;
-    for (unsigned i = 0; i < home->log_count; i++)
-        moved = moved || home->super.logs[i].durable != home->logs[i].durable;
-    if (!moved) return;
-    uint64_t since = now_ns - home->super_written_ns;
-    if (since < SUPER_IDLE_NS) return;
-    if (since < SUPER_BUSY_NS && !home_is_idle(home, false)) return;
+    if (home->trim != NULL) {
+        if (home->trim->writes >= TRIM_SUPER_WRITES) return;
+        home->trim->writes++;
+    } else if (!home_super_is_due(home, now_ns)) {
+        return;
+    }
     for (unsigned i = 0; i < home->log_count; i++) {
         home->super.logs[i].durable =
             QL_PLANTED(super_early) ? home->logs[i].written : home->logs[i].durable;

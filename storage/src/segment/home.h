@@ -20,6 +20,15 @@
 #include "segment/log.h"
 #include "segment/recover.h"
 
+/* A head that is being dropped: the superblock says so twice before a file goes. */
+struct ql_home_trim {
+    uint64_t before[QL_LOGS_MAX];
+    /* On the owner's thread, from ql_home_reap() or ql_home_drain(). */
+    void (*done)(struct ql_home_trim *trim, enum q_err err);
+
+    unsigned writes; /* private: of the superblock, since it has the new positions */
+};
+
 struct ql_home {
     struct ql_env env;
     bool io_owned;
@@ -39,6 +48,7 @@ struct ql_home {
     struct ql_buffer *super_buffer;
     bool super_busy;
     uint64_t super_written_ns;
+    struct ql_home_trim *trim; /* NULL: none is under way */
 };
 
 /* `names` become the logs of a new directory; an existing one must have the same. */
@@ -69,9 +79,11 @@ Q_MUST_CHECK enum q_err ql_home_start(struct ql_home *home);
 Q_MUST_CHECK enum q_err ql_home_reap(struct ql_home *home, uint64_t now_ns);
 void ql_home_write(struct ql_home *home, uint64_t now_ns);
 /*
- * Drop whole segments below a position of each log. Blocks for a superblock write. What is pinned,
- * and the active segment, stay.
+ * Drop whole segments below a position of each log: what is pinned, and the active segment, stay.
+ * One at a time. `trim` is home's until `done`.
  */
+void ql_home_trim_start(struct ql_home *home, struct ql_home_trim *trim);
+/* Start one and wait for it. */
 Q_MUST_CHECK enum q_err ql_home_trim(struct ql_home *home, const uint64_t *before);
 /* When the next turn is due though nothing completes. */
 uint64_t ql_home_deadline_ns(const struct ql_home *home);

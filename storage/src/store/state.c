@@ -27,6 +27,9 @@ struct statement {
 
 static enum q_err state_subjects(
     struct statement *statement, uint64_t message_first, uint64_t action_first);
+static void trim_begin(struct qlog_store *store, struct qlog_trim *trim);
+static void trim_on_dropped(struct ql_home_trim *home_trim, enum q_err err);
+static void trim_finish(struct qlog_store *store, enum q_err err);
 static enum q_err trim_groups(struct qlog_store *store);
 static bool subject_is_due(
     const struct qlog_store *store,
@@ -49,13 +52,25 @@ statement_push(struct statement *statement, struct ql_action *action)
 void
 ql_trim_start(struct qlog_store *store, struct qlog_trim *trim)
 {
+    trim->request.next = NULL;
+    struct qlog_request **end = &store->trims;
+    while (*end != NULL)
+        end = &(*end)->next;
+    *end = &trim->request;
+    if (store->trims == &trim->request) trim_begin(store, trim);
+}
+
+static void
+trim_begin(struct qlog_store *store, struct qlog_trim *trim)
+{
     uint64_t message_first = ql_log_drop_end(store->messages, trim->messages_before.value);
     uint64_t action_first = ql_log_drop_end(store->actions, trim->actions_before.value);
     /* What is stated is what goes: what rolls or is let go meanwhile waits for the next trim. */
     trim->messages_before.value = message_first;
     trim->actions_before.value = action_first;
     struct statement statement = { .store = store };
-    enum q_err err = state_subjects(&statement, message_first, action_first);
+    enum q_err err = ql_env_check(&store->home->env);
+    if (err == Q_OK) err = state_subjects(&statement, message_first, action_first);
     for (uint32_t i = 0; err == Q_OK && i < store->group_count; i++)
         if (store->groups[i] != NULL && store->groups[i]->stated_at < action_first &&
             !QL_PLANTED(state_dropped))
@@ -67,23 +82,45 @@ ql_trim_start(struct qlog_store *store, struct qlog_trim *trim)
     /* What was stated in vain does no harm: readers who know better pass over it. */
     statement.last->append.flushed = true;
     ql_action_append(statement.last, err == Q_OK ? &trim->request : NULL);
-    if (err != Q_OK) ql_request_finish(&trim->request, err);
+    if (err != Q_OK) trim_finish(store, err);
 }
 
 void
 ql_trim_go_on(struct qlog_store *store, struct qlog_trim *trim, enum q_err err)
 {
-    if (err == Q_OK) {
-        uint64_t before[QL_LOGS_MAX] = {
+    if (err != Q_OK) {
+        trim_finish(store, err);
+        return;
+    }
+    store->home_trim = (struct ql_home_trim){
+        .before = {
             [QL_LOG_MESSAGE] = trim->messages_before.value,
             [QL_LOG_ACTION] = trim->actions_before.value,
-        };
-        err = ql_home_trim(store->home, before);
-        ql_index_drop(&store->index, store->messages->segments.segments[0]->base);
-        enum q_err trim_err = trim_groups(store);
-        if (err == Q_OK) err = trim_err;
-    }
-    ql_request_finish(&trim->request, err);
+        },
+        .done = trim_on_dropped,
+    };
+    ql_home_trim_start(store->home, &store->home_trim);
+}
+
+static void
+trim_on_dropped(struct ql_home_trim *home_trim, enum q_err err)
+{
+    struct qlog_store *store = q_container_of(home_trim, struct qlog_store, home_trim);
+    ql_index_drop(&store->index, store->messages->segments.segments[0]->base);
+    enum q_err trim_err = trim_groups(store);
+    trim_finish(store, err == Q_OK ? trim_err : err);
+}
+
+/* The first of those that wait; the next one begins. */
+static void
+trim_finish(struct qlog_store *store, enum q_err err)
+{
+    struct qlog_request *request = store->trims;
+    struct qlog_request *next = request->next;
+    store->trims = next;
+    ql_request_finish(request, err);
+    /* Another one may have begun in between, when this was the last. */
+    if (next != NULL) trim_begin(store, q_container_of(next, struct qlog_trim, request));
 }
 
 /* What groups had in hand of messages that went. A restart concludes the same. */

@@ -66,6 +66,8 @@ struct qlog_store {
     uint64_t whole_frame; /* position + 1 of the frame that was looked at last; see frame.c */
 
     struct ql_action *free_actions;
+    struct qlog_request *trims; /* the first is under way, the others wait for it */
+    struct ql_home_trim home_trim;
     struct qlog_counters counters;
 
     /* Options, defaults filled in. */
