@@ -46,7 +46,10 @@
     X(seen_before_flush, "consumers see what power loss may take")                                 \
     X(index_of_another_life, "an index file counts for whatever segment has its base")             \
     X(index_header_first, "the header of an index file is written before its body")                \
-    X(index_before_durable, "an index file has what power loss may take")
+    X(index_before_durable, "an index file has what power loss may take")                          \
+    X(retention_unconsumed, "retention drops what groups still need")                              \
+    X(full_disk_admits, "publishes are taken whatever space is left")                              \
+    X(archive_unasked, "what the archive does not have yet is dropped")
 
 #ifdef QL_PLANT
 enum ql_plant {

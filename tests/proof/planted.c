@@ -33,6 +33,7 @@ enum {
 enum rig_name {
     CRASH,
     PROMISES,
+    RETENTION,
     ROT,
     RIGS
 };
@@ -41,6 +42,7 @@ enum rig_name {
 static const char *const rigs[RIGS][8] = {
     [CRASH] = { "planted-crash", "--images", "1200", "--show", "1" },
     [PROMISES] = { "planted-promises" },
+    [RETENTION] = { "planted-retention" },
     [ROT] = { "planted-rot", "--faults", "600", "--show", "1" },
 };
 
@@ -66,6 +68,9 @@ static const struct {
     { "payload_unchecked", ROT },
     { "generation_kept", PROMISES },
     { "subject_unnamed", ROT },
+    { "retention_unconsumed", RETENTION },
+    { "full_disk_admits", RETENTION },
+    { "archive_unasked", RETENTION },
     { "seen_before_flush", PROMISES },
     { "zero_over_frame", PROMISES },
 };

@@ -61,6 +61,9 @@ fixture_open(struct store_fixture *fixture)
             .frame_bytes_max = 64 * 1024,
             .create = true,
         },
+        /* Whatever the disk of this machine has left. */
+        .disk_soft_bytes = 1,
+        .disk_hard_bytes = 1,
     };
     open_store(fixture);
 }

@@ -36,6 +36,7 @@
     X(WINDOW_FULL,      19, true,  "the consumer holds as many un-acknowledged messages as it may", "acknowledge some") \
     X(NO_SUCH_MODE,     20, false, "this durability mode can't be had here", "use sync or async") \
     X(STOPPING,         21, true,  "the server is stopping", "try again") \
+    X(STORAGE_FULL,     22, true,  "too little space is left for new messages", "consume and wait for retention, or give the broker more disk") \
     /* Failures. */ \
     X(E_NOMEM,          -1, false, "out of memory", "lower the limits or give the process more memory") \
     X(E_IO,             -2, false, "input/output error", "check the disk and the kernel's log") \

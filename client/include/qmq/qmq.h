@@ -50,6 +50,7 @@ enum qmq_code {
     QMQ_UNAVAILABLE = 18, /* not reachable */
     QMQ_WINDOW_FULL = 19, /* acknowledge some */
     QMQ_STOPPING = 21,
+    QMQ_STORAGE_FULL = 22, /* publishes are refused until space is free */
     QMQ_E_NOMEM = -1,
     QMQ_E_CORRUPT = -4,
     QMQ_E_CONNECTION = -13, /* lost; the outcome is unknown */

@@ -27,6 +27,9 @@ extern "C" {
     X(VOID_ACTIONS, "actions on messages that power loss took were dropped")                       \
     X(INDEX_DROPPED, "an index file is damaged or of no use; it is made again from the log")       \
     X(INDEX_FAILED, "an index file could not be written; it is tried again")                       \
+    X(DROPPED, "the head of the logs was dropped by retention")                                    \
+    X(DISK_LEVEL, "the free space of the file system crossed a level")                             \
+    X(ARCHIVE_FAILED, "a segment could not be archived: it stays, and is tried again")             \
     X(BROKEN, "a write or flush failed; the log refuses everything until it is opened again")
 
 enum qlog_event_kind {

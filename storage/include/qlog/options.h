@@ -38,6 +38,17 @@ struct qlog_options {
     bool read_only;
 };
 
+/*
+ * Who wants to keep what retention drops. `take` is asked on the store thread, and must not block,
+ * before a segment of the message log, positions [from, to), goes; until it says Q_OK the file stays
+ * as it is. Q_AGAIN: at work on it; asked again a second later. A failure (with a fault) is told as
+ * an event, and it is asked again.
+ */
+struct qlog_archive {
+    void *context;
+    enum q_err (*take)(void *context, const char *path, uint64_t from, uint64_t to);
+};
+
 /* What a message store needs beyond its logs. */
 struct qlog_store_options {
     struct qlog_options log;
@@ -53,6 +64,20 @@ struct qlog_store_options {
     uint32_t groups_max;
     /* Durability of subjects that do not say otherwise. 0: sync. */
     enum qlog_mode mode;
+
+    /* Retention drops whole segments of messages, the oldest first: those older than this. 0: 72 h;
+     * UINT64_MAX: none for its age. */
+    uint64_t retention_ms;
+    /* And those by which the message log is larger than this. 0: no limit. */
+    uint64_t retention_bytes;
+    /* But none before every group of its subjects has consumed it. */
+    bool retention_consumed;
+    /* Less free space than this: segments that are consumed go before their time; no publish is taken.
+     * 0: 15 % of the file system, at most 20 GiB; 5 %, at most 2 GiB. */
+    uint64_t disk_soft_bytes;
+    uint64_t disk_hard_bytes;
+    /* NULL: nobody keeps what goes. The store's until it is closed. */
+    const struct qlog_archive *archive;
 };
 
 #ifdef __cplusplus

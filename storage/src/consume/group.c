@@ -639,6 +639,19 @@ ql_group_has_some(const struct ql_group *group)
     return false;
 }
 
+uint64_t
+ql_group_oldest(const struct ql_group *group)
+{
+    uint64_t oldest = group->cursor;
+    if (group->pending_count > 0) oldest = q_min_u64(oldest, group->pending[0].sequence);
+    for (uint32_t i = 0; i < group->consumer_count; i++) {
+        const struct ql_consumer *consumer = group->consumers[i];
+        for (uint32_t j = 0; consumer != NULL && j < consumer->held_count; j++)
+            oldest = q_min_u64(oldest, consumer->held[j].sequence);
+    }
+    return oldest;
+}
+
 void
 ql_group_check(const struct ql_group *group)
 {

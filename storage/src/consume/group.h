@@ -153,6 +153,9 @@ uint64_t ql_group_drop(struct ql_group *group, uint64_t from, uint64_t to);
 /* Whether anything is held or pending. */
 bool ql_group_has_some(const struct ql_group *group);
 
+/* The oldest message that is not done: waiting, held or pending. */
+uint64_t ql_group_oldest(const struct ql_group *group);
+
 void ql_group_check(const struct ql_group *group);
 
 #endif /* QL_CONSUME_GROUP_H */

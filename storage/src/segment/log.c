@@ -124,6 +124,7 @@ ql_log_start(struct ql_log *log)
     segment->state = QL_SEGMENT_ACTIVE;
     segment->base = log->tail;
     segment->chain = log->chain;
+    segment->opened_ms = q_max_u64(log->wall_ms, q_clock_wall_ms(env->clock));
     Q_TRY(ql_segment_write_header(env, segment, log->name));
     Q_TRY(ql_segment_set_add(&log->segments, segment));
     log->spare_count--;
@@ -535,6 +536,7 @@ log_roll_go_on(struct ql_log *log, uint64_t now_ns)
     log->next->state = QL_SEGMENT_ACTIVE;
     log->next->base = log->tail;
     log->next->chain = log->chain;
+    log->next->opened_ms = q_max_u64(log->wall_ms, q_clock_wall_ms(env->clock));
     log->rolled_ns[log->rolled_next++ % QL_SPARES_MAX] = now_ns;
     ql_segment_activation(env, log->next, log->name, log->header_buffer->data);
     log->header_write = (struct ql_transfer){

@@ -43,6 +43,7 @@ ql_segment_create(
     segment->incarnation = incarnation;
     segment->file_size = file_size;
     segment->zeroed = QL_BLOCK;
+    segment->opened_ms = q_clock_wall_ms(env->clock);
     segment->file = segment_open_file(env, path, QLOG_IO_OPEN_CREATE);
     if (segment->file < 0) {
         int error = -segment->file;
@@ -200,6 +201,7 @@ segment_read_header(
     segment->incarnation = header.incarnation;
     segment->base = header.base;
     segment->chain = header.chain;
+    segment->opened_ms = header.created_ms;
     segment->file_size = state == QL_BLOCK_GOOD ? header.file_size : size - size % QL_BLOCK;
     if (named) {
         /* No frame is newer than the header before it, and none lies in a spare of its time. */
@@ -273,6 +275,7 @@ ql_segment_survey(
                     .incarnation = frame.incarnation,
                     .base = base,
                     .chain = behind == 0 ? frame.previous : 0,
+                    .wall_ms = frame.wall_ms,
                 };
             if (frame.incarnation == survey.incarnation && base == survey.base) survey.count++;
         }
@@ -293,6 +296,7 @@ ql_segment_become(
     segment->incarnation = survey->incarnation;
     segment->base = survey->base;
     segment->chain = survey->chain;
+    segment->opened_ms = survey->wall_ms;
     QL_TELL(
         env, ROT, .log = log, .path = ql_segment_path(env, log, segment->number, path),
         .position = survey->base, .bytes = QL_BLOCK,
@@ -337,7 +341,7 @@ ql_segment_activation(
         .base = segment->base,
         .file_size = segment->file_size,
         .generation = env->generation,
-        .created_ms = q_clock_wall_ms(env->clock),
+        .created_ms = segment->opened_ms,
         .chain = segment->chain,
     };
     memcpy(header.store_id, env->store_id, sizeof(header.store_id));

@@ -35,8 +35,10 @@ struct ql_segment {
     uint64_t file_size;
     uint64_t incarnation;
     uint64_t base;
-    uint64_t end;    /* SEALED: position behind its last frame */
-    uint64_t chain;  /* header hash of the frame before its first */
+    uint64_t end;   /* SEALED: position behind its last frame */
+    uint64_t chain; /* header hash of the frame before its first */
+    uint64_t
+        opened_ms;   /* wall time when it came into use: not before the last message ahead of it */
     uint64_t zeroed; /* file offset up to which it was written once; see segment/zero.h */
     bool doubtful;   /* frames contradict the header, or another file has the same */
     const uint8_t *map;
@@ -50,6 +52,7 @@ struct ql_segment_survey {
     uint64_t incarnation; /* of that use, as all that follows */
     uint64_t base;
     uint64_t chain;
+    uint64_t wall_ms; /* of the first of them */
 };
 
 struct ql_segment_set {

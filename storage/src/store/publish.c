@@ -102,7 +102,8 @@ ql_publish_start(struct qlog_store *store, struct qlog_publish *publish)
     memset(state, 0, sizeof(*state));
     state->store = store;
     state->append.table = &publish_table;
-    enum q_err err = publish_accept(store, publish);
+    enum q_err err = ql_retention_admits(store);
+    if (err == Q_OK) err = publish_accept(store, publish);
     if (err == Q_OK) {
         err = ql_log_append(store->messages, &state->append);
         if (err == Q_OK) return;

@@ -66,6 +66,7 @@ store_set_options(struct qlog_store *store, const struct qlog_store_options *opt
                                      : options->consumer_timeout_ns;
     store->groups_max = options->groups_max == 0 ? GROUPS_DEFAULT : options->groups_max;
     store->mode = options->mode == QLOG_MODE_DEFAULT ? QLOG_MODE_SYNC : options->mode;
+    ql_retention_init(&store->retention, options);
     ql_index_init(
         &store->index, options->subjects_max == 0 ? SUBJECTS_DEFAULT : options->subjects_max);
 }
@@ -146,6 +147,7 @@ qlog_store_turn(struct qlog_store *store)
     ql_pulls_expire(store);
     ql_consumers_expire(store);
     ql_index_cut(&store->index);
+    ql_retention_step(store);
     ql_home_write(home, store->now_ns);
     ql_index_make(&store->index, store->now_ns);
     return ql_env_check(&home->env);
@@ -156,6 +158,7 @@ qlog_store_wait(struct qlog_store *store, uint64_t timeout_ns)
 {
     const struct qlog_io_table *table = store->home->env.io->table;
     uint64_t deadline = ql_home_deadline_ns(store->home);
+    deadline = q_min_u64(deadline, store->retention.next_ns);
     const struct q_heap_node *pull = q_heap_first(&store->pull_deadlines);
     const struct q_heap_node *consumer = q_heap_first(&store->consumer_deadlines);
     if (pull != NULL) deadline = q_min_u64(deadline, pull->key);

@@ -8,6 +8,7 @@
  *              (`done` runs)
  *   look       subjects with news: their parked pulls are tried again
  *   expire     parked pulls and silent consumers whose time is over
+ *   retain     once a second: what may go, and how much space is left
  *   write      frames, spares, superblock are queued
  *
  * and qlog_store_wait() hands all of it to the kernel, sleeps and collects, in one call.
@@ -26,6 +27,7 @@
 #include "consume/group.h"
 #include "log/index.h"
 #include "segment/home.h"
+#include "store/retention.h"
 
 enum {
     QL_LOG_MESSAGE = 0,
@@ -68,6 +70,7 @@ struct qlog_store {
     struct ql_action *free_actions;
     struct qlog_request *trims; /* the first is under way, the others wait for it */
     struct ql_home_trim home_trim;
+    struct ql_retention retention;
     struct qlog_counters counters;
 
     /* Options, defaults filled in. */

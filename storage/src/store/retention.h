@@ -1,0 +1,65 @@
+/*
+ * store/retention.h: which messages go, and what happens when the disk fills up.
+ *
+ * Once a second the oldest sealed segments of the message log are held against the rules:
+ *
+ *   age        its last message is older than `retention_ms`; at most one in ten seconds, so that a
+ *              clock that jumped takes little before somebody sees it
+ *   size       the message log takes more than `retention_bytes`
+ *   pressure   less than the soft level is free, and every group has consumed it
+ *
+ * and, whatever the rule, a segment stays while it is pinned, while the archive has not taken it,
+ * and, with `retention_consumed`, while a group needs it. A subject without a group needs all of its
+ * messages: its first consumer may be on its way. The action log keeps its last few segments; what a
+ * dropped one said is stated again first (state.c).
+ *
+ * Levels of free space, looked at once a second:
+ *
+ *   NORMAL -> SOFT    pressure, as above
+ *   SOFT   -> HARD    publishes are refused with STORAGE_FULL; pulls and acknowledgements go on
+ *   and back, by itself, when space is free again
+ *
+ * Thread: the store's.
+ */
+#ifndef QL_STORE_RETENTION_H
+#define QL_STORE_RETENTION_H
+
+#include <qlog/store.h>
+
+enum ql_disk_level {
+    QL_DISK_NORMAL,
+    QL_DISK_SOFT,
+    QL_DISK_HARD
+};
+
+struct ql_retention {
+    /* Options, defaults filled in. */
+    uint64_t age_ms;
+    uint64_t bytes;
+    bool consumed;
+    uint64_t soft_bytes; /* 0: from the size of the file system */
+    uint64_t hard_bytes;
+    const struct qlog_archive *archive;
+
+    enum ql_disk_level level;
+    uint64_t next_ns; /* the next look */
+    uint64_t aged_ns; /* when the last segment went by age; 0: none */
+    struct qlog_trim trim;
+    bool trimming;
+
+    /* A pass over all subjects, in slices: the oldest position that a group needs. Groups only move
+     * on while it goes, so what it finds is never too much. */
+    bool passing;
+    uint32_t pass_next;
+    uint64_t needed;
+};
+
+struct qlog_store;
+
+void ql_retention_init(struct ql_retention *retention, const struct qlog_store_options *options);
+/* Once a turn. */
+void ql_retention_step(struct qlog_store *store);
+/* Q_OK or Q_STORAGE_FULL. */
+Q_MUST_CHECK enum q_err ql_retention_admits(const struct qlog_store *store);
+
+#endif /* QL_STORE_RETENTION_H */

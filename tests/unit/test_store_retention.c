@@ -1,0 +1,237 @@
+/*
+ * Retention: what goes when, what stays whatever the rules say, and what a full disk refuses.
+ */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#include "store/store.h"
+#include "store_fixture.h"
+
+enum {
+    BATCHES = 400, /* about six segments */
+};
+
+static struct store_fixture fixture;
+
+static void
+setup(void)
+{
+    fixture_open(&fixture);
+}
+
+static void
+teardown(void)
+{
+    fixture_close(&fixture);
+}
+
+TestSuite(store_retention, .init = setup, .fini = teardown, .timeout = 60);
+
+static void
+publish_many(unsigned batches)
+{
+    for (unsigned i = 0; i < batches; i++)
+        cr_assert_eq(
+            fixture_publish(&fixture, fixture_subject, "a,b", NULL, &(uint64_t){ 0 }), Q_OK);
+}
+
+static void
+pass(unsigned seconds)
+{
+    for (unsigned i = 0; i < 4 * seconds; i++) {
+        q_clock_manual_advance_ns(&fixture.clock, Q_NS_PER_S / 4);
+        fixture_settle(&fixture);
+        while (fixture.store->retention.trimming)
+            fixture_settle(&fixture);
+    }
+}
+
+static uint32_t
+segments(void)
+{
+    return fixture.store->messages->segments.count;
+}
+
+/* Pull and acknowledge all that is there; the first sequence, and how many. */
+static uint64_t
+consume(const char *group, uint64_t *ret_first)
+{
+    uint64_t session = fixture_join(&fixture, group, "c", NULL);
+    uint64_t received = 0;
+    uint64_t count = 0;
+    for (;;) {
+        struct pulled pulled = fixture_pull(&fixture, group, "c", session, 64, received);
+        cr_assert_eq(pulled.err, Q_OK);
+        if (pulled.run_count == 0) return count;
+        if (count == 0 && ret_first != NULL) *ret_first = pulled.runs[0].sequence;
+        for (uint32_t i = 0; i < pulled.run_count; i++) {
+            struct qlog_run run = pulled.runs[i];
+            received = run.pull_sequence + run.count;
+            cr_assert_eq(
+                fixture_ack(&fixture, group, "c", session, run.pull_sequence, received - 1), Q_OK);
+            count += run.count;
+        }
+    }
+}
+
+/* The oldest go when the log is larger than it may be; sequences and later messages are untouched. */
+Test(store_retention, by_size)
+{
+    fixture.options.retention_bytes = 3 * fixture.options.log.segment_bytes;
+    fixture_reopen(&fixture);
+    publish_many(BATCHES);
+    cr_assert_geq(segments(), 5);
+    pass(2);
+    cr_assert_eq(segments(), 3);
+    cr_assert_geq(fixture.events[QLOG_EVENT_DROPPED], 1);
+    uint64_t first = 0;
+    uint64_t count = consume("g", &first);
+    cr_assert_gt(first, 0);
+    cr_assert_eq(first + count, 2 * BATCHES);
+    fixture_crash(&fixture);
+    cr_assert_eq(consume("h", &first), count);
+    cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 0);
+}
+
+/* By age not more than one in ten seconds: the clock may be what is wrong. */
+Test(store_retention, by_age)
+{
+    fixture.options.retention_ms = 3600ull * Q_MS_PER_S;
+    fixture_reopen(&fixture);
+    publish_many(BATCHES);
+    uint32_t before = segments();
+    pass(60);
+    cr_assert_eq(segments(), before);
+    q_clock_manual_advance_ns(&fixture.clock, 2 * 3600ull * Q_NS_PER_S);
+    pass(2);
+    cr_assert_eq(segments(), before - 1);
+    pass(10);
+    cr_assert_eq(segments(), before - 2);
+    pass(100);
+    cr_assert_eq(segments(), 1);
+    /* A wall clock that is set back makes nothing young or old. */
+    publish_many(BATCHES);
+    fixture.clock.wall_ms -= 48 * 3600ull * Q_MS_PER_S;
+    pass(20);
+    cr_assert_geq(segments(), 5);
+}
+
+/* What a group has not consumed stays, and what has no group yet. */
+Test(store_retention, what_is_not_consumed_stays)
+{
+    fixture.options.retention_bytes = fixture.options.log.segment_bytes;
+    fixture.options.retention_consumed = true;
+    fixture_reopen(&fixture);
+    publish_many(BATCHES);
+    uint32_t before = segments();
+    pass(5);
+    cr_assert_eq(segments(), before);
+    (void)consume("g", NULL);
+    uint64_t session = fixture_join(&fixture, "slow", "c", NULL);
+    cr_assert_gt(fixture_pull(&fixture, "slow", "c", session, 10, 0).run_count, 0);
+    pass(5);
+    cr_assert_eq(segments(), before, "the slow group has some in its hands, and most before it");
+    cr_assert_eq(fixture_ack(&fixture, "slow", "c", session, 0, 9), Q_OK);
+    (void)consume("slow", NULL);
+    pass(5);
+    cr_assert_leq(segments(), 2);
+}
+
+/* When space is short, what is consumed goes before its time, and nothing else does. */
+Test(store_retention, pressure)
+{
+    fixture.options.disk_soft_bytes = UINT64_MAX;
+    fixture_reopen(&fixture);
+    publish_many(BATCHES);
+    uint32_t before = segments();
+    pass(5);
+    cr_assert_eq(fixture.events[QLOG_EVENT_DISK_LEVEL], 1);
+    cr_assert_eq(segments(), before);
+    (void)consume("g", NULL);
+    pass(5);
+    cr_assert_leq(segments(), 2);
+}
+
+/* A full disk refuses publishes by name, and nothing else; it takes them again by itself. */
+Test(store_retention, hard_level)
+{
+    publish_many(10);
+    fixture.options.disk_hard_bytes = UINT64_MAX;
+    fixture_reopen(&fixture);
+    pass(2);
+    uint64_t first;
+    cr_assert_eq(fixture_publish(&fixture, fixture_subject, "x", NULL, &first), Q_STORAGE_FULL);
+    cr_assert_eq(consume("g", &first), 20);
+    fixture.store->retention.hard_bytes = 1;
+    pass(2);
+    cr_assert_eq(fixture_publish(&fixture, fixture_subject, "x", NULL, &first), Q_OK);
+    cr_assert_eq(first, 20);
+    cr_assert_eq(fixture.events[QLOG_EVENT_DISK_LEVEL], 2);
+}
+
+static struct archive {
+    enum q_err err;
+    unsigned asked;
+    uint64_t from;
+    uint64_t to;
+} archive;
+
+static enum q_err
+take(void *context, const char *path, uint64_t from, uint64_t to)
+{
+    struct stat about;
+    (void)context;
+    archive.asked++;
+    cr_assert_eq(stat(path, &about), 0);
+    if (archive.err == Q_OK) {
+        cr_assert(archive.to == 0 || archive.to == from, "each byte once, in order");
+        archive.to = to;
+    }
+    return archive.err == Q_E_IO ? Q_FAIL(Q_E_IO, .what = "the other disk is full") : archive.err;
+}
+
+/* Nothing goes before the archive has it. */
+Test(store_retention, archive)
+{
+    static const struct qlog_archive taker = { .take = take };
+    fixture.options.retention_bytes = fixture.options.log.segment_bytes;
+    fixture.options.archive = &taker;
+    fixture_reopen(&fixture);
+    archive.err = Q_AGAIN;
+    publish_many(BATCHES);
+    uint32_t before = segments();
+    pass(5);
+    cr_assert_eq(segments(), before);
+    cr_assert_geq(archive.asked, 4);
+    archive.err = Q_E_IO;
+    pass(3);
+    cr_assert_eq(segments(), before);
+    cr_assert_geq(fixture.events[QLOG_EVENT_ARCHIVE_FAILED], 2);
+    archive.err = Q_OK;
+    pass(3);
+    cr_assert_eq(segments(), 1);
+    cr_assert_eq(archive.to, fixture.store->messages->segments.segments[0]->base);
+}
+
+/* The action log stays short, and a restart knows what went with its head. */
+Test(store_retention, actions_are_bounded)
+{
+    for (unsigned i = 0; i < 8; i++) {
+        publish_many(60);
+        (void)consume("g", NULL);
+        pass(2);
+    }
+    for (unsigned i = 0; i < 500; i++) {
+        uint64_t session = fixture_join(&fixture, "g", "c", NULL);
+        cr_assert_neq(session, 0);
+        if (i % 100 == 0) pass(2);
+    }
+    pass(5);
+    cr_assert_leq(fixture.store->actions->segments.count, 5);
+    cr_assert_gt(fixture.store->actions->segments.segments[0]->base, 0);
+    uint64_t before = ql_store_state_hash(fixture.store);
+    fixture_reopen(&fixture);
+    cr_assert_eq(ql_store_state_hash(fixture.store), before);
+    cr_assert_eq(consume("g", NULL), 0);
+}
