@@ -311,7 +311,7 @@ worker_open(
         if (!inside) continue;
         struct ql_segment *own;
         enum q_err err = ql_segment_reopen(env, log->name, segment, &own);
-        if (err == Q_NOT_FOUND && work->check->live) continue;
+        if (err == Q_NOT_FOUND) continue;
         Q_TRY(err);
         err = ql_segment_set_add(ret_segments, own);
         if (err != Q_OK) {

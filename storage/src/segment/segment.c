@@ -95,6 +95,8 @@ ql_segment_open(
     if (segment->file < 0) {
         int error = -segment->file;
         free(segment);
+        /* A running writer has deleted it since it was listed. */
+        if (error == ENOENT && env->read_only) return Q_NOT_FOUND;
         return Q_FAIL(q_err_from_errno(error), .path = path, .sys = error, .what = "open segment");
     }
     enum q_err err = segment_read_header(env, segment, log, path);
@@ -128,6 +130,7 @@ ql_segment_reopen(
     if (other->file < 0) {
         int error = -other->file;
         free(other);
+        if (error == ENOENT) return Q_NOT_FOUND;
         return Q_FAIL(q_err_from_errno(error), .path = path, .sys = error, .what = "open segment");
     }
     *ret_segment = other;

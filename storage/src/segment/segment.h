@@ -89,11 +89,14 @@ Q_MUST_CHECK enum q_err ql_segment_create(
     struct ql_segment **ret_segment);
 /*
  * Open the file and read its header. Q_OK; Q_NOT_FOUND: no header of this directory and log there
- * (a half-made spare); failures.
+ * (a half-made spare), or, for a reader, no file any more; failures.
  */
 Q_MUST_CHECK enum q_err ql_segment_open(
     struct ql_env *env, const char *log, uint32_t number, struct ql_segment **ret_segment);
-/* The same file through another way to the kernel, `env->io`, to read it only. Q_OK or a failure. */
+/*
+ * The same file through another way to the kernel, `env->io`, to read it only. Q_OK; Q_NOT_FOUND: it
+ * is gone; failures.
+ */
 Q_MUST_CHECK enum q_err ql_segment_reopen(
     struct ql_env *env,
     const char *log,
