@@ -24,7 +24,7 @@ static void retention_look_at_disk(struct qlog_store *store);
 static bool retention_asks_groups(const struct qlog_store *store);
 static void retention_trim(struct qlog_store *store);
 static void retention_pass(struct qlog_store *store);
-static uint64_t subject_needs(const struct qlog_store *store, const struct ql_subject *subject);
+static uint64_t subject_needs(struct qlog_store *store, struct ql_subject *subject);
 static uint64_t retention_messages(struct qlog_store *store);
 static bool retention_archived(struct qlog_store *store, const struct ql_segment *segment);
 static uint64_t retention_actions(const struct qlog_store *store);
@@ -131,7 +131,7 @@ retention_pass(struct qlog_store *store)
     const struct ql_index *index = &store->index;
     uint64_t end = q_min_u64(index->count, (uint64_t)retention->pass_next + PASS_SUBJECTS);
     for (; retention->pass_next < end; retention->pass_next++) {
-        const struct ql_subject *subject = index->subjects[retention->pass_next];
+        struct ql_subject *subject = index->subjects[retention->pass_next];
         if (subject != NULL)
             retention->needed = q_min_u64(retention->needed, subject_needs(store, subject));
     }
@@ -140,7 +140,7 @@ retention_pass(struct qlog_store *store)
 
 /* Position of the oldest message that some group has not consumed; UINT64_MAX: none. */
 static uint64_t
-subject_needs(const struct qlog_store *store, const struct ql_subject *subject)
+subject_needs(struct qlog_store *store, struct ql_subject *subject)
 {
     uint64_t oldest = q_list_is_empty(&subject->groups) ? 0 : UINT64_MAX;
     q_list_for_each(link, &subject->groups) {
@@ -148,8 +148,10 @@ subject_needs(const struct qlog_store *store, const struct ql_subject *subject)
         oldest = q_min_u64(oldest, ql_group_oldest(group));
     }
     struct ql_entry entry;
-    if (ql_index_entry(&store->index, subject, oldest, &entry) != Q_OK) return UINT64_MAX;
-    return entry.frame;
+    enum q_err err = ql_index_entry(&store->index, subject, oldest, &entry);
+    if (err == Q_NOT_FOUND) return UINT64_MAX;
+    /* Where it is can't be told now, so nothing may go. */
+    return err == Q_OK ? entry.frame : 0;
 }
 
 /* Where the message log is to begin. */
