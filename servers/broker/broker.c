@@ -12,6 +12,7 @@
 
 #include <qbase/clock.h>
 
+#include "broker/archive.h"
 #include "broker/request.h"
 #include "broker/store_thread.h"
 #include "broker/waiting.h"
@@ -76,6 +77,9 @@ start_answerer(struct broker *broker)
 static enum q_err
 start_store(struct broker *broker)
 {
+    if (broker->options.archive)
+        Q_TRY(broker_archive_new(broker->options.archive, &broker->archive));
+    broker->options.store.archive = broker_archive_taker(broker->archive);
     const struct broker_store_options options = {
         .directory = broker->options.directory,
         .store = broker->options.store,
@@ -152,6 +156,7 @@ broker_stop(struct broker *broker)
         err = broker_store_close(broker->store);
         fault = *q_fault_last();
     }
+    broker_archive_free(broker->archive);
     srv_worker_stop(broker->answerer);
     srv_listener_free(broker->listener);
     broker_waiting_fini(broker);

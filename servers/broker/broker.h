@@ -27,7 +27,8 @@ struct broker_options {
     const char *program;
     const char *version;
     const char *roles;
-    struct qlog_store_options store; /* clock and observer are the broker's */
+    struct qlog_store_options store; /* clock, observer and archive are the broker's */
+    const char *archive;             /* directory for what retention drops; NULL: none */
     void *context;
     /* Registered: the route is published. Once. May be NULL. */
     void (*on_ready)(void *context);

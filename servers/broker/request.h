@@ -121,6 +121,7 @@ struct broker {
 
     /* Each its own thread. */
     struct broker_store *store;
+    struct broker_archive *archive; /* NULL: what goes is gone */
     struct srv_worker *answerer;
     struct srv_listener *listener;
     struct srv_registrar *registrar;

@@ -193,7 +193,7 @@ prepare_view(struct srv_node *node)
         .program = node->program_text,
         .version = QMQ_VERSION,
         .roles = node->roles_text,
-        .segment_bytes = options->segment_bytes,
+        .storage = options->storage,
     };
 }
 

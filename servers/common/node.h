@@ -43,6 +43,17 @@ enum {
     SRV_ROLES_MAX = 4
 };
 
+/* What a broker's store is told; 0 and NULL: the store's defaults. */
+struct srv_storage {
+    uint64_t segment_bytes;
+    uint64_t retention_ns;
+    uint64_t retention_bytes;
+    uint64_t disk_soft_bytes;
+    uint64_t disk_hard_bytes;
+    const char *archive;
+    bool keep_unconsumed;
+};
+
 /* What a role may know of its node. */
 struct srv_node_view {
     const char *node_id;
@@ -54,8 +65,8 @@ struct srv_node_view {
     const char *advertise; /* host for clients, or NULL: the one that is listened on */
     const char *program;   /* "qmqd 0.1.0" */
     const char *version;
-    const char *roles;      /* "meta,broker" */
-    uint64_t segment_bytes; /* 0: the store's default */
+    const char *roles; /* "meta,broker" */
+    struct srv_storage storage;
 };
 
 /* Valid until the role's start has returned; its texts as long as the node. */

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <qbase/clock.h>
 #include <qbase/opts.h>
 #include <qbase/text.h>
 #include <qproto/message.h>
@@ -33,7 +34,7 @@ struct row {
 };
 
 enum {
-    ROWS_MAX = 16
+    ROWS_MAX = 24
 };
 
 static size_t collect(
@@ -107,8 +108,20 @@ collect(const struct srv_program *program, struct words *words, struct q_opt *op
                       "name of this store among all (made from the node id)", 0, 0 } },
         { "broker", { "cluster", 0, Q_OPT_TEXT, &to->cluster, "NAME",
                       "cluster the node belongs to (default)", 0, 0 } },
-        { "broker", { "segment-size", 0, Q_OPT_SIZE, &to->segment_bytes, "SIZE",
+        { "broker", { "segment-size", 0, Q_OPT_SIZE, &to->storage.segment_bytes, "SIZE",
                       "of a log file (256MiB, less on small disks)", SEGMENT_BYTES_MIN, 0 } },
+        { "broker", { "retention", 0, Q_OPT_DURATION, &to->storage.retention_ns, "TIME",
+                      "messages older than this may go (72h)", Q_NS_PER_S, 0 } },
+        { "broker", { "retention-size", 0, Q_OPT_SIZE, &to->storage.retention_bytes, "SIZE",
+                      "of the message log; above it the oldest go (no limit)", SEGMENT_BYTES_MIN, 0 } },
+        { "broker", { "keep-unconsumed", 0, Q_OPT_FLAG, &to->storage.keep_unconsumed, NULL,
+                      "nothing goes before every group has consumed it", 0, 0 } },
+        { "broker", { "archive", 0, Q_OPT_TEXT, &to->storage.archive, "DIR",
+                      "files that go are copied there first; qlog reads them", 0, 0 } },
+        { "broker", { "disk-soft", 0, Q_OPT_SIZE, &to->storage.disk_soft_bytes, "SIZE",
+                      "with less free, what is consumed goes early (15 %, at most 20GiB)", 1, 0 } },
+        { "broker", { "disk-hard", 0, Q_OPT_SIZE, &to->storage.disk_hard_bytes, "SIZE",
+                      "with less free, publishes are refused (5 %, at most 2GiB)", 1, 0 } },
         { "*",      { "dev", 0, Q_OPT_FLAG, &to->dev, NULL,
                       "a node to try things with: banner, ./qmq-data, warnings only", 0, 0 } },
         { NULL,     { "ready-file", 0, Q_OPT_TEXT, &to->ready_file, "PATH",

@@ -25,7 +25,7 @@ struct srv_options {
     const char *broker_group; /* NULL: made from the node id */
     const char *cluster;
     const char *ready_file;
-    uint64_t segment_bytes;
+    struct srv_storage storage;
     enum srv_level log_level;
     bool dev;
 };
