@@ -3,12 +3,14 @@
  *
  * The store gives runs (which messages) and pieces (stored batches that hold them, pinned). Their
  * payloads are checked against the producer's hash here, off the store thread, and copied once,
- * into the answer: all envelopes, then all payloads. What fails its check is not delivered.
+ * into the answer: all envelopes, then all payloads. What fails its check, or what the disk does not
+ * give, is not delivered.
  */
 #include "broker/request.h"
 
 #include <qbase/clock.h>
 #include <qbatch/batch.h>
+#include <qlog/guard.h>
 
 #include "broker/waiting.h"
 #include "common/log.h"
@@ -22,13 +24,20 @@ enum {
     ROT_TELL_SECONDS = 10,
 };
 
+/* Where an answer's pieces go. */
+struct target {
+    const struct qlog_pull *pull;
+    uint8_t *envelopes;
+    uint8_t *payloads;
+};
+
 static enum q_err pull_on_net(
     struct broker_request *request, const ProtobufCMessage *header, struct q_bytes payload);
 static enum q_err pull_on_answer(struct broker_request *request, struct qnet_buffer **ret_answer);
 static enum q_err build(struct broker_request *request, struct qnet_buffer **ret_answer);
-static enum q_err check_pieces(const struct qlog_pull *pull);
+static enum q_err check_pieces(void *context);
 static void tell_rot(struct broker_request *request);
-static void copy_pieces(const struct qlog_pull *pull, uint8_t *to, size_t envelopes_size);
+static enum q_err copy_pieces(void *context);
 
 const struct broker_route broker_pull_route = {
     .op = QPROTO_PULL,
@@ -67,16 +76,18 @@ pull_on_net(
 static enum q_err
 pull_on_answer(struct broker_request *request, struct qnet_buffer **ret_answer)
 {
-    enum q_err err = check_pieces(&request->store.pull);
-    if (err != Q_OK) tell_rot(request);
+    enum q_err err = qlog_guard(check_pieces, &request->store.pull);
     if (err == Q_OK) err = build(request, ret_answer);
+    if (err == Q_E_CORRUPT || err == Q_E_IO) tell_rot(request);
     qlog_pull_release(&request->store.pull);
     return err;
 }
 
+/* Under a guard. */
 static enum q_err
-check_pieces(const struct qlog_pull *pull)
+check_pieces(void *context)
 {
+    const struct qlog_pull *pull = context;
     for (uint32_t i = 0; i < pull->piece_count; i++) {
         const struct qlog_piece *piece = &pull->pieces[i];
         struct qbatch batch;
@@ -141,16 +152,24 @@ build(struct broker_request *request, struct qnet_buffer **ret_answer)
     Q_TRY(qnet_buffer_new(qproto_size(&answer.base, payload_size), &buffer));
     uint8_t *to =
         qproto_write(qnet_buffer_data(buffer), QPROTO_PULL, 0, &answer.base, payload_size);
-    copy_pieces(pull, to, envelopes_size);
+    struct target target = { .pull = pull, .envelopes = to, .payloads = to + envelopes_size };
+    enum q_err err = qlog_guard(copy_pieces, &target);
+    if (err != Q_OK) {
+        qnet_buffer_free(buffer);
+        return err;
+    }
     *ret_answer = buffer;
     return Q_OK;
 }
 
-static void
-copy_pieces(const struct qlog_pull *pull, uint8_t *to, size_t envelopes_size)
+/* Under a guard. */
+static enum q_err
+copy_pieces(void *context)
 {
-    uint8_t *envelope_to = to;
-    uint8_t *payload_to = to + envelopes_size;
+    const struct target *target = context;
+    const struct qlog_pull *pull = target->pull;
+    uint8_t *envelope_to = target->envelopes;
+    uint8_t *payload_to = target->payloads;
     for (uint32_t i = 0; i < pull->piece_count; i++) {
         const struct qlog_piece *piece = &pull->pieces[i];
         memcpy(envelope_to, piece->envelope, piece->envelope_size);
@@ -158,4 +177,5 @@ copy_pieces(const struct qlog_pull *pull, uint8_t *to, size_t envelopes_size)
         envelope_to += piece->envelope_size;
         payload_to += piece->payload_size;
     }
+    return Q_OK;
 }

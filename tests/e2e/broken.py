@@ -1,6 +1,8 @@
 #!/usr/bin/python3
 """After a failed write the whole process ends with its own code and one clear line; what was
-acknowledged is there after the next start, and nothing that was not is called stored."""
+acknowledged is there after the next start, and nothing that was not is called stored. A read that
+fails is an error for who reads."""
+import os
 import resource
 
 import lib
@@ -31,3 +33,18 @@ with lib.Test() as t:
     t.check(got[:1000] == kept, "%d of %d acknowledged lines are there" % (len(got), len(kept)))
     t.check(got[1000:] in ([], [b"lost"]), "and what nobody published: %r" % got[1000:])
     node.stop()
+
+    # A file that does not give its pages any more, as on bad sectors: an error for who asks for
+    # those, and nothing else.
+    bad = t.node("bad", program=("qmqd", "--segment-size", "1MiB"))
+    bad.start()
+    t.qmq(bad, "pub", "orders", "--from", t.write_lines("many", t.make_lines(30000)))
+    os.truncate(os.path.join(bad.store, "message", "segment-000000"), 8192)
+    _, said, code = t.qmq(bad, "sub", "orders", "-g", "all", "-e", codes=None)
+    t.check(code not in (0, -9) and "E_IO" in said, "a bad file: code %d, %s" % (code, said))
+    t.say(said.strip().splitlines()[0].replace(t.directory, "…"))
+    t.check(bad.process.poll() is None, "the node has ended: %s" % bad.said())
+    t.check("BROKER-ROT" in bad.said(), "the node does not tell: %s" % bad.said())
+    t.qmq(bad, "pub", "tickets", "goes on")
+    t.check(t.qmq(bad, "sub", "tickets", "-g", "all", "-e")[0] == b"goes on\n", "not delivered")
+    bad.stop()

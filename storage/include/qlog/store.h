@@ -159,7 +159,8 @@ struct qlog_run {
     uint32_t attempt;
 };
 
-/* A stored batch, pinned until qlog_pull_release(). */
+/* A stored batch in a mapped file, pinned until qlog_pull_release(). It is read under a guard
+ * (qlog/guard.h), or a disk that fails ends the process. */
 struct qlog_piece {
     const uint8_t *envelope;
     uint32_t envelope_size;

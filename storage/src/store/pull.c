@@ -14,9 +14,11 @@
  * new entries, messages released by another consumer) try the group's parked pulls, first come
  * first served.
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include <qbase/assert.h>
+#include <qlog/guard.h>
 
 #include "planted.h"
 #include "store/store.h"
@@ -65,6 +67,8 @@ static uint64_t plan_range(
     uint32_t attempt,
     const uint64_t *pull_sequence,
     const struct qbatch_filter *filter);
+static enum q_err plan_envelope(
+    struct plan *plan, const struct ql_entry *entry, struct qbatch *ret_batch);
 static bool plan_piece(struct plan *plan, const struct ql_entry *entry);
 static void plan_message(
     struct plan *plan, uint64_t sequence, uint64_t count, uint32_t attempt, uint64_t pull_sequence);
@@ -289,16 +293,10 @@ plan_range(
         if (looked >= FILTER_MESSAGES_MAX) return sequence;
         looked += stop - sequence;
         struct qbatch batch;
-        const uint8_t *envelope;
-        struct ql_segment *segment;
-        plan->err = ql_log_view(
-            plan->store->messages, entry.frame + entry.envelope_at, entry.envelope_size, &envelope,
-            &segment);
+        plan->err = plan_envelope(plan, &entry, &batch);
         if (plan->err != Q_OK) return sequence;
-        plan->err = qbatch_open(q_bytes_from(envelope, entry.envelope_size), &batch);
-        struct qbatch_mask mask = { .nothing = true };
-        if (plan->err == Q_OK) mask = qbatch_filter_mask(&batch, filter);
-        for (; plan->err == Q_OK && sequence < stop; sequence++) {
+        struct qbatch_mask mask = qbatch_filter_mask(&batch, filter);
+        for (; sequence < stop; sequence++) {
             struct qbatch_entry message;
             qbatch_entry_at(&batch, (uint32_t)(sequence - entry.first_sequence), &message);
             if (!qbatch_mask_passes(&mask, message.tags)) continue;
@@ -313,10 +311,32 @@ plan_range(
                 break;
             }
         }
-        ql_segment_unpin(segment);
         if (plan->err != Q_OK) return sequence;
     }
     return sequence;
+}
+
+/* The batch's envelope, copied: who looks at it can't be met by a disk that fails. */
+static enum q_err
+plan_envelope(struct plan *plan, const struct ql_entry *entry, struct qbatch *ret_batch)
+{
+    struct qlog_store *store = plan->store;
+    if (store->envelope_capacity < entry->envelope_size) {
+        uint8_t *grown = realloc(store->envelope, entry->envelope_size);
+        if (grown == NULL) return Q_FAIL(Q_E_NOMEM, .what = "envelope");
+        store->envelope = grown;
+        store->envelope_capacity = entry->envelope_size;
+    }
+    const uint8_t *envelope;
+    struct ql_segment *segment;
+    Q_TRY(ql_log_view(
+        store->messages, entry->frame + entry->envelope_at, entry->envelope_size, &envelope,
+        &segment));
+    enum q_err err = qlog_guard_copy(store->envelope, envelope, entry->envelope_size);
+    ql_segment_unpin(segment);
+    return err != Q_OK
+               ? err
+               : qbatch_open(q_bytes_from(store->envelope, entry->envelope_size), ret_batch);
 }
 
 /* The batch of `entry` in the answer, pinned. False: no room for another. */

@@ -107,6 +107,7 @@ store_free(struct qlog_store *store)
     for (uint32_t i = 0; i < store->group_count; i++)
         ql_group_free(store->groups[i]);
     free(store->groups);
+    free(store->envelope);
     q_map_fini(&store->groups_by_name);
     ql_index_fini(&store->index);
     ql_actions_free(store);

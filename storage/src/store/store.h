@@ -67,6 +67,9 @@ struct qlog_store {
 
     uint64_t whole_frame; /* position + 1 of the frame that was looked at last; see frame.c */
 
+    uint8_t *envelope; /* the one that a filter looks at */
+    size_t envelope_capacity;
+
     struct ql_action *free_actions;
     struct qlog_request *trims; /* the first is under way, the others wait for it */
     struct ql_home_trim home_trim;
