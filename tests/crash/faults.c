@@ -131,7 +131,14 @@ fault_error(const struct faults *faults)
 static int
 fault_open(struct qlog_io *io, const char *path, unsigned flags)
 {
-    FAULT_CALL(io, OPEN, open(behind, path, flags));
+    struct faults *faults = faults_of(io);
+    if (fault_hits(faults, FAULT_OPEN)) return fault_error(faults);
+    fault_memory_pause(1);
+    int file = faults->behind->table->open(faults->behind, path, flags);
+    fault_memory_pause(-1);
+    if (file >= 0 && file < FAULT_FILES_MAX)
+        faults->derived[file] = strstr(path, "/index-") != NULL;
+    return file;
 }
 
 static int
@@ -240,8 +247,9 @@ op_site(const struct qlog_io_op *op)
 
 /* Frames and superblock copies: nothing may follow when they are not there. */
 static bool
-op_is_vital(const struct qlog_io_op *op)
+op_is_vital(const struct faults *faults, const struct qlog_io_op *op)
 {
+    if (op->file < FAULT_FILES_MAX && faults->derived[op->file]) return false;
     if (op->kind == QLOG_IO_FLUSH) return true;
     if (op->kind == QLOG_IO_READ || op->length < QL_FRAME_HEADER_SIZE) return false;
     uint32_t magic = q_load_le32((const uint8_t *)op->data + QL_FRAME_MAGIC_AT);
@@ -299,7 +307,7 @@ fault_on_altered(struct qlog_io_op *op)
     op->length = altered->length;
     if (altered->result != 0) {
         op->result = altered->result;
-        if (op_is_vital(op)) altered->faults->front.must_break = true;
+        if (op_is_vital(altered->faults, op)) altered->faults->front.must_break = true;
     }
     qlog_io_done_fn *done = altered->done;
     free(altered);
@@ -317,7 +325,7 @@ fault_enter(struct qlog_io *io, uint64_t wait_ns)
     struct q_list *link;
     while ((link = q_list_pop_front(&failed)) != NULL) {
         struct qlog_io_op *op = q_container_of(link, struct qlog_io_op, link);
-        if (op->result != -EINTR && op_is_vital(op)) faults->front.must_break = true;
+        if (op->result != -EINTR && op_is_vital(faults, op)) faults->front.must_break = true;
         op->done(op);
     }
     return faults->behind->table->enter(faults->behind, wait_ns);

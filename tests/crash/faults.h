@@ -55,13 +55,18 @@ struct fault_plan {
     uint64_t number; /* of the call that fails: 1, 2, … */
 };
 
+enum {
+    FAULT_FILES_MAX = 256
+};
+
 struct faults {
     struct simdisk_front front;
     struct qlog_io *behind;
     struct fault_plan plan;
-    uint64_t calls;            /* of the plan's site */
-    struct q_list failed;      /* operations that the io behind never sees */
-    struct faulty_op *altered; /* and those whose result is changed */
+    uint64_t calls;                /* of the plan's site */
+    bool derived[FAULT_FILES_MAX]; /* by file: what a store can do without */
+    struct q_list failed;          /* operations that the io behind never sees */
+    struct faulty_op *altered;     /* and those whose result is changed */
 };
 
 void faults_init(struct faults *faults, struct qlog_io *behind, const struct fault_plan *plan);
