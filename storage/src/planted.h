@@ -44,6 +44,8 @@
     X(subject_unnamed, "only the first segment names a subject")                                   \
     X(pull_floor_missing, "pull sequences go on where the log ends")                               \
     X(seen_before_flush, "consumers see what power loss may take")                                 \
+    X(statement_skipped, "a subject counts as stated, and is not")                                 \
+    X(replay_early, "a start may read from statements on that are not durable yet")                \
     X(index_of_another_life, "an index file counts for whatever segment has its base")             \
     X(index_header_first, "the header of an index file is written before its body")                \
     X(index_before_durable, "an index file has what power loss may take")                          \

@@ -532,10 +532,13 @@ rot_check_told(
     const struct label *label,
     unsigned index,
     const struct verdict_of_log *verdict,
-    const struct told *told,
-    unsigned count)
+    const struct user *user)
 {
     const struct labelled_log *log = &label->logs[index];
+    const struct told *told = user->told;
+    unsigned count = user->told_count;
+    /* What a start does not read of the action log it needs not. A reader of the log is told. */
+    uint64_t read_from = label->store && index == QL_LOG_ACTION ? user->store->replayed_actions : 0;
     bool torn = false;
     for (unsigned i = 0; i < count; i++) {
         if (strcmp(told[i].log, log->name) != 0) continue;
@@ -552,7 +555,7 @@ rot_check_told(
     }
     for (unsigned i = 0; i < verdict->cut && i < log->frame_count; i++) {
         const struct frame *frame = &log->frames[i];
-        if (!frame_is_noticed(frame, false)) continue;
+        if (!frame_is_noticed(frame, false) || frame->header.position < read_from) continue;
         if (!rot_is_told(frame, log->name, told, count))
             complain(
                 torn ? &run.misclassified : &run.undetected,
@@ -796,7 +799,7 @@ rot_one(struct label *label, struct random_source *random)
     }
     rot_count(label, verdicts);
     for (unsigned i = 0; i < label->log_count; i++)
-        rot_check_told(label, i, &verdicts[i], user.told, user.told_count);
+        rot_check_told(label, i, &verdicts[i], &user);
     if (label->store) {
         const struct ql_home *home = user.store->home;
         if (whole && home->env.generation == label->generation &&

@@ -246,3 +246,94 @@ Test(store_index, times)
     cr_assert_eq(ql_index_time(&fixture.store->index, UINT64_MAX, &position), Q_OK);
     cr_assert_eq(position, fixture.store->messages->tail);
 }
+
+/* Take everything that is there, some of it without a word. */
+static void
+consume_some(const char *group)
+{
+    uint64_t session = fixture_join(&fixture, group, "c", NULL);
+    uint64_t received = 0;
+    for (;;) {
+        struct pulled pulled = fixture_pull(&fixture, group, "c", session, 3, received);
+        cr_assert_eq(pulled.err, Q_OK);
+        if (pulled.run_count == 0) return;
+        const struct qlog_run *run = &pulled.runs[0];
+        received = run->pull_sequence + run->count;
+        if (received % 5 != 0)
+            cr_assert_eq(
+                fixture_ack(&fixture, group, "c", session, run->pull_sequence, received - 1), Q_OK);
+    }
+}
+
+static uint64_t
+replay_of(unsigned log)
+{
+    return fixture.store->home->super.logs[log].replay;
+}
+
+/* What lies before the places that the superblock names is not read, and nothing is missing. */
+Test(store_index, starts_go_on_from_statements)
+{
+    for (unsigned round = 0; round < 4; round++) {
+        publish_some(ROUNDS / 2);
+        consume_some("g");
+        consume_some(round % 2 == 0 ? "even" : "odd");
+        fixture_settle(&fixture);
+        uint64_t state = ql_store_state_hash(fixture.store);
+        uint64_t found = look_up_all();
+        fixture_reopen(&fixture);
+        cr_assert_eq(ql_store_state_hash(fixture.store), state);
+        cr_assert_eq(look_up_all(), found);
+    }
+    uint64_t actions = replay_of(QL_LOG_ACTION);
+    cr_assert_gt(actions, 0);
+    cr_assert_gt(replay_of(QL_LOG_MESSAGE), 0);
+    cr_assert_eq(fixture.store->replayed_actions, actions);
+    /* The same without what is derived, and after a kill. */
+    uint64_t found = look_up_all();
+    fixture_crash(&fixture);
+    uint64_t state = ql_store_state_hash(fixture.store);
+    cr_assert_eq(look_up_all(), found);
+    cr_assert_eq(qlog_store_close(fixture.store), Q_OK);
+    remove_index_files();
+    cr_assert_eq(qlog_store_open(fixture.directory, &fixture.options, &fixture.store), Q_OK);
+    cr_assert_eq(ql_store_state_hash(fixture.store), state);
+    cr_assert_eq(look_up_all(), found);
+    cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 0);
+    cr_assert_eq(fixture.events[QLOG_EVENT_VOID_ACTIONS], 0);
+}
+
+/* A minute after the last change everything is said. */
+Test(store_index, statements_come_in_time)
+{
+    publish_some(10);
+    fixture_settle(&fixture);
+    q_clock_manual_advance_ns(&fixture.clock, 61 * (uint64_t)Q_NS_PER_S);
+    fixture_settle(&fixture);
+    q_clock_manual_advance_ns(&fixture.clock, (uint64_t)Q_NS_PER_S);
+    fixture_settle(&fixture);
+    cr_assert_eq(replay_of(QL_LOG_MESSAGE), fixture.store->messages->tail);
+    uint64_t tail = fixture.store->actions->tail;
+    q_clock_manual_advance_ns(&fixture.clock, 120 * (uint64_t)Q_NS_PER_S);
+    fixture_settle(&fixture);
+    uint64_t round = fixture.store->actions->tail - tail;
+    q_clock_manual_advance_ns(&fixture.clock, 120 * (uint64_t)Q_NS_PER_S);
+    fixture_settle(&fixture);
+    cr_assert_eq(round, 0, "and then there is nothing more to say");
+}
+
+/* Sessions are not given twice, whatever of the action log is read. */
+Test(store_index, sessions_go_on)
+{
+    uint64_t last = 0;
+    for (unsigned i = 0; i < 60; i++) {
+        uint64_t session = fixture_join(&fixture, "g", i % 2 == 0 ? "a" : "b", NULL);
+        cr_assert_gt(session, last);
+        last = session;
+        if (i % 20 == 19) {
+            q_clock_manual_advance_ns(&fixture.clock, 62 * (uint64_t)Q_NS_PER_S);
+            fixture_settle(&fixture);
+            fixture_reopen(&fixture);
+        }
+    }
+}

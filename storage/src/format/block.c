@@ -47,7 +47,9 @@ ql_super_encode(const struct ql_super *super, uint8_t block[QL_SUPER_SIZE])
         q_store_le64(at + QL_SUPER_LOG_INCARNATION, log->incarnation);
         q_store_le64(at + QL_SUPER_LOG_FIRST, log->first);
         q_store_le64(at + QL_SUPER_LOG_ZEROED, log->zeroed);
+        q_store_le64(block + QL_SUPER_REPLAY + i * 8u, log->replay);
     }
+    q_store_le64(block + QL_SUPER_SESSIONS, super->sessions);
     q_store_le64(block + QL_SUPER_HASH, ql_hash(block + 8, QL_SUPER_SIZE - 8));
 }
 
@@ -65,6 +67,7 @@ ql_super_decode(const uint8_t block[QL_SUPER_SIZE], struct ql_super *ret_super)
         .generation = q_load_le64(block + QL_SUPER_GENERATION),
         .created_ms = q_load_le64(block + QL_SUPER_CREATED_MS),
         .written_ms = q_load_le64(block + QL_SUPER_WRITTEN_MS),
+        .sessions = q_load_le64(block + QL_SUPER_SESSIONS),
     };
     memcpy(super.store_id, block + QL_SUPER_STORE_ID, sizeof(super.store_id));
     for (unsigned i = 0; i < super.log_count; i++) {
@@ -78,6 +81,7 @@ ql_super_decode(const uint8_t block[QL_SUPER_SIZE], struct ql_super *ret_super)
         log->incarnation = q_load_le64(at + QL_SUPER_LOG_INCARNATION);
         log->first = q_load_le64(at + QL_SUPER_LOG_FIRST);
         log->zeroed = q_load_le64(at + QL_SUPER_LOG_ZEROED);
+        log->replay = q_load_le64(block + QL_SUPER_REPLAY + i * 8u);
     }
     *ret_super = super;
     return QL_BLOCK_GOOD;

@@ -29,6 +29,7 @@ struct ql_super_log {
     uint64_t incarnation;
     uint64_t first;
     uint64_t zeroed;
+    uint64_t replay;
 };
 
 struct ql_super {
@@ -39,6 +40,7 @@ struct ql_super {
     uint64_t generation;
     uint64_t created_ms;
     uint64_t written_ms;
+    uint64_t sessions;
     struct ql_super_log logs[QL_LOGS_MAX];
 };
 

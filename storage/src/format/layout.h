@@ -60,6 +60,8 @@ enum {
     QL_SUPER_LOG_INCARNATION = 40,/* u64: highest ever given to a segment of this log */
     QL_SUPER_LOG_FIRST    = 48,   /* u64: where the log begins; what lies below is dropped */
     QL_SUPER_LOG_ZEROED   = 56,   /* u64: the active segment was written up to here at least once */
+    QL_SUPER_REPLAY       = 320,  /* QL_LOGS_MAX x u64: a start reads from here on; 0: from FIRST */
+    QL_SUPER_SESSIONS     = 352,  /* u64: sessions given in this generation, at an orderly stop */
     QL_SUPER_SIZE         = 4096,
 };
 
@@ -180,6 +182,8 @@ enum ql_frame_kind {
 
 _Static_assert(QL_FRAME_HEADER_SIZE % 8 == 0, "records are aligned to 8");
 _Static_assert(
-    QL_SUPER_LOGS + QL_LOGS_MAX * QL_SUPER_LOG_SIZE <= QL_SUPER_SIZE, "superblock overflows");
+    QL_SUPER_LOGS + QL_LOGS_MAX * QL_SUPER_LOG_SIZE == QL_SUPER_REPLAY &&
+        QL_SUPER_REPLAY + QL_LOGS_MAX * 8 == QL_SUPER_SESSIONS,
+    "fields of the superblock");
 
 #endif /* QL_FORMAT_LAYOUT_H */

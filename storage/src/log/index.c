@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include <qbase/assert.h>
+#include <qlog/guard.h>
 
 #include "format/block.h"
 #include "format/record.h"
@@ -32,6 +33,7 @@ static enum q_err file_entry(
     uint64_t sequence,
     struct ql_entry *ret_entry,
     bool *ret_first);
+static enum q_err learn_subjects(void *context);
 static void cut_begin(struct ql_index *index, const struct ql_segment *segment);
 static enum q_err cut_add(
     struct ql_index *index, struct ql_index_header *header, uint64_t number_end);
@@ -278,6 +280,7 @@ files_entry(
     /* Back, as long as an earlier file may have it, too. */
     bool found = false;
     for (uint32_t at = hint + 1; at > 0; at--) {
+        if (at > files->count) continue;
         struct ql_entry entry;
         bool first;
         enum q_err err = file_entry(index, at - 1, subject, sequence, &entry, &first);
@@ -300,6 +303,23 @@ files_entry(
     return found ? Q_OK : Q_NOT_FOUND;
 }
 
+struct file_look {
+    struct ql_index_view *view;
+    uint32_t subject_id;
+    uint64_t sequence;
+    struct ql_index_subject row;
+    uint32_t number;
+    struct ql_entry *entry;
+};
+
+static enum q_err
+file_look(void *context)
+{
+    struct file_look *look = context;
+    return ql_index_view_find(
+        look->view, look->subject_id, look->sequence, &look->row, &look->number, look->entry);
+}
+
 /* `*ret_first`: it is the subject's first one there. As ql_index_view_find(), but for damage. */
 static enum q_err
 file_entry(
@@ -311,18 +331,24 @@ file_entry(
     bool *ret_first)
 {
     struct ql_index_files *files = &index->files;
-    struct ql_index_subject row;
-    uint32_t number = 0;
+    struct file_look look = {
+        .subject_id = subject->id,
+        .sequence = sequence,
+        .entry = ret_entry,
+    };
     enum q_err err;
     for (unsigned tries = 0;; tries++) {
         struct ql_index_file *file = files->files[at];
         err = ql_index_files_view(files, file);
-        if (err == Q_OK)
-            err = ql_index_view_find(&file->view, subject->id, sequence, &row, &number, ret_entry);
+        look.view = &file->view;
+        if (err == Q_OK) err = qlog_guard(file_look, &look);
         if (err >= Q_OK || tries > 0 || err == Q_E_NOMEM) break;
+        uint64_t base = file->view.header.base;
         Q_TRY(ql_index_files_rebuild(files, file));
+        /* Its segment is gone. */
+        if (ql_index_files_of(files, base) == NULL) return Q_NOT_FOUND;
     }
-    *ret_first = err == Q_OK && number == row.first;
+    *ret_first = err == Q_OK && look.number == look.row.first;
     return err;
 }
 
@@ -351,9 +377,9 @@ ql_index_time(struct ql_index *index, uint64_t wall_ms, uint64_t *ret_position)
         if (err == Q_OK) err = ql_index_view_time(&file->view, wall_ms, ret_position);
         if (err == Q_NOT_FOUND) continue;
         if (err != Q_E_CORRUPT) return err;
+        /* Once more, now from its segment. */
         Q_TRY(ql_index_files_rebuild(files, file));
-        err = ql_index_view_time(&files->files[at]->view, wall_ms, ret_position);
-        if (err != Q_NOT_FOUND) return err;
+        at--;
     }
     for (uint64_t number = index->entries.floor; number < index->entries.end; number++) {
         const struct ql_node *node = ql_entries_get(&index->entries, number);
@@ -397,19 +423,34 @@ ql_index_begin_segment(struct ql_index *index, const struct ql_index_header *hea
 {
     index->head = *header;
     index->cut_end = from;
+    index->unreadable = false;
 }
+
+struct learning {
+    struct ql_index *index;
+    struct ql_index_view *view;
+};
 
 enum q_err
 ql_index_learn(struct ql_index *index, struct ql_index_file *file)
 {
     Q_TRY(ql_index_files_view(&index->files, file));
-    for (uint32_t i = 0; i < file->view.header.subject_count; i++) {
+    struct learning learning = { .index = index, .view = &file->view };
+    return qlog_guard(learn_subjects, &learning);
+}
+
+static enum q_err
+learn_subjects(void *context)
+{
+    const struct learning *learning = context;
+    struct ql_index *index = learning->index;
+    for (uint32_t i = 0; i < learning->view->header.subject_count; i++) {
         struct ql_index_subject row;
-        Q_TRY(ql_index_view_subject(&file->view, i, &row));
+        Q_TRY(ql_index_view_subject(learning->view, i, &row));
         struct ql_subject *subject = ql_index_get(index, row.id);
         if (subject == NULL) Q_TRY(ql_index_need_unnamed(index, row.id, &subject));
         subject->next_sequence = q_max_u64(subject->next_sequence, row.next_sequence);
-        subject->hint = file->view.header.base;
+        subject->hint = learning->view->header.base;
     }
     return Q_OK;
 }
@@ -447,6 +488,7 @@ cut_begin(struct ql_index *index, const struct ql_segment *segment)
     const struct ql_log *log = index->files.log;
     ql_index_header_of(log->env, log->name, segment, &index->head);
     index->cut_end = segment->base;
+    index->unreadable = false;
 }
 
 static enum q_err
@@ -456,7 +498,7 @@ cut_add(struct ql_index *index, struct ql_index_header *header, uint64_t number_
     bool old = header->end <= index->recovered_end;
     header->generation = old ? index->recovered_generation : log->env->generation;
     header->wall_ms = log->wall_ms;
-    return ql_index_files_cut(&index->files, header, number_end);
+    return ql_index_files_cut(&index->files, header, number_end, index->unreadable);
 }
 
 void

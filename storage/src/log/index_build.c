@@ -5,6 +5,7 @@
 
 #include <qbase/assert.h>
 #include <qbase/clock.h>
+#include <qlog/guard.h>
 
 /* What is being written. */
 struct writer {
@@ -18,7 +19,7 @@ struct writer {
     uint32_t time_count;
 };
 
-static enum q_err build_all(struct writer *writer);
+static enum q_err build_all(void *context);
 static enum q_err build_order(struct writer *writer);
 static enum q_err build_count(struct writer *writer);
 static enum q_err build_subjects(struct writer *writer);
@@ -40,9 +41,8 @@ ql_index_build(struct ql_index_build *build)
     build->err = Q_OK;
     if (build->before != NULL) {
         build->err = ql_index_view_init(&writer.before, &build->before_header, build->before);
-        if (build->err == Q_OK) build->err = ql_index_view_check(&writer.before);
     }
-    if (build->err == Q_OK) build->err = build_all(&writer);
+    if (build->err == Q_OK) build->err = qlog_guard(build_all, &writer);
     if (build->err != Q_OK) {
         free(build->file);
         build->file = NULL;
@@ -52,10 +52,12 @@ ql_index_build(struct ql_index_build *build)
 }
 
 static enum q_err
-build_all(struct writer *writer)
+build_all(void *context)
 {
+    struct writer *writer = context;
     struct ql_index_build *build = writer->build;
     struct ql_index_header *header = &build->header;
+    if (build->before != NULL) Q_TRY(ql_index_view_check(&writer->before));
     Q_TRY(build_order(writer));
     Q_TRY(build_count(writer));
     header->entry_count = writer->before.header.entry_count + writer->order_count;

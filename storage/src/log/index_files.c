@@ -11,7 +11,7 @@
 #include "planted.h"
 
 enum {
-    WRITE_BYTES = 256 * 1024, /* at a time: frames must not wait behind an index */
+    WRITE_BYTES = 1024 * 1024, /* at a time: frames must not wait behind an index */
 };
 #define RETRY_NS (10 * (uint64_t)Q_NS_PER_S)
 
@@ -34,6 +34,7 @@ static enum q_err files_adopt(
     const struct ql_index_header *header,
     uint32_t number,
     uint8_t *memory);
+static void files_remove(struct ql_index_files *files, struct ql_index_file *file, bool unlink);
 static void files_unlink(struct ql_index_files *files, uint32_t number);
 static void step_begin(
     struct ql_index_files *files, struct ql_entries *entries, uint64_t now_ns, bool patient);
@@ -41,7 +42,7 @@ static bool cut_is_ready(struct ql_index_files *files, struct ql_index_cut *cut,
 static void step_built(struct ql_index_files *files);
 static void step_submit(struct ql_index_files *files);
 static void step_on_done(struct ql_transfer *transfer);
-static bool step_adopt(struct ql_index_files *files, struct ql_entries *entries);
+static bool step_adopt(struct ql_index_files *files, struct ql_entries *entries, bool unwritten);
 static void step_end(struct ql_index_files *files, struct ql_entries *entries, uint64_t now_ns);
 
 static const char *
@@ -282,12 +283,18 @@ ql_index_files_drop(struct ql_index_files *files, struct ql_index_file *file, co
             files->log->env, INDEX_DROPPED, .log = files->log->name,
             .path = files_path(files, file->number, path), .position = file->view.header.base,
             .text = why);
+    files_remove(files, file, true);
+}
+
+static void
+files_remove(struct ql_index_files *files, struct ql_index_file *file, bool unlink)
+{
     uint32_t at = ql_index_files_from(files, file->view.header.base);
     while (files->files[at] != file)
         at++;
     /* The worker may be reading it. */
     if (files->step == QL_INDEX_BUILDING) ql_index_worker_wait(&files->worker);
-    if (file->memory == NULL) files_unlink(files, file->number);
+    if (unlink && file->memory == NULL) files_unlink(files, file->number);
     file_free(files, file);
     files->count--;
     memmove(&files->files[at], &files->files[at + 1], (files->count - at) * sizeof(*files->files));
@@ -332,7 +339,10 @@ ql_index_files_trim(struct ql_index_files *files, uint64_t first)
 
 enum q_err
 ql_index_files_cut(
-    struct ql_index_files *files, const struct ql_index_header *header, uint64_t number_end)
+    struct ql_index_files *files,
+    const struct ql_index_header *header,
+    uint64_t number_end,
+    bool unwritten)
 {
     if (files->cut_count == files->cut_capacity) {
         uint32_t capacity = files->cut_capacity == 0 ? 8 : files->cut_capacity * 2;
@@ -344,6 +354,7 @@ ql_index_files_cut(
     files->cuts[files->cut_count++] = (struct ql_index_cut){
         .header = *header,
         .number_end = number_end,
+        .unwritten = unwritten,
     };
     return Q_OK;
 }
@@ -441,7 +452,7 @@ step_built(struct ql_index_files *files)
     char path[QL_PATH_MAX];
     files->step = QL_INDEX_FAILED;
     if (files->abandoned) return;
-    if (files->build.err == Q_E_CORRUPT) {
+    if (files->build.err == Q_E_CORRUPT || files->build.err == Q_E_IO) {
         struct ql_index_file *before = ql_index_files_of(files, files->build.header.base);
         if (before != NULL && ql_index_files_rebuild(files, before) == Q_OK) {
             files->step = QL_INDEX_IDLE; /* again, from the one that is whole */
@@ -449,6 +460,10 @@ step_built(struct ql_index_files *files)
         }
     }
     if (files->build.err != Q_OK) return;
+    if (files->cuts[files->build_cuts - 1].unwritten) {
+        files->step = QL_INDEX_WRITTEN;
+        return;
+    }
     files->number = files->number_next++;
     files_path(files, files->number, path);
     files->file = io->table->open(io, path, QLOG_IO_OPEN_CREATE);
@@ -528,10 +543,11 @@ step_end(struct ql_index_files *files, struct ql_entries *entries, uint64_t now_
     files->step = QL_INDEX_IDLE;
     if (opened) env->io->table->close(env->io, files->file);
     files->file = -1;
+    char path[QL_PATH_MAX];
+    bool adopted = good && step_adopt(files, entries, !opened);
     free(files->build.file);
     files->build.file = NULL;
-    char path[QL_PATH_MAX];
-    if (good && step_adopt(files, entries)) return;
+    if (adopted) return;
     if (opened) files_unlink(files, files->number);
     if (files->abandoned) return;
     files->retry_ns = now_ns + RETRY_NS;
@@ -546,17 +562,20 @@ step_end(struct ql_index_files *files, struct ql_entries *entries, uint64_t now_
 
 /* It takes the place of the one before, and of entries in memory. */
 static bool
-step_adopt(struct ql_index_files *files, struct ql_entries *entries)
+step_adopt(struct ql_index_files *files, struct ql_entries *entries, bool unwritten)
 {
     uint64_t base = files->build.header.base;
     struct ql_index_file *before = ql_index_files_of(files, base);
-    if (files_adopt(files, &files->build.header, files->number, NULL) != Q_OK) return false;
+    uint8_t *memory = unwritten ? files->build.file : NULL;
+    if (files_adopt(files, &files->build.header, files->number, memory) != Q_OK) return false;
+    if (unwritten) files->build.file = NULL;
     struct ql_index_file *file = ql_index_files_of(files, base);
     if (ql_index_files_view(files, file) != Q_OK) {
         ql_index_files_drop(files, file, NULL);
         return false;
     }
-    if (before != NULL) ql_index_files_drop(files, before, NULL);
+    /* The one before is what the next start goes on from when this one is not on the disk. */
+    if (before != NULL) files_remove(files, before, !unwritten);
     ql_entries_drop(entries, files->build.to);
     files->cut_count -= files->build_cuts;
     memmove(files->cuts, files->cuts + files->build_cuts, files->cut_count * sizeof(*files->cuts));

@@ -25,12 +25,13 @@
 struct ql_index_file {
     struct ql_index_view view; /* view.file: mapped, or `memory`; NULL: not yet */
     uint32_t number;           /* in its name */
-    uint8_t *memory;           /* it could not be written: these are the bytes */
+    uint8_t *memory;           /* it is not on the disk: these are the bytes */
 };
 
 struct ql_index_cut {
     struct ql_index_header header; /* without counts */
     uint64_t number_end;           /* of entries */
+    bool unwritten;                /* its file stays in memory */
     uint64_t named; /* the action log has to be durable up to here; 0: not known yet */
 };
 
@@ -92,9 +93,12 @@ Q_MUST_CHECK enum q_err ql_index_files_rebuild(
 /* Segments below are gone. */
 void ql_index_files_trim(struct ql_index_files *files, uint64_t first);
 
-/* Q_OK or Q_E_NOMEM. */
+/* `unwritten`: the file is for this life alone; the next start looks again. Q_OK or Q_E_NOMEM. */
 Q_MUST_CHECK enum q_err ql_index_files_cut(
-    struct ql_index_files *files, const struct ql_index_header *header, uint64_t number_end);
+    struct ql_index_files *files,
+    const struct ql_index_header *header,
+    uint64_t number_end,
+    bool unwritten);
 /*
  * One step: begin what is due, adopt what is written. `entries` below what became a file are dropped.
  * `patient` false: no matter what has to be durable before, or when it failed last.

@@ -1050,7 +1050,7 @@ home_super_block(struct ql_home *home)
 static bool
 home_super_is_due(const struct ql_home *home, uint64_t now_ns)
 {
-    bool moved = false;
+    bool moved = home->super_news;
     for (unsigned i = 0; i < home->log_count; i++)
         moved = moved || home->super.logs[i].durable != home->logs[i].durable;
     uint64_t since = now_ns - home->super_written_ns;
@@ -1076,6 +1076,7 @@ home_super_start(struct ql_home *home, uint64_t now_ns)
         home->super.logs[i].zeroed = ql_log_zeroed(&home->logs[i]);
     }
     home_super_block(home);
+    home->super_news = false;
     home->super_busy = true;
     home->super_written_ns = now_ns;
     ql_transfer_submit(home->env.io, &home->super_write);

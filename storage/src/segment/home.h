@@ -47,6 +47,7 @@ struct ql_home {
     struct ql_transfer super_write;
     struct ql_buffer *super_buffer;
     bool super_busy;
+    bool super_news; /* something other than marks has changed in it */
     uint64_t super_written_ns;
     struct ql_home_trim *trim; /* NULL: none is under way */
 };

@@ -12,7 +12,7 @@
 #include "planted.h"
 
 enum {
-    WINDOW_BYTES = 1024 * 1024
+    WINDOW_BYTES = 4 * 1024 * 1024
 };
 
 static enum ql_scan_state scan_check(struct ql_scan *scan, const struct ql_segment *segment);

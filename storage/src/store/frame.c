@@ -7,7 +7,17 @@
 #include "store/store.h"
 
 #include <qbatch/batch.h>
+#include <qlog/guard.h>
 
+struct look {
+    const struct qlog_store *store;
+    const struct ql_subject *subject;
+    const struct ql_entry *entry;
+    struct ql_segment *segment;
+    const uint8_t *data;
+};
+
+static enum q_err look_at(void *context);
 static bool frame_is_whole(
     const struct qlog_store *store,
     const struct ql_segment *segment,
@@ -21,17 +31,15 @@ ql_store_entry_is_whole(
     struct qlog_store *store, const struct ql_subject *subject, const struct ql_entry *entry)
 {
     if (entry->frame >= store->index.trusted) return true;
-    const uint8_t *data;
-    struct ql_segment *segment;
-    enum q_err err = ql_log_view(store->messages, entry->frame, entry->frame_size, &data, &segment);
-    if (err != Q_OK) return true; /* whoever wants the bytes meets the same, and says so */
-    bool whole =
-        frame_is_whole(store, segment, data, entry) && batch_is_whole(subject, data, entry);
-    ql_segment_unpin(segment);
-    if (whole) {
-        store->whole_frame = entry->frame + 1;
-        return true;
-    }
+    struct look look = { .store = store, .subject = subject, .entry = entry };
+    enum q_err err =
+        ql_log_view(store->messages, entry->frame, entry->frame_size, &look.data, &look.segment);
+    /* Whoever wants bytes that can't be had meets the same, and says so. */
+    if (err != Q_OK) return true;
+    err = qlog_guard(look_at, &look);
+    ql_segment_unpin(look.segment);
+    if (err == Q_OK) store->whole_frame = entry->frame + 1;
+    if (err != Q_E_CORRUPT) return true;
     QL_TELL(
         &store->home->env, ROT, .log = store->messages->name, .path = store->home->env.path,
         .position = entry->frame, .bytes = entry->frame_size,
@@ -40,6 +48,15 @@ ql_store_entry_is_whole(
             (unsigned long long)entry->first_sequence, (unsigned long long)ql_entry_end(entry) - 1,
             subject->name));
     return false;
+}
+
+static enum q_err
+look_at(void *context)
+{
+    const struct look *look = context;
+    bool whole = frame_is_whole(look->store, look->segment, look->data, look->entry) &&
+                 batch_is_whole(look->subject, look->data, look->entry);
+    return whole ? Q_OK : Q_E_CORRUPT;
 }
 
 static bool

@@ -15,6 +15,7 @@ static enum q_err recover_begin_segment(
     const struct ql_segment *segment,
     struct ql_recover *last,
     struct ql_recover *ret_range);
+static uint64_t recover_messages_replay(const struct qlog_store *store);
 static void recover_tell_rot(
     struct qlog_store *store, uint64_t from, uint64_t to, const char *what);
 static enum q_err recover_names(struct qlog_store *store);
@@ -39,7 +40,13 @@ ql_store_recover(struct qlog_store *store)
     recover.context = store;
     recover.on_frame = store_apply_actions;
     recover.on_rot = store_on_action_rot;
+    recover.from = q_max_u64(recover.from, recover.marks.replay);
+    store->replayed_actions = recover.from;
+    store->session_count = (uint32_t)store->home->super.sessions;
     Q_TRY(ql_home_recover(store->home, QL_LOG_ACTION, &recover));
+    store->statements.messages_from = recover_messages_replay(store);
+    store->statements.actions_end = recover.from;
+    store->statements.ended_ns = store->now_ns;
     return recover_names(store);
 }
 
@@ -73,7 +80,8 @@ recover_messages(struct qlog_store *store)
             header.generation = range.scan.generation;
             header.wall_ms = range.wall_ms;
             header.sealed = range.sealed;
-            Q_TRY(ql_index_files_cut(&index->files, &header, index->entries.end));
+            Q_TRY(
+                ql_index_files_cut(&index->files, &header, index->entries.end, index->unreadable));
             ql_index_files_flush(&index->files, &index->entries);
         }
         recover.from = next->base;
@@ -99,10 +107,14 @@ recover_begin_segment(
     struct ql_env *env = &store->home->env;
     struct ql_index *index = &store->index;
     const char *log = store->messages->name;
+    const struct ql_segment_set *segments = &store->messages->segments;
     struct ql_index_header header;
     ql_index_header_of(env, log, segment, &header);
     struct ql_index_file *file = ql_index_files_of(&index->files, segment->base);
-    if (file != NULL) {
+    const struct ql_segment *next = ql_segment_set_next(segments, segment->base);
+    bool whole = file != NULL && next != NULL && file->view.header.end == next->base;
+    /* What lies below the place that the superblock names was said by statements. */
+    if (file != NULL && (!whole || next->base > recover_messages_replay(store))) {
         enum q_err err = ql_index_learn(index, file);
         if (err == Q_E_NOMEM) return err;
         if (err != Q_OK) {
@@ -111,7 +123,7 @@ recover_begin_segment(
         }
     }
     /* Only where the log is known to go on: a first segment that is missing is the log's affair. */
-    bool more = ql_segment_set_next(&store->messages->segments, segment->base) != NULL;
+    bool more = next != NULL;
     if (last->from < segment->base && (more || file != NULL))
         recover_tell_rot(store, last->from, segment->base, "segments are missing");
     if (last->from >= segment->base || more || file != NULL) last->from = segment->base;
@@ -138,6 +150,14 @@ recover_begin_segment(
     ret_range->wall_ms = last->wall_ms;
     ret_range->sealed = last->sealed;
     return Q_OK;
+}
+
+/* Sequences of messages below are in statements of the action log. */
+static uint64_t
+recover_messages_replay(const struct qlog_store *store)
+{
+    const struct ql_home *home = store->home;
+    return home->super_found ? home->super.logs[QL_LOG_MESSAGE].replay : 0;
 }
 
 static void
@@ -208,7 +228,11 @@ store_on_message_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_sta
 {
     struct qlog_store *store = context;
     store_on_rot(store, from, to, state);
-    ql_index_add_rot(&store->index.head, from, to);
+    /* What can't be read now may be there all the same: the next start looks again. */
+    if (state == QL_SCAN_READ)
+        store->index.unreadable = true;
+    else
+        ql_index_add_rot(&store->index.head, from, to);
 }
 
 static void
@@ -328,16 +352,15 @@ apply_group(struct qlog_store *store, const struct ql_scan *scan, const struct q
 }
 
 /*
- * The group of an action. NULL with Q_OK: its making lies in a dropped head; the state that was
- * logged before the head went comes later, and this action's effect is in it.
+ * The group of an action. NULL with Q_OK: its making lies in a dropped head, or before the place from
+ * which the log is read; its state comes later, and this action's effect is in it.
  */
 static struct ql_group *
-apply_find_group(
-    struct qlog_store *store, const struct ql_scan *scan, uint32_t id, enum q_err *ret_err)
+apply_find_group(const struct qlog_store *store, uint32_t id, enum q_err *ret_err)
 {
     struct ql_group *group = ql_store_group(store, id);
     *ret_err = Q_OK;
-    if (group == NULL && scan->segments->segments[0]->base == 0)
+    if (group == NULL && store->replayed_actions == 0)
         *ret_err = Q_FAIL(Q_E_CORRUPT, .what = q_text("an action of the unknown group %u", id));
     return group;
 }
@@ -356,8 +379,9 @@ apply_join(struct qlog_store *store, const struct ql_scan *scan, const struct ql
 {
     struct ql_join_record join;
     Q_TRY(ql_join_record_decode(record->bytes, &join));
+    (void)scan;
     enum q_err err;
-    struct ql_group *group = apply_find_group(store, scan, join.group_id, &err);
+    struct ql_group *group = apply_find_group(store, join.group_id, &err);
     if (group == NULL) return err;
     store_note_session(store, join.session);
     return ql_group_apply_join(group, &join);
@@ -368,8 +392,9 @@ apply_pull(struct qlog_store *store, const struct ql_scan *scan, const struct ql
 {
     struct ql_pull_record pull;
     Q_TRY(ql_pull_record_decode(record->bytes, &pull));
+    (void)scan;
     enum q_err err;
-    struct ql_group *group = apply_find_group(store, scan, pull.group_id, &err);
+    struct ql_group *group = apply_find_group(store, pull.group_id, &err);
     return group == NULL ? err : ql_group_apply_pull(group, &pull);
 }
 
@@ -378,8 +403,9 @@ apply_ack(struct qlog_store *store, const struct ql_scan *scan, const struct ql_
 {
     struct ql_ack_record ack;
     Q_TRY(ql_ack_record_decode(record->bytes, &ack));
+    (void)scan;
     enum q_err err;
-    struct ql_group *group = apply_find_group(store, scan, ack.group_id, &err);
+    struct ql_group *group = apply_find_group(store, ack.group_id, &err);
     return group == NULL ? err : ql_group_apply_ack(group, &ack);
 }
 
@@ -388,8 +414,9 @@ apply_release(struct qlog_store *store, const struct ql_scan *scan, const struct
 {
     struct ql_release_record release;
     Q_TRY(ql_release_record_decode(record->bytes, &release));
+    (void)scan;
     enum q_err err;
-    struct ql_group *group = apply_find_group(store, scan, release.group_id, &err);
+    struct ql_group *group = apply_find_group(store, release.group_id, &err);
     return group == NULL ? err : ql_group_apply_release(group, &release);
 }
 
@@ -398,8 +425,9 @@ apply_consumer(struct qlog_store *store, const struct ql_scan *scan, const struc
 {
     struct ql_consumer_record consumer;
     Q_TRY(ql_consumer_record_decode(record->bytes, &consumer));
+    (void)scan;
     enum q_err err;
-    struct ql_group *group = apply_find_group(store, scan, consumer.group_id, &err);
+    struct ql_group *group = apply_find_group(store, consumer.group_id, &err);
     if (group == NULL) return err;
     store_note_session(store, consumer.session);
     return ql_group_apply_consumer(group, &consumer);
@@ -410,8 +438,9 @@ apply_held(struct qlog_store *store, const struct ql_scan *scan, const struct ql
 {
     struct ql_ranges_record held;
     Q_TRY(ql_ranges_record_decode(record->bytes, &held));
+    (void)scan;
     enum q_err err;
-    struct ql_group *group = apply_find_group(store, scan, held.group_id, &err);
+    struct ql_group *group = apply_find_group(store, held.group_id, &err);
     return group == NULL ? err : ql_group_apply_held(group, &held);
 }
 
@@ -420,8 +449,9 @@ apply_pending(struct qlog_store *store, const struct ql_scan *scan, const struct
 {
     struct ql_ranges_record pending;
     Q_TRY(ql_ranges_record_decode(record->bytes, &pending));
+    (void)scan;
     enum q_err err;
-    struct ql_group *group = apply_find_group(store, scan, pending.group_id, &err);
+    struct ql_group *group = apply_find_group(store, pending.group_id, &err);
     return group == NULL ? err : ql_group_apply_pending(group, &pending);
 }
 

@@ -36,7 +36,7 @@ static bool subject_is_due(
     const struct ql_subject *subject,
     uint64_t message_first,
     uint64_t action_first);
-static enum q_err state_group(struct statement *statement, struct ql_group *group);
+static bool is_stated(const struct qlog_store *store, uint64_t stated_at, uint64_t action_first);
 static uint32_t group_size(const struct ql_group *group, uint32_t *ret_count);
 static void group_encode(const struct ql_group *group, uint8_t *out);
 static uint8_t *encode_held(const struct ql_consumer *consumer, uint8_t *out);
@@ -72,9 +72,13 @@ trim_begin(struct qlog_store *store, struct qlog_trim *trim)
     enum q_err err = ql_env_check(&store->home->env);
     if (err == Q_OK) err = state_subjects(&statement, message_first, action_first);
     for (uint32_t i = 0; err == Q_OK && i < store->group_count; i++)
-        if (store->groups[i] != NULL && store->groups[i]->stated_at < action_first &&
-            !QL_PLANTED(state_dropped))
-            err = state_group(&statement, store->groups[i]);
+        if (store->groups[i] != NULL && !QL_PLANTED(state_dropped) &&
+            !is_stated(store, store->groups[i]->stated_at, action_first))
+        {
+            struct ql_action *action;
+            err = ql_state_group(store, store->groups[i], &action);
+            if (err == Q_OK) statement_push(&statement, action);
+        }
     if (statement.last == NULL) {
         ql_trim_go_on(store, trim, err);
         return;
@@ -185,7 +189,7 @@ subject_is_due(
     uint64_t action_first)
 {
     if (subject == NULL) return false;
-    if (subject->stated_at < action_first) return true;
+    if (!is_stated(store, subject->stated_at, action_first)) return true;
     if (message_first == store->messages->segments.segments[0]->base) return false;
     /* Its last message is about to go, and with it the only trace of its next sequence. Those that
      * power loss may still take leave none. */
@@ -212,17 +216,24 @@ ql_subject_statement(const struct ql_subject *subject)
     };
 }
 
-static enum q_err
-state_group(struct statement *statement, struct ql_group *group)
+/* Behind the head that goes, and not by a statement of a round that may not be durable yet. */
+static bool
+is_stated(const struct qlog_store *store, uint64_t stated_at, uint64_t action_first)
+{
+    const struct ql_statements *round = &store->statements;
+    if (round->state != QL_ROUND_NONE && stated_at >= round->actions_from) return false;
+    return stated_at >= action_first;
+}
+
+enum q_err
+ql_state_group(struct qlog_store *store, struct ql_group *group, struct ql_action **ret_action)
 {
     uint32_t count;
     uint32_t size = group_size(group, &count);
-    struct ql_action *action;
-    Q_TRY(ql_action_new_always(statement->store, size, &action));
-    action->record_count = count;
-    action->group = group;
-    group_encode(group, action->record);
-    statement_push(statement, action);
+    Q_TRY(ql_action_new_always(store, size, ret_action));
+    (*ret_action)->record_count = count;
+    (*ret_action)->group = group;
+    group_encode(group, (*ret_action)->record);
     return Q_OK;
 }
 

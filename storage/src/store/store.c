@@ -86,6 +86,7 @@ qlog_store_close(struct qlog_store *store)
     /* Pushed by a thread that had looked at `stopping` just before it was set. */
     store_refuse(store);
     ql_index_detach(&store->index);
+    store->home->super.sessions = store->session_count;
     enum q_err close_err = ql_home_close(store->home);
     if (err == Q_OK) {
         err = close_err;
@@ -147,6 +148,7 @@ qlog_store_turn(struct qlog_store *store)
     ql_subjects_look(store);
     ql_pulls_expire(store);
     ql_consumers_expire(store);
+    ql_statements_turn(store);
     ql_index_cut(&store->index);
     ql_retention_step(store);
     ql_home_write(home, store->now_ns);
@@ -166,7 +168,8 @@ qlog_store_wait(struct qlog_store *store, uint64_t timeout_ns)
     if (consumer != NULL) deadline = q_min_u64(deadline, consumer->key);
     uint64_t now_ns = q_clock_monotonic_ns(store->clock);
     uint64_t wait_ns = deadline <= now_ns ? 0 : q_min_u64(timeout_ns, deadline - now_ns);
-    if (store->look_again || !q_mailbox_sleep(&store->mailbox)) wait_ns = 0;
+    if (store->look_again || ql_statements_are_due(store) || !q_mailbox_sleep(&store->mailbox))
+        wait_ns = 0;
     int rv = table->enter(store->home->env.io, wait_ns);
     q_mailbox_awake(&store->mailbox);
     if (rv < 0)

@@ -36,6 +36,28 @@ enum {
 
 struct ql_action;
 
+enum ql_round {
+    QL_ROUND_NONE,
+    QL_ROUND_SAYING,
+    QL_ROUND_SAID
+};
+
+/* store/statements.c */
+struct ql_statements {
+    enum ql_round state;
+    bool stuck; /* the last slice could not be said */
+    uint32_t next_subject;
+    uint32_t next_group;
+    uint64_t messages_from; /* of the last round: durable when it began */
+    uint64_t actions_from;  /* tail when it began */
+    uint64_t keep_from;     /* statements from here on are young enough */
+    uint64_t oldest;        /* of all last statements */
+    uint64_t said_bytes;
+    uint64_t said_end;    /* behind the last of the round; 0: not known yet */
+    uint64_t actions_end; /* the same of the round before */
+    uint64_t ended_ns;
+};
+
 struct qlog_store {
     /* Any thread. */
     struct q_mailbox mailbox;
@@ -69,6 +91,9 @@ struct qlog_store {
 
     uint8_t *envelope; /* the one that a filter looks at */
     size_t envelope_capacity;
+
+    struct ql_statements statements;
+    uint64_t replayed_actions; /* where the action log was read from */
 
     struct ql_action *free_actions;
     struct qlog_request *trims; /* the first is under way, the others wait for it */
@@ -141,9 +166,17 @@ struct ql_group *ql_store_group(const struct qlog_store *store, uint32_t id);
 void ql_trim_start(struct qlog_store *store, struct qlog_trim *trim);
 /* Finish a trim whose state records are durable. */
 void ql_trim_go_on(struct qlog_store *store, struct qlog_trim *trim, enum q_err err);
+/* An action that states a group, not appended yet. As ql_action_new(). */
+Q_MUST_CHECK enum q_err ql_state_group(
+    struct qlog_store *store, struct ql_group *group, struct ql_action **ret_action);
 struct ql_subject_record ql_subject_statement(const struct ql_subject *subject);
 /* A number that two stores in the same state share. */
 uint64_t ql_store_state_hash(const struct qlog_store *store);
+
+/* --- statements.c --- */
+void ql_statements_turn(struct qlog_store *store);
+/* The next turn has something to say. */
+bool ql_statements_are_due(const struct qlog_store *store);
 
 /* --- pull.c --- */
 void ql_pull_start(struct qlog_store *store, struct qlog_pull *pull);
