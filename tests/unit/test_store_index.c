@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "log/index_scan.h"
+#include "log/index_verify.h"
 #include "store/store.h"
 #include "store_fixture.h"
 
@@ -169,6 +170,59 @@ Test(store_index, damaged_files_are_made_again)
         cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 0);
     }
     cr_assert_gt(fixture.events[QLOG_EVENT_INDEX_DROPPED], 0);
+}
+
+static void
+note_finding(void *context, uint64_t position, const char *text)
+{
+    (void)position;
+    (void)text;
+    ++*(unsigned *)context;
+}
+
+static unsigned
+verify_index(bool deep)
+{
+    unsigned findings = 0;
+    struct ql_index_verify verify = {
+        .log = fixture.store->messages,
+        .deep = deep,
+        .context = &findings,
+        .on_finding = note_finding,
+    };
+    cr_assert_eq(ql_index_verify(&verify), Q_OK);
+    cr_assert_gt(verify.checked, 3);
+    return findings;
+}
+
+/* Tools find damaged files, and files that are whole and say something else. */
+Test(store_index, files_are_held_against_segments)
+{
+    publish_some(ROUNDS);
+    cr_assert_eq(verify_index(true), 0);
+    char paths[64][128];
+    cr_assert_gt(index_files(paths, 64), 3);
+    for (unsigned i = 0; i < 2; i++) {
+        FILE *file = fopen(paths[i], "r+b");
+        cr_assert_not_null(file);
+        if (i == 0) {
+            (void)fseek(file, 4096 + 100, SEEK_SET);
+            (void)fwrite("damage", 1, 6, file);
+        } else {
+            /* Another generation, and the right hash. */
+            uint8_t block[QL_BLOCK];
+            struct ql_index_header header;
+            cr_assert_eq(fread(block, sizeof(block), 1, file), 1);
+            cr_assert_eq(ql_index_header_decode(block, &header), QL_BLOCK_GOOD);
+            header.generation++;
+            ql_index_header_encode(&header, block);
+            (void)fseek(file, 0, SEEK_SET);
+            (void)fwrite(block, sizeof(block), 1, file);
+        }
+        (void)fclose(file);
+    }
+    cr_assert_eq(verify_index(false), 1);
+    cr_assert_eq(verify_index(true), 2);
 }
 
 /* While the store runs, too: a page is checked when it is first looked at. */

@@ -266,6 +266,17 @@ ql_index_files_view(struct ql_index_files *files, struct ql_index_file *file)
         q_err_from_errno(-error), .path = path, .sys = -error, .what = "map an index file");
 }
 
+bool
+ql_index_files_has(const struct ql_index_files *files, const struct ql_index_file *file)
+{
+    struct qlog_io *io = files->log->env->io;
+    char path[QL_PATH_MAX];
+    int handle = io->table->open(io, files_path(files, file->number, path), QLOG_IO_OPEN_READ);
+    if (handle < 0) return false;
+    io->table->close(io, handle);
+    return true;
+}
+
 static void
 files_unlink(struct ql_index_files *files, uint32_t number)
 {

@@ -82,6 +82,8 @@ Q_MUST_CHECK enum q_err ql_index_files_open(struct ql_index_files *files);
 struct ql_index_file *ql_index_files_of(const struct ql_index_files *files, uint64_t base);
 /* Number of the first file whose base is at or above; may be `count`. */
 uint32_t ql_index_files_from(const struct ql_index_files *files, uint64_t base);
+/* It is on the disk still. */
+bool ql_index_files_has(const struct ql_index_files *files, const struct ql_index_file *file);
 /* Its bytes can be looked at. Q_OK, or failures to map it. */
 Q_MUST_CHECK enum q_err ql_index_files_view(
     struct ql_index_files *files, struct ql_index_file *file);
