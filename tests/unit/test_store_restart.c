@@ -1,6 +1,9 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "store/store.h"
 #include "store_fixture.h"
@@ -150,6 +153,37 @@ Test(store_restart, groups_survive)
     cr_assert_null(ql_group_consumer_named(fixture.store->groups[0], q_bytes_from_text("c")));
     fixture_crash(&fixture);
     cr_assert_null(ql_group_consumer_named(fixture.store->groups[0], q_bytes_from_text("c")));
+}
+
+/* What a start decided is a line of the recovery log, one for each decision; an orderly stop leaves
+ * nothing to decide. */
+Test(store_restart, decisions_are_written_down)
+{
+    char path[128];
+    (void)snprintf(path, sizeof(path), "%s/recovery.log", fixture.directory);
+    publish_many(0, 30);
+    fixture_reopen(&fixture);
+    cr_assert_neq(access(path, F_OK), 0);
+    publish_many(30, 40);
+    fixture_crash(&fixture);
+    fixture_crash(&fixture);
+    FILE *file = fopen(path, "r");
+    cr_assert_not_null(file);
+    char line[1024];
+    unsigned starts = 0;
+    while (fgets(line, sizeof(line), file) != NULL) {
+        if (line[0] == ' ' || line[0] == '\n') continue;
+        cr_assert_eq(strncmp(line, "{\"time\":\"", 9), 0, "%s", line);
+        cr_assert_eq(strcmp(line + strlen(line) - 2, "}\n"), 0, "%s", line);
+        if (strstr(line, "\"event\":\"RECOVERED\"") != NULL) starts++;
+    }
+    cr_assert_eq(starts, 2);
+    (void)fclose(file);
+    /* It is nobody's business to start for its sake. */
+    cr_assert_eq(remove(path), 0);
+    cr_assert_eq(mkdir(path, 0700), 0);
+    fixture_crash(&fixture);
+    cr_assert_eq(fixture.events[QLOG_EVENT_UNLOGGED], 1);
 }
 
 static void

@@ -27,6 +27,8 @@ extern "C" {
     X(VOID_ACTIONS, "actions on messages that power loss took were dropped")                       \
     X(INDEX_DROPPED, "an index file is damaged or of no use; it is made again from the log")       \
     X(INDEX_FAILED, "an index file could not be written; it is tried again")                       \
+    X(DISCARDED, "a file that holds nothing of a log was removed")                                 \
+    X(UNLOGGED, "what recovery decided could not be written to recovery.log")                      \
     X(DROPPED, "the head of the logs was dropped by retention")                                    \
     X(DISK_LEVEL, "the free space of the file system crossed a level")                             \
     X(ARCHIVE_FAILED, "a segment could not be archived: it stays, and is tried again")             \

@@ -9,6 +9,7 @@
 #include <qbase/text.h>
 
 #include "io/transfer.h"
+#include "segment/decisions.h"
 
 static enum q_err directory_look(struct ql_directory *directory);
 static void directory_read_super(struct ql_directory *directory);
@@ -200,6 +201,7 @@ directory_judge(struct ql_directory *directory, struct ql_file *file)
     }
     if (file->log == QL_NO_LOG) {
         if (strcmp(file->name, "superblock") == 0) return QL_FILE_SUPERBLOCK;
+        if (strcmp(file->name, QL_RECOVERY_LOG) == 0) return QL_FILE_RECOVERY_LOG;
         return strcmp(file->name, "LOCK") == 0 ? QL_FILE_LOCK : QL_FILE_UNKNOWN;
     }
     uint32_t number;

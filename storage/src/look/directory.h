@@ -17,6 +17,7 @@
 #define QL_FILE_STATE_LIST(X) \
     X(SUPERBLOCK, "superblock", false, "which logs there are, and their marks") \
     X(LOCK,       "lock",       false, "held by the process that writes") \
+    X(RECOVERY_LOG, "log", false, "what starts after an unclean stop decided, for people") \
     X(ACTIVE,     "active",     false, "is being written, or would be after a start") \
     X(SEALED,     "sealed",     false, "full, and a part of the log") \
     X(SPARE,      "spare",      false, "made ahead, nothing in it yet") \

@@ -4,6 +4,8 @@
 
 #include <qbase/assert.h>
 
+#include "segment/decisions.h"
+
 static const char *const event_names[] = {
 #define QLOG_EVENT_NAME(name, meaning) #name,
     QLOG_EVENT_LIST(QLOG_EVENT_NAME)
@@ -47,7 +49,6 @@ ql_env_check(const struct ql_env *env)
 void
 ql_env_tell(const struct ql_env *env, enum qlog_event_kind kind, const struct ql_event_args *args)
 {
-    if (env->observer == NULL || env->observer->on_event == NULL) return;
     struct qlog_event event = {
         .kind = kind,
         .log = args->log == NULL ? "" : args->log,
@@ -56,5 +57,8 @@ ql_env_tell(const struct ql_env *env, enum qlog_event_kind kind, const struct ql
         .bytes = args->bytes,
         .text = args->text == NULL ? "" : args->text,
     };
-    env->observer->on_event(env->observer->context, &event);
+    if (env->decisions != NULL && ql_is_decision(kind))
+        ql_decisions_note(env->decisions, env->clock, &event);
+    if (env->observer != NULL && env->observer->on_event != NULL)
+        env->observer->on_event(env->observer->context, &event);
 }

@@ -20,6 +20,7 @@ enum {
 #define QL_SET_ASIDE "set-aside"
 
 struct ql_buffer;
+struct ql_decisions;
 
 struct ql_env {
     struct qlog_io *io;
@@ -44,6 +45,8 @@ struct ql_env {
     uint32_t registered_bytes;
     bool registration_refused;
     const uint8_t *zeros; /* segment/zero.h */
+
+    struct ql_decisions *decisions; /* while it is opened to write; else NULL */
 
     /* Set once, by ql_env_break(), and never cleared: nothing is written after a failed write. */
     enum q_err broken;

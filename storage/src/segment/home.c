@@ -11,6 +11,7 @@
 #include <qbase/assert.h>
 
 #include "planted.h"
+#include "segment/decisions.h"
 
 enum {
     LOCK_TRIES = 40, /* after kill -9 the kernel may hold the ring's files for a moment */
@@ -47,7 +48,8 @@ static enum q_err home_check_names(
     struct ql_home *home, const char *const *names, unsigned name_count);
 static enum q_err home_open_logs(struct ql_home *home);
 static enum q_err home_open_segments(struct ql_home *home, struct ql_log *log, uint64_t first);
-static void home_unlink(struct ql_home *home, const struct ql_log *log, uint32_t number);
+static void home_discard(
+    struct ql_home *home, const struct ql_log *log, uint32_t number, const char *why);
 static void home_identify(
     struct ql_home *home,
     const struct ql_log *log,
@@ -97,6 +99,10 @@ ql_home_open(
     enum q_err err = home_open_directory(home, options->create);
     if (err == Q_OK) err = home_check_ours(home, names, name_count, options->create);
     if (err == Q_OK) err = home_lock(home);
+    if (err == Q_OK) {
+        home->env.decisions = calloc(1, sizeof(struct ql_decisions));
+        if (home->env.decisions == NULL) err = Q_FAIL(Q_E_NOMEM, .what = "log of the recovery");
+    }
     if (err == Q_OK) err = home_need_super(home, names, name_count, options->create);
     if (err == Q_OK) err = home_check_names(home, names, name_count);
     if (err == Q_OK) {
@@ -313,7 +319,9 @@ home_list_name(void *context, const char *name)
         listing->has_super = true;
         return true;
     }
-    if (strcmp(name, "LOCK") == 0 || strcmp(name, QL_SET_ASIDE) == 0) return true;
+    if (strcmp(name, "LOCK") == 0 || strcmp(name, QL_SET_ASIDE) == 0 ||
+        strcmp(name, QL_RECOVERY_LOG) == 0)
+        return true;
     for (unsigned i = 0; i < listing->name_count; i++)
         if (strcmp(name, listing->names[i]) == 0) {
             listing->has_log = true;
@@ -606,7 +614,7 @@ home_open_segments(struct ql_home *home, struct ql_log *log, uint64_t first)
         if (err == Q_NOT_FOUND) {
             /* A spare whose making was cut short: nothing was ever in it. */
             err = Q_OK;
-            home_unlink(home, log, list.numbers[i]);
+            home_discard(home, log, list.numbers[i], "a segment whose making was cut short");
         }
     }
     if (err == Q_OK) home_identify(home, log, opened, list.count, first);
@@ -623,12 +631,13 @@ home_open_segments(struct ql_home *home, struct ql_log *log, uint64_t first)
 }
 
 static void
-home_unlink(struct ql_home *home, const struct ql_log *log, uint32_t number)
+home_discard(struct ql_home *home, const struct ql_log *log, uint32_t number, const char *why)
 {
     char path[QL_PATH_MAX];
     if (home->env.read_only) return;
-    (void)home->env.io->table->unlink(
-        home->env.io, ql_segment_path(&home->env, log->name, number, path));
+    ql_segment_path(&home->env, log->name, number, path);
+    QL_TELL(&home->env, DISCARDED, .log = log->name, .path = path, .text = why);
+    (void)home->env.io->table->unlink(home->env.io, path);
 }
 
 /*
@@ -690,7 +699,9 @@ home_sort_in(struct ql_home *home, struct ql_log *log, struct ql_segment *segmen
         log->spares[log->spare_count++] = segment;
     } else if (segment->state == QL_SEGMENT_SPARE || dropped) {
         /* Enough of them; and what lies below the first position was dropped before. */
-        home_unlink(home, log, segment->number);
+        home_discard(
+            home, log, segment->number,
+            dropped ? "a segment that retention had dropped" : "a spare too many");
         ql_segment_free(&home->env, segment);
     } else {
         return ql_segment_set_add(&log->segments, segment);
@@ -762,7 +773,8 @@ ql_home_recover(struct ql_home *home, unsigned index, struct ql_recover *recover
         if (segment->base > recover->end) {
             /* Its header was written, but nothing that is left of the log leads to it: it was never
              * durable, and must not be met again when the log has grown up to its base. */
-            home_unlink(home, log, segment->number);
+            home_discard(
+                home, log, segment->number, "a segment behind the end: it was never durable");
             ql_segment_free(&home->env, segment);
             continue;
         }
@@ -805,6 +817,16 @@ ql_home_start(struct ql_home *home)
     /* A log that needs a spare refuses what comes before its first turn. */
     for (unsigned i = 0; i < home->log_count; i++)
         ql_log_prepare(&home->logs[i], q_clock_monotonic_ns(home->env.clock));
+    if (!home->created && !home->was_clean && home->env.decisions != NULL)
+        ql_decisions_note(
+            home->env.decisions, home->env.clock,
+            &(struct qlog_event){
+                .kind = QLOG_EVENT_RECOVERED,
+                .log = "",
+                .path = home->env.path,
+                .position = home->logs[0].tail,
+                .text = "after an unclean stop",
+            });
     QL_TELL(
         &home->env, RECOVERED, .path = home->env.path, .position = home->logs[0].tail,
         .text = home->created     ? "new"
@@ -1013,6 +1035,7 @@ home_free(struct ql_home *home)
         if (home->lock_file >= 0) home->env.io->table->close(home->env.io, home->lock_file);
         if (home->io_owned) home->env.io->table->destroy(home->env.io);
     }
+    free(home->env.decisions);
     free(home);
 }
 

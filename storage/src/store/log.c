@@ -6,6 +6,7 @@
 #include <qbase/assert.h>
 
 #include "format/record.h"
+#include "segment/decisions.h"
 #include "segment/home.h"
 
 struct qlog {
@@ -65,6 +66,7 @@ qlog_open(const char *directory, const struct qlog_options *options, struct qlog
         q_fault_adopt(&fault);
         return err;
     }
+    ql_decisions_write(&log->home->env);
     *ret_log = log;
     return Q_OK;
 }

@@ -5,6 +5,8 @@
 
 #include <qbase/assert.h>
 
+#include "segment/decisions.h"
+
 enum {
     MAILBOX_DEFAULT = 65536,
     WINDOW_MESSAGES_DEFAULT = 10000,
@@ -49,6 +51,7 @@ qlog_store_open(
         q_fault_adopt(&fault);
         return err;
     }
+    ql_decisions_write(&store->home->env);
     *ret_store = store;
     return Q_OK;
 }
