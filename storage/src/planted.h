@@ -46,8 +46,8 @@
     X(seen_before_flush, "consumers see what power loss may take")                                 \
     X(statement_skipped, "a subject counts as stated, and is not")                                 \
     X(replay_early, "a start may read from statements on that are not durable yet")                \
-    X(index_of_another_life, "an index file counts for whatever segment has its base")             \
-    X(index_header_first, "the header of an index file is written before its body")                \
+    X(index_page_unchecked, "hashes of pages of an index file are not looked at")                  \
+    X(index_next_forgotten, "a start learns no sequences from index files")                        \
     X(index_before_durable, "an index file has what power loss may take")                          \
     X(retention_unconsumed, "retention drops what groups still need")                              \
     X(full_disk_admits, "publishes are taken whatever space is left")                              \

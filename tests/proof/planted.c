@@ -43,7 +43,7 @@ static const char *const rigs[RIGS][8] = {
     [CRASH] = { "planted-crash", "--images", "1200", "--show", "1" },
     [PROMISES] = { "planted-promises" },
     [RETENTION] = { "planted-retention" },
-    [ROT] = { "planted-rot", "--faults", "600", "--show", "1" },
+    [ROT] = { "planted-rot", "--faults", "1200", "--show", "1" },
 };
 
 /* Who is likely to find it: only a matter of time. Crashes find all that is not named here. */
@@ -73,6 +73,7 @@ static const struct {
     { "archive_unasked", RETENTION },
     { "seen_before_flush", PROMISES },
     { "zero_over_frame", PROMISES },
+    { "index_page_unchecked", ROT },
 };
 
 static const struct {

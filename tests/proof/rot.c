@@ -25,6 +25,7 @@
 #include <qbase/assert.h>
 #include <qbase/opts.h>
 
+#include "format/index_file.h"
 #include "format/record.h"
 #include "label.h"
 #include "segment/home.h"
@@ -168,8 +169,14 @@ ranges_of(const struct label *label, enum place place, struct range *ranges, uns
         if (!label_is_index(file->path) || count == max) continue;
         ranges[count] = (struct range){ .to = file->size };
         (void)snprintf(ranges[count].path, RAMDISK_PATH_MAX, "%s", file->path);
-        /* Headers are small, and have most to say. */
-        if (count % 2 == 0) ranges[count].to = 256;
+        /* The header, and the tables. */
+        struct ql_index_header header;
+        if (ql_index_header_decode(file->data, &header) != QL_BLOCK_GOOD) continue;
+        struct ql_index_layout layout = ql_index_layout(&header);
+        if (count % 3 == 0) ranges[count].to = 256;
+        if (count % 3 != 0) ranges[count].from = layout.entries_at;
+        if (count % 3 != 0) ranges[count].to = layout.pages_at + layout.page_count * 8;
+        if (ranges[count].from == ranges[count].to) continue;
         count++;
     }
     for (unsigned i = 0; place != PLACE_INDEX && i < label->image.count; i++) {

@@ -5,6 +5,8 @@
 
 #include <qbase/assert.h>
 
+#include "planted.h"
+
 static enum q_err view_row(
     struct ql_index_view *view, uint64_t at, uint64_t size, const uint8_t **ret_row);
 static enum q_err view_check_page(struct ql_index_view *view, uint64_t page);
@@ -129,8 +131,8 @@ view_check_page(struct ql_index_view *view, uint64_t page)
     }
     uint64_t at = layout->entries_at + page * QL_INDEX_PAGE;
     uint64_t size = q_min_u64(QL_INDEX_PAGE, layout->pages_at - at);
-    if (ql_hash(view->file + at, size) != q_load_le64(hashes + page * 8))
-        return view_fail(view, "a page is damaged");
+    bool good = ql_hash(view->file + at, size) == q_load_le64(hashes + page * 8);
+    if (!good && !QL_PLANTED(index_page_unchecked)) return view_fail(view, "a page is damaged");
     view->checked[page / 8] |= (uint8_t)(1u << page % 8);
     return Q_OK;
 }

@@ -449,7 +449,8 @@ learn_subjects(void *context)
         Q_TRY(ql_index_view_subject(learning->view, i, &row));
         struct ql_subject *subject = ql_index_get(index, row.id);
         if (subject == NULL) Q_TRY(ql_index_need_unnamed(index, row.id, &subject));
-        subject->next_sequence = q_max_u64(subject->next_sequence, row.next_sequence);
+        if (!QL_PLANTED(index_next_forgotten))
+            subject->next_sequence = q_max_u64(subject->next_sequence, row.next_sequence);
         subject->hint = learning->view->header.base;
     }
     return Q_OK;

@@ -183,8 +183,7 @@ files_fit(const struct ql_index_files *files, const struct ql_index_header *head
     if (segment == NULL || segment->base != header->base) return false;
     if (memcmp(header->store_id, log->env->store_id, sizeof(header->store_id)) != 0) return false;
     if (strcmp(header->log_name, log->name) != 0) return false;
-    if (header->incarnation != segment->incarnation && !QL_PLANTED(index_of_another_life))
-        return false;
+    if (header->incarnation != segment->incarnation) return false;
     const struct ql_segment *next = ql_segment_set_next(&log->segments, header->base);
     uint64_t limit = next != NULL ? next->base : ql_segment_limit(segment);
     return header->end <= limit;
@@ -482,8 +481,7 @@ step_built(struct ql_index_files *files)
         files->transfer.error = files->file;
         return;
     }
-    bool body = files->build.file_size > QL_BLOCK && !QL_PLANTED(index_header_first);
-    files->step = body ? QL_INDEX_BODY : QL_INDEX_HEAD;
+    files->step = files->build.file_size > QL_BLOCK ? QL_INDEX_BODY : QL_INDEX_HEAD;
     files->moved = QL_BLOCK;
     step_submit(files);
 }
@@ -523,23 +521,18 @@ step_on_done(struct ql_transfer *transfer)
         files->step = QL_INDEX_FAILED;
         return;
     }
-    bool headed = QL_PLANTED(index_header_first);
-    bool whole;
     switch (files->step) {
     case QL_INDEX_BODY:
         files->moved += transfer->length;
-        whole = files->moved == files->build.file_size;
-        if (whole) files->step = headed ? QL_INDEX_WRITTEN : QL_INDEX_BODY_FLUSH;
+        if (files->moved == files->build.file_size) files->step = QL_INDEX_BODY_FLUSH;
         break;
     case QL_INDEX_BODY_FLUSH:
         files->step = QL_INDEX_HEAD;
         break;
     default:
-        whole = files->moved == files->build.file_size;
-        files->step = headed && !whole ? QL_INDEX_BODY : QL_INDEX_WRITTEN;
-        break;
+        files->step = QL_INDEX_WRITTEN;
+        return;
     }
-    if (files->step == QL_INDEX_WRITTEN) return;
     step_submit(files);
 }
 
