@@ -63,7 +63,7 @@ struct qlog_request {
 /*
  * Put batches of one or several subjects into the store, all or none.
  *
- * Q_OK, Q_BUSY (a queue is full), Q_TOO_BIG, Q_NO_SUCH_MODE, Q_E_BROKEN.
+ * Q_OK, Q_BUSY (a queue is full), Q_STORAGE_FULL (the disk), Q_TOO_BIG, Q_NO_SUCH_MODE, Q_E_BROKEN.
  */
 struct qlog_publish {
     struct qlog_request request;

@@ -23,6 +23,7 @@ static void publish_measure(struct ql_append *append, uint64_t incarnation);
 static void publish_fill(
     struct ql_append *append, const struct ql_place *place, uint8_t *records, uint8_t *payloads);
 static void publish_done(struct ql_append *append, enum q_err err);
+static void publish_finish(struct qlog_publish *publish, enum q_err err);
 static void publish_withdraw(
     struct qlog_store *store, struct qlog_publish *publish, uint32_t batch_count);
 
@@ -109,7 +110,7 @@ ql_publish_start(struct qlog_store *store, struct qlog_publish *publish)
         if (err == Q_OK) return;
         publish_withdraw(store, publish, publish->batch_count);
     }
-    ql_request_finish(&publish->request, err);
+    publish_finish(publish, err);
 }
 
 /* Length of the envelope at `at`; qlog_publish_check() has checked it. */
@@ -256,6 +257,18 @@ publish_done(struct ql_append *append, enum q_err err)
     struct qlog_store *store = publish_state_of(publish)->store;
     if (append->end == 0) publish_withdraw(store, publish, publish->batch_count);
     store->counters.publishes++;
+    publish_finish(publish, err);
+}
+
+/* A full disk is one answer, whoever met it first: the level, or a log that could not go on. */
+static void
+publish_finish(struct qlog_publish *publish, enum q_err err)
+{
+    if (err == Q_E_NO_SPACE) {
+        struct q_fault fault = *q_fault_last();
+        fault.err = err = Q_STORAGE_FULL;
+        q_fault_adopt(&fault);
+    }
     ql_request_finish(&publish->request, err);
 }
 
