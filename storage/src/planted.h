@@ -51,6 +51,7 @@
     X(index_before_durable, "an index file has what power loss may take")                          \
     X(retention_unconsumed, "retention drops what groups still need")                              \
     X(full_disk_admits, "publishes are taken whatever space is left")                              \
+    X(log_yields_nothing, "the message log leaves no space for the action log")                    \
     X(archive_unasked, "what the archive does not have yet is dropped")
 
 #ifdef QL_PLANT

@@ -70,6 +70,7 @@ static const struct {
     { "subject_unnamed", ROT },
     { "retention_unconsumed", RETENTION },
     { "full_disk_admits", RETENTION },
+    { "log_yields_nothing", RETENTION },
     { "archive_unasked", RETENTION },
     { "seen_before_flush", PROMISES },
     { "zero_over_frame", PROMISES },

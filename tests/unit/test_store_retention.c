@@ -2,6 +2,7 @@
  * Retention: what goes when, what stays whatever the rules say, and what a full disk refuses.
  */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <stdio.h>
 #include <sys/stat.h>
 
@@ -14,6 +15,15 @@ enum {
 
 static struct store_fixture fixture;
 
+/* A disk of which the test says what is left: the real io with two calls of ours. */
+static struct {
+    struct qlog_io *io;
+    const struct qlog_io_table *real;
+    struct qlog_io_table table;
+    uint64_t free_bytes;
+    bool refuses; /* to allocate, whatever is free: a quota */
+} disk;
+
 static void
 setup(void)
 {
@@ -24,6 +34,7 @@ static void
 teardown(void)
 {
     fixture_close(&fixture);
+    if (disk.io != NULL) disk.io->table->destroy(disk.io);
 }
 
 TestSuite(store_retention, .init = setup, .fini = teardown, .timeout = 60);
@@ -168,6 +179,87 @@ Test(store_retention, hard_level)
     cr_assert_eq(fixture_publish(&fixture, fixture_subject, "x", NULL, &first), Q_OK);
     cr_assert_eq(first, 20);
     cr_assert_eq(fixture.events[QLOG_EVENT_DISK_LEVEL], 2);
+}
+
+static int
+disk_space(struct qlog_io *io, const char *path, uint64_t *ret_free, uint64_t *ret_total)
+{
+    (void)io;
+    (void)path;
+    *ret_free = disk.free_bytes;
+    *ret_total = UINT64_C(1) << 40;
+    return 0;
+}
+
+static int
+disk_allocate(struct qlog_io *io, int file, uint64_t size)
+{
+    return disk.refuses ? -ENOSPC : disk.real->allocate(io, file, size);
+}
+
+static void
+use_disk(void)
+{
+    cr_assert_eq(qlog_io_plain_new(&disk.io), 0);
+    disk.real = disk.io->table;
+    disk.table = *disk.real;
+    disk.table.space = disk_space;
+    disk.table.allocate = disk_allocate;
+    disk.io->table = &disk.table;
+    disk.free_bytes = UINT64_C(1) << 40;
+    fixture.options.log.io = disk.io;
+    fixture_reopen(&fixture);
+}
+
+/* How many were taken before one was refused. */
+static unsigned
+publish_until_refused(void)
+{
+    for (unsigned i = 0; i < BATCHES; i++) {
+        enum q_err err = fixture_publish(&fixture, fixture_subject, "a,b", NULL, NULL);
+        if (err == Q_OK) continue;
+        cr_assert_eq(err, Q_STORAGE_FULL);
+        cr_assert_eq(q_fault_last()->err, Q_STORAGE_FULL);
+        cr_assert_neq(q_fault_last()->what[0], '\0');
+        return i;
+    }
+    return BATCHES;
+}
+
+/* The message log never takes what the action log may still need: who can't acknowledge can't make
+ * room. What is consumed then makes room, whatever the levels say. */
+Test(store_retention, messages_yield_to_actions)
+{
+    use_disk();
+    publish_many(BATCHES / 2);
+    disk.free_bytes = 4 * fixture.options.log.segment_bytes;
+    uint64_t taken = BATCHES / 2 + publish_until_refused();
+    cr_assert_lt(taken, BATCHES);
+    fixture_crash(&fixture);
+    cr_assert_eq(publish_until_refused(), 0);
+    cr_assert_eq(consume("g", NULL), 2 * taken);
+    pass(3);
+    cr_assert_geq(fixture.events[QLOG_EVENT_DISK_LEVEL], 1);
+    cr_assert_gt(publish_until_refused(), 0);
+}
+
+/* So it is under a quota, of which the free space of the file system says nothing. */
+Test(store_retention, quota)
+{
+    use_disk();
+    publish_many(BATCHES / 2);
+    disk.refuses = true;
+    uint64_t taken = BATCHES / 2 + publish_until_refused();
+    cr_assert_lt(taken, BATCHES);
+    pass(3);
+    cr_assert_eq(publish_until_refused(), 0);
+    cr_assert_eq(consume("g", NULL), 2 * taken);
+    pass(3);
+    cr_assert_gt(publish_until_refused(), 0);
+    disk.refuses = false;
+    pass(3);
+    cr_assert_eq(publish_until_refused(), BATCHES);
+    cr_assert_eq(fixture.store->retention.level, QL_DISK_NORMAL);
 }
 
 static struct archive {

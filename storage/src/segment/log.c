@@ -41,6 +41,7 @@ static void log_reap(struct ql_log *log, uint64_t now_ns);
 static void log_flush(struct ql_log *log, uint64_t now_ns, bool force);
 static void log_on_flushed(struct ql_transfer *transfer);
 static enum q_err log_create_spare(struct ql_log *log, uint64_t now_ns);
+static enum q_err log_check_space(const struct ql_log *log);
 static unsigned log_spares_wanted(const struct ql_log *log, uint64_t now_ns);
 static void log_roll_start(struct ql_log *log);
 static void log_roll_go_on(struct ql_log *log, uint64_t now_ns);
@@ -469,8 +470,11 @@ static enum q_err
 log_create_spare(struct ql_log *log, uint64_t now_ns)
 {
     struct ql_segment *spare;
-    enum q_err err = ql_segment_create(
-        log->env, log->name, log->number_next, log->incarnation + 1, log->segment_bytes, &spare);
+    enum q_err err = log_check_space(log);
+    if (err == Q_OK)
+        err = ql_segment_create(
+            log->env, log->name, log->number_next, log->incarnation + 1, log->segment_bytes,
+            &spare);
     if (err != Q_OK) {
         /* For whoever needs the spare before it is tried again. */
         log->spare_retry_ns = now_ns + SPARE_RETRY_NS;
@@ -482,6 +486,31 @@ log_create_spare(struct ql_log *log, uint64_t now_ns)
     log->number_next++;
     log->incarnation++;
     return Q_OK;
+}
+
+/* Q_OK or Q_E_NO_SPACE: what is free is for the log that this one yields to. */
+static enum q_err
+log_check_space(const struct ql_log *log)
+{
+    const struct ql_env *env = log->env;
+    const struct ql_log *other = log->yields_to;
+    if (other == NULL || log->segments.count == 0 || QL_PLANTED(log_yields_nothing)) return Q_OK;
+    unsigned has = other->segments.count + other->spare_count;
+    /* One at least, for what else is in the directory. */
+    uint64_t missing = has < log->yields_files ? log->yields_files - has : 1;
+    uint64_t wanted = log->segment_bytes + missing * other->segment_bytes;
+    uint64_t free_bytes;
+    uint64_t total;
+    /* A file system that does not tell refuses by itself. */
+    if (env->io->table->space(env->io, env->path, &free_bytes, &total) < 0) return Q_OK;
+    if (free_bytes >= wanted) return Q_OK;
+    return Q_FAIL(
+        Q_E_NO_SPACE, .path = env->path,
+        .what = q_text(
+            "%llu MiB are free, and a segment of the %s log takes %llu, with what the %s log "
+            "may still need",
+            (unsigned long long)(free_bytes >> 20), log->name, (unsigned long long)(wanted >> 20),
+            other->name));
 }
 
 static unsigned
@@ -614,6 +643,12 @@ ql_log_prepare(struct ql_log *log, uint64_t now_ns)
     (void)err; /* told when it is needed */
 }
 
+bool
+ql_log_is_short(const struct ql_log *log)
+{
+    return log->spare_count == 0 && log->spare_retry_ns != 0;
+}
+
 /* The oldest: the others were written already, and it may not be. */
 static void
 log_drop_spare(struct ql_log *log)
@@ -665,6 +700,7 @@ ql_log_drop(struct ql_log *log, uint64_t before)
             err = ql_segment_recycle(log->env, segment, log->name, ++log->incarnation);
             if (err == Q_OK) {
                 log->spares[log->spare_count++] = segment;
+                log->spare_retry_ns = 0;
                 continue;
             }
         }

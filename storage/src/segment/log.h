@@ -118,6 +118,10 @@ struct ql_log {
 
     uint64_t segment_bytes;
     bool spare_first; /* always keep a spare: what is written here may not be refused */
+    /* Such a log beside this one, and the files that it may come to. No file is made here but the first
+     * before there is space for those, so that what is refused is refused here. NULL: there is none. */
+    const struct ql_log *yields_to;
+    unsigned yields_files;
 
     struct ql_segment_set segments;
     struct ql_segment *active; /* the last of them */
@@ -183,6 +187,9 @@ uint64_t ql_log_deadline_ns(const struct ql_log *log);
 /* Keep spares ready, but not more than are of use, and zeros ahead of the tail. Bounded work; an
  * error is told when the spare is needed. */
 void ql_log_prepare(struct ql_log *log, uint64_t now_ns);
+
+/* No segment could be made when one was wanted last. */
+bool ql_log_is_short(const struct ql_log *log);
 
 /*
  * Take sealed segments that end at or below `before` and that nobody has pinned out of the log.

@@ -9,7 +9,6 @@ enum {
     AGE_DEFAULT_H = 72,
     LOOK_S = 1,
     AGED_S = 10,          /* between segments that go by age */
-    ACTION_SEGMENTS = 4,  /* of the action log, that stay */
     PASS_SUBJECTS = 4096, /* in a turn */
     SOFT_PERCENT = 15,
     HARD_PERCENT = 5,
@@ -102,25 +101,27 @@ retention_look_at_disk(struct qlog_store *store)
 {
     struct ql_retention *retention = &store->retention;
     const struct ql_env *env = &store->home->env;
-    uint64_t free_bytes;
-    uint64_t total;
-    /* A file system that does not tell is watched by the log: it refuses when no segment can be made. */
-    if (env->io->table->space(env->io, env->path, &free_bytes, &total) < 0) return;
+    uint64_t free_bytes = 0;
+    uint64_t total = 0;
+    /* A file system that does not tell, and a quota, are met by the logs. */
+    bool told = env->io->table->space(env->io, env->path, &free_bytes, &total) >= 0;
+    bool short_ = ql_log_is_short(store->messages) || ql_log_is_short(store->actions);
     uint64_t soft = q_min_u64(total / 100 * SOFT_PERCENT, SOFT_BYTES_MAX);
     uint64_t hard = q_min_u64(total / 100 * HARD_PERCENT, HARD_BYTES_MAX);
     if (retention->soft_bytes != 0) soft = retention->soft_bytes;
     if (retention->hard_bytes != 0) hard = retention->hard_bytes;
     enum ql_disk_level level = QL_DISK_NORMAL;
-    if (free_bytes < soft) level = QL_DISK_SOFT;
-    if (free_bytes < hard) level = QL_DISK_HARD;
+    if (short_ || (told && free_bytes < soft)) level = QL_DISK_SOFT;
+    if (told && free_bytes < hard) level = QL_DISK_HARD;
     if (level == retention->level) return;
     retention->level = level;
     QL_TELL(
         env, DISK_LEVEL, .path = env->path, .bytes = free_bytes,
         .text = q_text(
-            "%s: %llu MiB free; soft below %llu, hard below %llu%s", level_names[level],
+            "%s: %llu MiB free; soft below %llu, hard below %llu%s%s", level_names[level],
             (unsigned long long)(free_bytes >> 20), (unsigned long long)(soft >> 20),
             (unsigned long long)(hard >> 20),
+            short_ ? "; there is no room for a log's next segment" : "",
             level == QL_DISK_HARD ? "; publishes are refused" : ""));
 }
 
@@ -204,8 +205,8 @@ static uint64_t
 retention_actions(const struct qlog_store *store)
 {
     const struct ql_segment_set *set = &store->actions->segments;
-    if (set->count <= ACTION_SEGMENTS) return set->segments[0]->base;
-    return set->segments[set->count - ACTION_SEGMENTS]->base;
+    if (set->count <= QL_ACTION_SEGMENTS) return set->segments[0]->base;
+    return set->segments[set->count - QL_ACTION_SEGMENTS]->base;
 }
 
 static void

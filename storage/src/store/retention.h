@@ -15,7 +15,7 @@
  *
  * Levels of free space, looked at once a second:
  *
- *   NORMAL -> SOFT    pressure, as above
+ *   NORMAL -> SOFT    pressure, as above; also when a log can't make its next segment
  *   SOFT   -> HARD    publishes are refused with STORAGE_FULL; pulls and acknowledgements go on
  *   and back, by itself, when space is free again
  *
@@ -25,6 +25,11 @@
 #define QL_STORE_RETENTION_H
 
 #include <qlog/store.h>
+
+enum {
+    QL_ACTION_SEGMENTS = 4, /* of the action log, that stay */
+    QL_ACTION_FILES = 7,    /* of the action log, that it may come to between two looks */
+};
 
 enum ql_disk_level {
     QL_DISK_NORMAL,

@@ -40,6 +40,9 @@ qlog_store_open(
     store->messages = &store->home->logs[QL_LOG_MESSAGE];
     store->actions = &store->home->logs[QL_LOG_ACTION];
     store->actions->spare_first = true;
+    /* Who can't acknowledge can't make room. */
+    store->messages->yields_to = store->actions;
+    store->messages->yields_files = QL_ACTION_FILES;
     store->now_ns = q_clock_monotonic_ns(store->clock);
     ql_index_attach(&store->index, store->messages, store->actions, store->home->io_owned);
     err = ql_store_recover(store);
