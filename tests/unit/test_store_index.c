@@ -250,6 +250,45 @@ Test(store_index, damage_is_met_by_a_look_up)
     (void)look_up_all();
 }
 
+static const struct qlog_io_table *real_table;
+
+/* No such file: no sector is to blame, and the next try may do better. */
+static void
+submit_reads_of_nothing(struct qlog_io *io, struct qlog_io_op *op)
+{
+    if (op->kind == QLOG_IO_READ) op->file = -1;
+    real_table->submit(io, op);
+}
+
+/* What can't be made again now is asked for again: no message behind it may be passed over. */
+Test(store_index, damage_that_can_not_be_mended_yet)
+{
+    publish_some(ROUNDS);
+    uint64_t found = look_up_all();
+    struct ql_index *index = &fixture.store->index;
+    struct ql_index_file *file = index->files.files[0];
+    memset(file->view.checked, 0, file->view.layout.page_count / 8 + 1);
+    char path[128];
+    (void)snprintf(path, sizeof(path), "%s/message/index-%06u", fixture.directory, file->number);
+    FILE *handle = fopen(path, "r+b");
+    cr_assert_not_null(handle);
+    (void)fseek(handle, QL_INDEX_HEADER_SIZE + 17, SEEK_SET);
+    (void)fwrite("damage", 1, 6, handle);
+    (void)fclose(handle);
+
+    struct qlog_io *io = fixture.store->home->env.io;
+    real_table = io->table;
+    struct qlog_io_table table = *io->table;
+    table.submit = submit_reads_of_nothing;
+    io->table = &table;
+    struct ql_subject *subject = ql_index_get(index, 0);
+    struct ql_entry entry;
+    for (unsigned i = 0; i < 3; i++)
+        cr_assert_lt(ql_index_entry(index, subject, 0, &entry), Q_OK);
+    io->table = real_table;
+    cr_assert_eq(look_up_all(), found);
+}
+
 /* A frame that rots behind its index is told when it is read, and not handed out. */
 Test(store_index, rot_behind_the_index_is_told)
 {

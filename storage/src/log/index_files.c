@@ -315,14 +315,20 @@ ql_index_files_rebuild(struct ql_index_files *files, struct ql_index_file *file)
 {
     struct ql_log *log = files->log;
     struct ql_index_header header = file->view.header;
-    ql_index_files_drop(files, file, "damaged; it is made again from its segment");
     const struct ql_segment *segment = ql_segment_set_find(&log->segments, header.base);
-    if (segment == NULL || segment->base != header.base) return Q_OK;
+    if (segment == NULL || segment->base != header.base)
+        return Q_FAIL(
+            Q_E_CORRUPT, .path = log->env->path, .position = (int64_t)header.base,
+            .what = "an index file is damaged, and its segment is gone");
     struct ql_index_build build;
+    /* Until there is another one, this one stays: without any, its messages would be passed over. */
     Q_TRY(ql_index_rebuild(log->env, log->name, &log->segments, segment, header.end, &build));
     /* To be written with the next cut of its segment, or at the next start. */
     enum q_err err = files_adopt(files, &build.header, 0, build.file);
-    if (err != Q_OK) free(build.file);
+    if (err == Q_OK)
+        ql_index_files_drop(files, file, "damaged; it is made again from its segment");
+    else
+        free(build.file);
     return err;
 }
 

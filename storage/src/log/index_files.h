@@ -89,7 +89,7 @@ Q_MUST_CHECK enum q_err ql_index_files_view(
     struct ql_index_files *files, struct ql_index_file *file);
 /* Throw it away. `why` is told; NULL: as it should be. */
 void ql_index_files_drop(struct ql_index_files *files, struct ql_index_file *file, const char *why);
-/* A file was damaged, and is thrown away: make it again from its segment. Reads all of that. */
+/* A file is damaged: make it again from its segment. Reads all of that; the file stays if it fails. */
 Q_MUST_CHECK enum q_err ql_index_files_rebuild(
     struct ql_index_files *files, struct ql_index_file *file);
 /* Segments below are gone. */
