@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -29,7 +30,9 @@ enum job {
 struct broker_archive {
     struct qlog_archive taker;
     char directory[DIRECTORY_MAX];
-    uint64_t number_next; /* the thread's, once it runs */
+    int folder;           /* of the files; locked */
+    uint64_t number_next; /* the thread's, once it runs, as is the next */
+    uint64_t number_old;  /* files below may be copies of what the store still has */
     pthread_t thread;
 
     pthread_mutex_t mutex; /* of what follows */
@@ -45,12 +48,17 @@ struct broker_archive {
     unsigned patience;
 };
 
+static enum q_err open_directories(struct broker_archive *archive);
 static enum q_err make_directory(const char *path);
+static enum q_err flush_directory(const char *path);
 static enum q_err find_number(struct broker_archive *archive);
 static enum q_err take(void *context, const char *path, uint64_t from, uint64_t to);
 static void *archive_main(void *argument);
 static enum q_err copy(struct broker_archive *archive, const char *source);
-static bool is_there(const struct broker_archive *archive, const char *source);
+static enum q_err copy_file(struct broker_archive *archive, int from, const char *source);
+static enum q_err is_there(
+    struct broker_archive *archive, int from, const char *source, bool *ret_there);
+static bool read_header(int file, uint8_t out[HEADER_BYTES]);
 static enum q_err copy_bytes(int from, int to, const char *source, const char *target);
 static bool is_stopping(struct broker_archive *archive);
 static enum q_err failed(const char *what, const char *path);
@@ -80,12 +88,11 @@ broker_archive_new(const char *directory, struct broker_archive **ret_archive)
     if (!archive) return Q_FAIL(Q_E_NOMEM, .what = "archive");
     archive->taker = (struct qlog_archive){ .context = archive, .take = take };
     (void)snprintf(archive->directory, sizeof(archive->directory), "%s", directory);
-    char path[PATH_BYTES];
-    enum q_err err = make_directory(directory);
-    if (err == Q_OK) err = make_directory(archive_path(archive, "message", path));
-    if (err == Q_OK) err = make_directory(archive_path(archive, "action", path));
+    archive->folder = -1;
+    enum q_err err = open_directories(archive);
     if (err == Q_OK) err = find_number(archive);
     if (err != Q_OK) {
+        if (archive->folder >= 0) (void)close(archive->folder);
         free(archive);
         return err;
     }
@@ -93,6 +100,7 @@ broker_archive_new(const char *directory, struct broker_archive **ret_archive)
     Q_ASSERT(pthread_cond_init(&archive->changed, NULL) == 0);
     int error = pthread_create(&archive->thread, NULL, archive_main, archive);
     if (error) {
+        (void)close(archive->folder);
         free(archive);
         return Q_FAIL(q_err_from_errno(error), .sys = error, .what = "a thread can't be started");
     }
@@ -100,11 +108,43 @@ broker_archive_new(const char *directory, struct broker_archive **ret_archive)
     return Q_OK;
 }
 
+/* There, flushed, and nobody else's: two who give out numbers would write over each other's files. */
+static enum q_err
+open_directories(struct broker_archive *archive)
+{
+    char path[PATH_BYTES];
+    char parent[PATH_BYTES];
+    Q_TRY(make_directory(archive->directory));
+    Q_TRY(make_directory(archive_path(archive, "action", path)));
+    Q_TRY(make_directory(archive_path(archive, "message", path)));
+    Q_TRY(flush_directory(archive->directory));
+    Q_TRY(flush_directory(archive_path(archive, "..", parent)));
+    archive->folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (archive->folder < 0) return failed("open the archive", path);
+    if (flock(archive->folder, LOCK_EX | LOCK_NB) == 0) return Q_OK;
+    if (errno != EWOULDBLOCK) return failed("lock the archive", path);
+    return Q_FAIL(
+        Q_E_LOCKED, .path = path, .what = "another broker keeps its archive in this directory",
+        .hint = "give each broker an --archive of its own");
+}
+
 static enum q_err
 make_directory(const char *path)
 {
     if (mkdir(path, 0700) == 0 || errno == EEXIST) return Q_OK;
     return failed("make the archive's directory", path);
+}
+
+static enum q_err
+flush_directory(const char *path)
+{
+    int file = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    /* Somebody else made the archive for us, in a place that we may not read. */
+    if (file < 0 && errno == EACCES) return Q_OK;
+    enum q_err err = Q_OK;
+    if (file < 0 || fsync(file) != 0) err = failed("flush a directory of the archive", path);
+    if (file >= 0) (void)close(file);
+    return err;
 }
 
 /* Behind those that are there. */
@@ -123,6 +163,7 @@ find_number(struct broker_archive *archive)
             archive->number_next = number + 1ull;
     }
     (void)closedir(stream);
+    archive->number_old = archive->number_next;
     return Q_OK;
 }
 
@@ -137,6 +178,7 @@ broker_archive_free(struct broker_archive *archive)
     Q_ASSERT(pthread_join(archive->thread, NULL) == 0);
     (void)pthread_mutex_destroy(&archive->mutex);
     (void)pthread_cond_destroy(&archive->changed);
+    (void)close(archive->folder);
     free(archive);
 }
 
@@ -201,24 +243,33 @@ archive_main(void *argument)
 static enum q_err
 copy(struct broker_archive *archive, const char *source)
 {
-    if (is_there(archive, source)) return Q_OK;
+    int from = open(source, O_RDONLY | O_CLOEXEC);
+    if (from < 0) return failed("read a segment for the archive", source);
+    bool there;
+    enum q_err err = is_there(archive, from, source, &there);
+    if (err == Q_OK && !there) err = copy_file(archive, from, source);
+    (void)close(from);
+    return err;
+}
+
+static enum q_err
+copy_file(struct broker_archive *archive, int from, const char *source)
+{
     char target[PATH_BYTES];
     char part[PATH_BYTES + 8];
     segment_path(archive, archive->number_next, target);
     (void)snprintf(part, sizeof(part), "%s.part", target);
-    int from = open(source, O_RDONLY | O_CLOEXEC);
-    if (from < 0) return failed("read a segment for the archive", source);
     int to = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    enum q_err err = to < 0 ? failed("make a file in the archive", part) : Q_OK;
-    for (bool more = true; err == Q_OK && more;) {
+    if (to < 0) return failed("make a file in the archive", part);
+    enum q_err err = Q_OK;
+    for (bool more = true; more;) {
         if (is_stopping(archive)) err = Q_FAIL(Q_STOPPING, .what = "the broker is stopping");
         if (err == Q_OK) err = copy_bytes(from, to, source, part);
         more = err == Q_OK;
         if (err == Q_END) err = Q_OK;
     }
     if (err == Q_OK && fsync(to) != 0) err = failed("flush a file of the archive", part);
-    (void)close(from);
-    if (to >= 0) (void)close(to);
+    (void)close(to);
     if (err == Q_OK && rename(part, target) != 0) err = failed("name a file of the archive", part);
     if (err != Q_OK) {
         struct q_fault fault = *q_fault_last();
@@ -226,33 +277,39 @@ copy(struct broker_archive *archive, const char *source)
         q_fault_adopt(&fault);
         return err;
     }
-    char directory[PATH_BYTES];
-    archive_path(archive, "message", directory);
-    int file = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (file < 0 || fsync(file) != 0) err = failed("flush the archive's directory", directory);
-    if (file >= 0) (void)close(file);
-    if (err == Q_OK) archive->number_next++;
-    return err;
+    if (fsync(archive->folder) != 0) return failed("flush the archive's directory", target);
+    archive->number_next++;
+    return Q_OK;
 }
 
-/* The last one that was copied, before a restart. */
-static bool
-is_there(const struct broker_archive *archive, const char *source)
+/*
+ * Whether an earlier run copied it, and was ended before the store dropped it. Those are the first
+ * that the store has, so the first that is not among them ends the looking.
+ */
+static enum q_err
+is_there(struct broker_archive *archive, int from, const char *source, bool *ret_there)
 {
-    if (archive->number_next == 0) return false;
-    char path[PATH_BYTES];
-    int files[] = {
-        open(source, O_RDONLY | O_CLOEXEC),
-        open(segment_path(archive, archive->number_next - 1, path), O_RDONLY | O_CLOEXEC),
-    };
-    uint8_t headers[2][HEADER_BYTES];
-    bool same = true;
-    for (unsigned i = 0; i < 2; i++) {
-        ssize_t size = files[i] < 0 ? -1 : pread(files[i], headers[i], HEADER_BYTES, 0);
-        same = same && size == HEADER_BYTES;
-        if (files[i] >= 0) (void)close(files[i]);
+    uint8_t header[HEADER_BYTES];
+    uint8_t copied[HEADER_BYTES];
+    *ret_there = false;
+    if (archive->number_old == 0) return Q_OK;
+    if (!read_header(from, header)) return failed("read a segment for the archive", source);
+    for (uint64_t number = archive->number_old; number > 0 && !*ret_there; number--) {
+        char path[PATH_BYTES];
+        int file = open(segment_path(archive, number - 1, path), O_RDONLY | O_CLOEXEC);
+        if (file < 0) continue;
+        *ret_there = read_header(file, copied) && memcmp(header, copied, HEADER_BYTES) == 0;
+        (void)close(file);
     }
-    return same && memcmp(headers[0], headers[1], HEADER_BYTES) == 0;
+    if (!*ret_there) archive->number_old = 0;
+    return Q_OK;
+}
+
+static bool
+read_header(int file, uint8_t out[HEADER_BYTES])
+{
+    errno = EIO; /* too short */
+    return pread(file, out, HEADER_BYTES, 0) == HEADER_BYTES;
 }
 
 /* A piece. Q_OK, Q_END: that was all. */

@@ -7,7 +7,8 @@
  *   DIR/action/                  empty
  *
  * A copy is made beside its name and gets the name when it is whole, so a kill leaves no half ones.
- * One that was made just before a kill is known by its header, and not made again.
+ * Those that were made just before a kill are known by their headers, and not made again. A lock on
+ * DIR/message keeps others out.
  *
  * Thread:   new, free: any one. Copies are made by a thread of its own; the store's `take` only asks.
  * Failure:  as faults: of `new` at once, of a copy at the next `take`, which tries again.

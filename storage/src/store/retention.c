@@ -194,10 +194,12 @@ retention_archived(struct qlog_store *store, const struct ql_segment *segment)
     char path[QL_PATH_MAX];
     ql_segment_path(env, store->messages->name, segment->number, path);
     enum q_err err = archive->take(archive->context, path, segment->base, segment->end);
+    char line[Q_FAULT_LINE_MAX];
     if (err != Q_OK && err != Q_AGAIN)
         QL_TELL(
             env, ARCHIVE_FAILED, .log = store->messages->name, .path = path,
-            .position = segment->base, .bytes = segment->file_size, .text = q_fault_last()->what);
+            .position = segment->base, .bytes = segment->file_size,
+            .text = q_fault_format(q_fault_last(), line, sizeof(line)));
     return err == Q_OK;
 }
 
