@@ -147,6 +147,7 @@ is_warning(enum qlog_event_kind kind)
     case QLOG_EVENT_ROT:
     case QLOG_EVENT_VOID_ACTIONS:
     case QLOG_EVENT_BUFFERED:
+    case QLOG_EVENT_RETENTION_FAILED:
     case QLOG_EVENT_DISK_LEVEL:
     case QLOG_EVENT_ARCHIVE_FAILED:
     case QLOG_EVENT_INDEX_DROPPED:

@@ -262,6 +262,35 @@ Test(store_retention, quota)
     cr_assert_eq(fixture.store->retention.level, QL_DISK_NORMAL);
 }
 
+static const struct qlog_io_table *real_table;
+static int refused_file;
+
+static void
+submit_refusing_headers(struct qlog_io *io, struct qlog_io_op *op)
+{
+    if (op->kind == QLOG_IO_WRITE && op->file == refused_file) op->file = -1;
+    real_table->submit(io, op);
+}
+
+/* What can't go is told, and does not stop what can. */
+Test(store_retention, failure)
+{
+    fixture.options.retention_bytes = 3 * fixture.options.log.segment_bytes;
+    fixture_reopen(&fixture);
+    publish_many(BATCHES);
+    struct qlog_io *io = fixture.store->home->env.io;
+    real_table = io->table;
+    static struct qlog_io_table table;
+    table = *io->table;
+    table.submit = submit_refusing_headers;
+    io->table = &table;
+    refused_file = fixture.store->messages->segments.segments[0]->file;
+    pass(2);
+    io->table = real_table;
+    cr_assert_eq(fixture.events[QLOG_EVENT_RETENTION_FAILED], 1);
+    cr_assert_eq(segments(), 3);
+}
+
 static struct archive {
     enum q_err err;
     unsigned asked;

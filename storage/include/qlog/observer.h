@@ -30,6 +30,7 @@ extern "C" {
     X(DISCARDED, "a file that holds nothing of a log was removed")                                 \
     X(UNLOGGED, "what recovery decided could not be written to recovery.log")                      \
     X(DROPPED, "the head of the logs was dropped by retention")                                    \
+    X(RETENTION_FAILED, "what is to be dropped can not go now: it is tried again each second")     \
     X(DISK_LEVEL, "the free space of the file system crossed a level")                             \
     X(ARCHIVE_FAILED, "a segment could not be archived: it stays, and is tried again")             \
     X(BROKEN, "a write or flush failed; the log refuses everything until it is opened again")

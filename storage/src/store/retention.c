@@ -216,9 +216,19 @@ retention_on_trimmed(struct qlog_request *request, enum q_err err)
 {
     struct qlog_store *store = request->context;
     store->retention.trimming = false;
-    if (err != Q_OK) return; /* tried again a second later; a log that broke tells it everywhere */
+    const struct ql_env *env = &store->home->env;
+    /* Once, not each second; a log that broke tells it everywhere. */
+    bool told = err == store->retention.failed || env->broken != Q_OK || err == Q_STOPPING;
+    store->retention.failed = err;
+    char line[Q_FAULT_LINE_MAX];
+    if (err != Q_OK && !told)
+        QL_TELL(
+            env, RETENTION_FAILED, .log = store->messages->name, .path = env->path,
+            .position = store->messages->segments.segments[0]->base,
+            .text = q_fault_format(q_fault_last(), line, sizeof(line)));
+    if (err != Q_OK) return;
     QL_TELL(
-        &store->home->env, DROPPED, .log = store->messages->name, .path = store->home->env.path,
+        env, DROPPED, .log = store->messages->name, .path = env->path,
         .position = store->messages->segments.segments[0]->base,
         .text = q_text(
             "retention: messages begin at %llu, actions at %llu",

@@ -51,6 +51,7 @@ struct ql_retention {
     uint64_t aged_ns; /* when the last segment went by age; 0: none */
     struct qlog_trim trim;
     bool trimming;
+    enum q_err failed; /* how the last trim ended */
 
     /* A pass over all subjects, in slices: the oldest position that a group needs. Groups only move
      * on while it goes, so what it finds is never too much. */
