@@ -34,7 +34,7 @@ enum {
 
 /* The log is trimmed as it grows, so that its segments are recycled, as in a store that has run for
  * a while; what is measured begins when the first fresh ones are behind it. */
-#define SEGMENT_BYTES (128ull << 20)
+#define SEGMENT_BYTES (256ull << 20)
 #define WARM_UP_BYTES (3 * SEGMENT_BYTES)
 #define WARM_UP_NS    (5 * (uint64_t)Q_NS_PER_S)
 

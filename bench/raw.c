@@ -13,7 +13,7 @@
 #include <qbase/clock.h>
 
 enum {
-    FILE_BYTES = 256 * 1024 * 1024,
+    FILE_BYTES = 1024 * 1024 * 1024,
     PREPARE_BYTES = 1024 * 1024,
     FLUSH_ID = RAW_DEPTH,
 };

@@ -248,7 +248,7 @@ apply(struct repair *repair)
     name[size] = '\0';
     (void)snprintf(repair->aside, sizeof(repair->aside), "%s/%s", repair->path, QL_SET_ASIDE);
 
-    int lock;
+    int lock = -1;
     Q_TRY(take_lock(repair->path, &lock));
     enum q_err err = Q_OK;
     if (mkdir(repair->aside, 0700) != 0 && errno != EEXIST)
