@@ -2,6 +2,7 @@
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "log/index_scan.h"
 #include "log/index_verify.h"
@@ -248,6 +249,24 @@ Test(store_index, damage_is_met_by_a_look_up)
     publish_some(ROUNDS / 4);
     fixture_reopen(&fixture);
     (void)look_up_all();
+}
+
+/* Pages that the disk does not give are made again like damaged ones. */
+Test(store_index, pages_that_are_not_there)
+{
+    publish_some(ROUNDS);
+    uint64_t found = look_up_all();
+    struct ql_index_files *files = &fixture.store->index.files;
+    for (uint32_t i = 0; i < files->count; i++) {
+        struct ql_index_file *file = files->files[i];
+        memset(file->view.checked, 0, file->view.layout.page_count / 8 + 1);
+        char path[128];
+        (void)snprintf(
+            path, sizeof(path), "%s/message/index-%06u", fixture.directory, file->number);
+        cr_assert_eq(truncate(path, QL_INDEX_HEADER_SIZE), 0);
+    }
+    cr_assert_eq(look_up_all(), found);
+    cr_assert_gt(fixture.events[QLOG_EVENT_INDEX_DROPPED], 3);
 }
 
 static const struct qlog_io_table *real_table;

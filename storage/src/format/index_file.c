@@ -4,12 +4,14 @@
 #include <string.h>
 
 #include <qbase/assert.h>
+#include <qlog/guard.h>
 
 #include "planted.h"
 
 static enum q_err view_row(
     struct ql_index_view *view, uint64_t at, uint64_t size, const uint8_t **ret_row);
 static enum q_err view_check_page(struct ql_index_view *view, uint64_t page);
+static enum q_err view_hash_page(void *context);
 
 void
 ql_index_header_encode(const struct ql_index_header *header, uint8_t block[QL_BLOCK])
@@ -118,10 +120,29 @@ view_fail(const struct ql_index_view *view, const char *what)
         .what = q_text("index of a segment: %s", what));
 }
 
+struct page_check {
+    struct ql_index_view *view;
+    uint64_t page;
+};
+
 static enum q_err
 view_check_page(struct ql_index_view *view, uint64_t page)
 {
     if ((view->checked[page / 8] >> page % 8 & 1) != 0) return Q_OK;
+    struct page_check check = { .view = view, .page = page };
+    enum q_err err = qlog_guard(view_hash_page, &check);
+    /* What the disk does not give is made again like what it gives wrong. */
+    if (err == Q_E_IO) return view_fail(view, "the disk does not give a page");
+    return err;
+}
+
+/* Under a guard. */
+static enum q_err
+view_hash_page(void *context)
+{
+    const struct page_check *check = context;
+    struct ql_index_view *view = check->view;
+    uint64_t page = check->page;
     const struct ql_index_layout *layout = &view->layout;
     const uint8_t *hashes = view->file + layout->pages_at;
     if (!view->pages_checked) {
