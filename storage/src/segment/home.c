@@ -60,6 +60,7 @@ static bool home_is_taken(
     struct ql_segment *const *opened, uint32_t count, uint32_t index, uint64_t incarnation);
 static enum q_err home_sort_in(
     struct ql_home *home, struct ql_log *log, struct ql_segment *segment, uint64_t first);
+static enum q_err home_settle_super(struct ql_home *home);
 static enum q_err home_settle(struct ql_home *home, struct ql_log *log);
 static void home_trim_go_on(struct ql_home *home);
 static void home_on_waited_trim(struct ql_home_trim *trim, enum q_err err);
@@ -105,6 +106,7 @@ ql_home_open(
     }
     if (err == Q_OK) err = home_need_super(home, names, name_count, options->create);
     if (err == Q_OK) err = home_check_names(home, names, name_count);
+    if (err == Q_OK) err = home_settle_super(home);
     if (err == Q_OK) {
         home->was_clean = home->super.clean;
         home->generation_found = home->super.generation;
@@ -833,6 +835,21 @@ ql_home_start(struct ql_home *home)
                 : home->was_clean ? "after a clean stop"
                                   : "after an unclean stop");
     return Q_OK;
+}
+
+/*
+ * After a kill, the copy that was found may be on its way to the disk still. Files go because of what
+ * it says: after power loss an older copy would look for them.
+ */
+static enum q_err
+home_settle_super(struct ql_home *home)
+{
+    if (home->created || home->env.read_only) return Q_OK;
+    struct ql_transfer flush = {
+        .op = { .kind = QLOG_IO_FLUSH, .file = home->super_file, .buffer = -1 },
+    };
+    int rv = ql_transfer_wait(home->env.io, &flush);
+    return rv < 0 ? home_fail(home, "superblock", rv, "flush the superblock") : Q_OK;
 }
 
 /*
