@@ -620,6 +620,11 @@ home_open_segments(struct ql_home *home, struct ql_log *log, uint64_t first)
         }
     }
     if (err == Q_OK) home_identify(home, log, opened, list.count, first);
+    /* Before a file goes: what gave a wrong header away may be among those, and the next start would
+     * take it for right. */
+    for (uint32_t i = 0; err == Q_OK && i < list.count && !env->read_only; i++)
+        if (opened[i] != NULL && opened[i]->mended)
+            err = ql_segment_write_header(env, opened[i], log->name);
     for (uint32_t i = 0; err == Q_OK && i < list.count; i++) {
         if (opened[i] == NULL) continue;
         err = home_sort_in(home, log, opened[i], first);

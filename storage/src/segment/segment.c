@@ -300,6 +300,7 @@ ql_segment_become(
     segment->base = survey->base;
     segment->chain = survey->chain;
     segment->opened_ms = survey->wall_ms;
+    segment->mended = true;
     QL_TELL(
         env, ROT, .log = log, .path = ql_segment_path(env, log, segment->number, path),
         .position = survey->base, .bytes = QL_BLOCK,

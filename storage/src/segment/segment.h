@@ -40,6 +40,7 @@ struct ql_segment {
     uint64_t
         opened_ms;   /* wall time when it came into use: not before the last message ahead of it */
     uint64_t zeroed; /* file offset up to which it was written once; see segment/zero.h */
+    bool mended;     /* it is what its frames say; the header on the disk says something else */
     bool doubtful;   /* frames contradict the header, or another file has the same */
     const uint8_t *map;
     atomic_uint pins;
