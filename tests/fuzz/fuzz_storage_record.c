@@ -125,6 +125,8 @@ try_lists(struct q_bytes bytes)
         for (uint32_t i = 0; i < ranges.item_count; i++)
             Q_ASSERT(ql_range_item_at(&ranges, i).count > 0);
     }
+    struct ql_cursor_record cursor;
+    if (ql_cursor_record_decode(bytes, &cursor) == Q_OK) Q_ASSERT(bytes.size >= 24);
     struct ql_release_record release;
     if (ql_release_record_decode(bytes, &release) == Q_OK) Q_ASSERT(release.reason > 0);
 }

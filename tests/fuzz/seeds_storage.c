@@ -60,6 +60,8 @@ write_records(const char *directory)
     struct ql_ranges_record held = { 3, .item_count = 1 };
     const struct ql_range_item items[] = { { 4, 105, 5, 2, 1 } };
     SEED(directory, ranges, ql_ranges_record_size(1), QL_RECORD_HELD, &held, items);
+    struct ql_cursor_record cursor = { 3, 110 };
+    SEED(directory, cursor, ql_cursor_record_size(), &cursor);
     struct q_bytes bytes = q_bytes_from_text("bytes of a program's own");
     SEED(directory, bytes, ql_bytes_record_size(bytes.size), bytes);
 

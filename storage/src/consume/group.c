@@ -14,6 +14,7 @@ static enum q_err consumer_new(
     uint64_t next_pull_sequence,
     struct ql_consumer **ret_consumer);
 static enum q_err held_reserve(struct ql_consumer *consumer, uint32_t more);
+static void held_insert(struct ql_consumer *consumer, const struct ql_held *held);
 static enum q_err pending_reserve(struct ql_group *group, uint32_t more);
 static void pending_take(struct ql_group *group, uint64_t sequence, uint64_t count);
 static void pending_add(struct ql_group *group, const struct ql_pending *item);
@@ -306,13 +307,13 @@ ql_group_apply_held(struct ql_group *group, const struct ql_ranges_record *recor
         struct ql_consumer *consumer = ql_group_consumer(group, item.consumer_id);
         if (consumer == NULL) return Q_FAIL(Q_E_CORRUPT, .what = "HELD of an unknown consumer");
         Q_TRY(held_reserve(consumer, 1));
-        consumer->held[consumer->held_count++] = (struct ql_held){
+        struct ql_held held = {
             .pull_sequence = item.pull_sequence,
             .sequence = item.sequence,
             .count = item.count,
             .attempt = item.attempt,
         };
-        consumer->held_messages += item.count;
+        held_insert(consumer, &held);
     }
     return Q_OK;
 }
@@ -334,6 +335,20 @@ ql_group_apply_pending(struct ql_group *group, const struct ql_ranges_record *re
         pending_add(group, &pending);
     }
     return Q_OK;
+}
+
+void
+ql_group_note_hole(struct ql_group *group)
+{
+    group->hole = true;
+    /* The rest of a long statement says nothing of what was lost in between. */
+    group->restoring = false;
+}
+
+void
+ql_group_apply_cursor(struct ql_group *group, const struct ql_cursor_record *record)
+{
+    if (group->restoring) group->cursor = q_max_u64(group->cursor, record->cursor);
 }
 
 /* Order matters, so one multiplication and one addition a number are enough. */
@@ -422,6 +437,36 @@ held_reserve(struct ql_consumer *consumer, uint32_t more)
     consumer->held = held;
     consumer->held_capacity = (uint32_t)capacity;
     return Q_OK;
+}
+
+/* First range that ends behind a pull sequence. */
+static uint32_t
+held_find(const struct ql_consumer *consumer, uint64_t pull_sequence)
+{
+    uint32_t low = 0;
+    uint32_t high = consumer->held_count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        const struct ql_held *held = &consumer->held[middle];
+        if (held->pull_sequence + held->count <= pull_sequence)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static void
+held_insert(struct ql_consumer *consumer, const struct ql_held *held)
+{
+    Q_ASSERT(consumer->held_count < consumer->held_capacity);
+    uint32_t at = held_find(consumer, held->pull_sequence);
+    memmove(
+        &consumer->held[at + 1], &consumer->held[at],
+        (consumer->held_count - at) * sizeof(struct ql_held));
+    consumer->held[at] = *held;
+    consumer->held_count++;
+    consumer->held_messages += held->count;
 }
 
 static enum q_err
@@ -523,16 +568,7 @@ pending_add(struct ql_group *group, const struct ql_pending *item)
 static void
 held_ack(struct ql_consumer *consumer, const struct qlog_range *range)
 {
-    uint32_t low = 0;
-    uint32_t high = consumer->held_count;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        const struct ql_held *held = &consumer->held[middle];
-        if (held->pull_sequence + held->count <= range->first)
-            low = middle + 1;
-        else
-            high = middle;
-    }
+    uint32_t low = held_find(consumer, range->first);
     uint32_t at = low;
     while (at < consumer->held_count && consumer->held[at].pull_sequence <= range->last) {
         struct ql_held *held = &consumer->held[at];

@@ -133,6 +133,10 @@ Q_MUST_CHECK enum q_err ql_group_apply_held(
     struct ql_group *group, const struct ql_ranges_record *record);
 Q_MUST_CHECK enum q_err ql_group_apply_pending(
     struct ql_group *group, const struct ql_ranges_record *record);
+/* Recovery: actions are missing. What was stated so far is all that is known. */
+void ql_group_note_hole(struct ql_group *group);
+/* What is stated of the group from here on lies below this cursor. */
+void ql_group_apply_cursor(struct ql_group *group, const struct ql_cursor_record *record);
 /* A number that two groups in the same state share. */
 uint64_t ql_group_state_hash(const struct ql_group *group);
 

@@ -245,6 +245,16 @@ ql_describe_pending(struct line *line, const struct ql_record *record)
 }
 
 static bool
+ql_describe_cursor(struct line *line, const struct ql_record *record)
+{
+    struct ql_cursor_record cursor;
+    if (ql_cursor_record_decode(record->bytes, &cursor) != Q_OK) return false;
+    line_number(line, "group", cursor.group_id);
+    line_number(line, "cursor", cursor.cursor);
+    return true;
+}
+
+static bool
 ql_describe_bytes(struct line *line, const struct ql_record *record)
 {
     struct q_bytes bytes;

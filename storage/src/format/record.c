@@ -529,6 +529,34 @@ ql_range_item_at(const struct ql_ranges_record *record, uint32_t index)
 }
 
 uint32_t
+ql_cursor_record_size(void)
+{
+    return record_size(4 + 4 + 8);
+}
+
+void
+ql_cursor_record_encode(const struct ql_cursor_record *record, uint8_t *out)
+{
+    struct writer writer = writer_of(out, QL_RECORD_CURSOR, ql_cursor_record_size());
+    put_u32(&writer, record->group_id);
+    put_u32(&writer, 0);
+    put_u64(&writer, record->cursor);
+}
+
+enum q_err
+ql_cursor_record_decode(struct q_bytes bytes, struct ql_cursor_record *ret_record)
+{
+    struct reader reader = reader_of(bytes);
+    struct ql_cursor_record record = { 0 };
+    record.group_id = take_u32(&reader);
+    (void)take_u32(&reader);
+    record.cursor = take_u64(&reader);
+    Q_TRY(reader_check(&reader, "CURSOR record is cut"));
+    *ret_record = record;
+    return Q_OK;
+}
+
+uint32_t
 ql_bytes_record_size(size_t size)
 {
     return record_size(4 + size);

@@ -58,7 +58,8 @@ struct ql_subject_record {
  * --- GROUP ---
  * Makes the group. Written again, followed by CONSUMER, HELD and PENDING records, before the
  * segment with its last one is dropped: read together they are the whole state of a group that is
- * not known yet. A reader that knows the group from older records passes over all of them.
+ * not known yet. A reader that knows the group from older records passes over all of them. What does
+ * not fit into one append goes on with CURSOR.
  */
 struct ql_group_record {
     uint32_t group_id;
@@ -142,6 +143,12 @@ struct ql_ranges_record {
     const uint8_t *items; /* encoded; see ql_range_item_at() */
 };
 
+/* --- CURSOR --- what is stated of a group is all that is not done below this sequence. */
+struct ql_cursor_record {
+    uint32_t group_id;
+    uint64_t cursor;
+};
+
 /* Items of one record; longer lists take several. */
 enum {
     QL_RANGE_ITEMS_MAX = 1000
@@ -171,6 +178,8 @@ void ql_ranges_record_encode(
     const struct ql_ranges_record *record,
     const struct ql_range_item *items,
     uint8_t *out);
+uint32_t ql_cursor_record_size(void);
+void ql_cursor_record_encode(const struct ql_cursor_record *record, uint8_t *out);
 /* A record of a program's own bytes: head, u32 length, bytes, padding. */
 uint32_t ql_bytes_record_size(size_t size);
 void ql_bytes_record_encode(struct q_bytes bytes, uint8_t *out);
@@ -192,6 +201,8 @@ Q_MUST_CHECK enum q_err ql_consumer_record_decode(
     struct q_bytes bytes, struct ql_consumer_record *ret_record);
 Q_MUST_CHECK enum q_err ql_ranges_record_decode(
     struct q_bytes bytes, struct ql_ranges_record *ret_record);
+Q_MUST_CHECK enum q_err ql_cursor_record_decode(
+    struct q_bytes bytes, struct ql_cursor_record *ret_record);
 Q_MUST_CHECK enum q_err ql_bytes_record_decode(struct q_bytes bytes, struct q_bytes *ret_bytes);
 
 struct ql_pull_run ql_pull_run_at(const struct ql_pull_record *record, uint32_t index);

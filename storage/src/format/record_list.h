@@ -20,6 +20,7 @@
     X(CONSUMER, 21, consumer, "action")  /* state: a consumer of the group stated before */ \
     X(HELD,     22, held,     "action")  /* state: what that consumer holds */ \
     X(PENDING,  23, pending,  "action")  /* state: what is pending in the group */ \
+    X(CURSOR,   24, cursor,   "action")  /* state: a long one goes on, and tells all up to here */ \
     X(BYTES,   256, bytes,    "log")     /* whatever a program put into a log of its own */
 /* clang-format on */
 

@@ -283,6 +283,15 @@ apply_pending(struct ql_audit *audit, const struct qlog_record *record)
 }
 
 static enum q_err
+apply_cursor(struct ql_audit *audit, const struct qlog_record *record)
+{
+    AUDIT_APPLY(cursor);
+    audit_sequences(audit, record, found, decoded.cursor);
+    ql_group_apply_cursor(found->group, &decoded);
+    return Q_OK;
+}
+
+static enum q_err
 apply_subject(struct ql_audit *audit, const struct qlog_record *record)
 {
     struct ql_subject_record subject;
@@ -317,6 +326,8 @@ audit_apply(struct ql_audit *audit, const struct qlog_record *record)
         return apply_held(audit, record);
     case QL_RECORD_PENDING:
         return apply_pending(audit, record);
+    case QL_RECORD_CURSOR:
+        return apply_cursor(audit, record);
     default:
         return Q_FAIL(Q_E_CORRUPT, .what = q_text("kind %u is none of an action", record->kind));
     }
@@ -437,7 +448,7 @@ ql_audit_damage(struct ql_audit *audit, bool action_log, uint64_t to)
         return;
     }
     for (uint32_t i = 0; i < audit->group_count; i++)
-        if (audit->groups[i].group != NULL) audit->groups[i].group->hole = true;
+        if (audit->groups[i].group != NULL) ql_group_note_hole(audit->groups[i].group);
 }
 
 void

@@ -5,6 +5,11 @@
 
 #include "store/store.h"
 
+/* Memory of a record that is kept for the next one. */
+enum {
+    KEEP_BYTES = 64 * 1024
+};
+
 static enum q_err action_new(
     struct qlog_store *store, uint32_t size, bool always, struct ql_action **ret_action);
 static void action_measure(struct ql_append *append, uint64_t incarnation);
@@ -71,6 +76,7 @@ action_new(struct qlog_store *store, uint32_t size, bool always, struct ql_actio
     action->request = NULL;
     action->subject = NULL;
     action->group = NULL;
+    action->next = NULL;
     action->append.flushed = false;
     *ret_action = action;
     return Q_OK;
@@ -79,6 +85,11 @@ action_new(struct qlog_store *store, uint32_t size, bool always, struct ql_actio
 void
 ql_action_drop(struct ql_action *action)
 {
+    if (action->record_capacity > KEEP_BYTES) {
+        free(action->record);
+        action->record = NULL;
+        action->record_capacity = 0;
+    }
     action->next = action->store->free_actions;
     action->store->free_actions = action;
 }

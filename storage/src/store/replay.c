@@ -241,7 +241,7 @@ store_on_action_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_stat
     struct qlog_store *store = context;
     store_on_rot(store, from, to, state);
     for (uint32_t i = 0; i < store->group_count; i++)
-        if (store->groups[i] != NULL) store->groups[i]->hole = true;
+        if (store->groups[i] != NULL) ql_group_note_hole(store->groups[i]);
 }
 
 typedef enum q_err apply_fn(
@@ -453,6 +453,19 @@ apply_pending(struct qlog_store *store, const struct ql_scan *scan, const struct
     enum q_err err;
     struct ql_group *group = apply_find_group(store, pending.group_id, &err);
     return group == NULL ? err : ql_group_apply_pending(group, &pending);
+}
+
+static enum q_err
+apply_cursor(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+{
+    struct ql_cursor_record cursor;
+    Q_TRY(ql_cursor_record_decode(record->bytes, &cursor));
+    (void)scan;
+    enum q_err err;
+    struct ql_group *group = apply_find_group(store, cursor.group_id, &err);
+    if (group == NULL) return err;
+    ql_group_apply_cursor(group, &cursor);
+    return Q_OK;
 }
 
 static enum q_err

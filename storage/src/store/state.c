@@ -6,7 +6,8 @@
  *   2. when that is durable, the superblock says where the logs begin
  *   3. segments are recycled or deleted, and their entries leave the index
  *
- * A group is stated in one append, so that one frame holds all of it or none.
+ * A group is stated in one append, so that one frame holds all of it or none; statement.c tells how
+ * when it has too much in hand for that.
  */
 #include <string.h>
 
@@ -37,16 +38,17 @@ static bool subject_is_due(
     uint64_t message_first,
     uint64_t action_first);
 static bool is_stated(const struct qlog_store *store, uint64_t stated_at, uint64_t action_first);
-static uint32_t group_size(const struct ql_group *group, uint32_t *ret_count);
-static void group_encode(const struct ql_group *group, uint8_t *out);
-static uint8_t *encode_held(const struct ql_consumer *consumer, uint8_t *out);
-static uint8_t *encode_pending(const struct ql_group *group, uint8_t *out);
 
+/* `action`, and those behind it. */
 static void
 statement_push(struct statement *statement, struct ql_action *action)
 {
-    if (statement->last != NULL) ql_action_append(statement->last, NULL);
-    statement->last = action;
+    while (action != NULL) {
+        struct ql_action *next = action->next;
+        if (statement->last != NULL) ql_action_append(statement->last, NULL);
+        statement->last = action;
+        action = next;
+    }
 }
 
 void
@@ -223,139 +225,6 @@ is_stated(const struct qlog_store *store, uint64_t stated_at, uint64_t action_fi
     const struct ql_statements *round = &store->statements;
     if (round->state != QL_ROUND_NONE && stated_at >= round->actions_from) return false;
     return stated_at >= action_first;
-}
-
-enum q_err
-ql_state_group(struct qlog_store *store, struct ql_group *group, struct ql_action **ret_action)
-{
-    uint32_t count;
-    uint32_t size = group_size(group, &count);
-    Q_TRY(ql_action_new_always(store, size, ret_action));
-    (*ret_action)->record_count = count;
-    (*ret_action)->group = group;
-    group_encode(group, (*ret_action)->record);
-    return Q_OK;
-}
-
-static struct ql_group_record
-group_statement(const struct ql_group *group)
-{
-    return (struct ql_group_record){
-        .group_id = group->id,
-        .subject_id = group->subject->id,
-        .cursor = group->cursor,
-        .subject = q_bytes_from(group->subject->name, group->subject->name_size),
-        .name = q_bytes_from(group->name, group->name_size),
-        .filter = group->filter,
-    };
-}
-
-static struct ql_consumer_record
-consumer_statement(const struct ql_consumer *consumer)
-{
-    struct ql_consumer_record record = {
-        .group_id = consumer->group->id,
-        .consumer_id = consumer->id,
-        .session = consumer->session,
-        .next_pull_sequence = consumer->next_pull_sequence,
-        .released_below = consumer->released_below,
-        .name = q_bytes_from(consumer->name, consumer->name_size),
-    };
-    memcpy(record.token, consumer->token, sizeof(record.token));
-    return record;
-}
-
-/* Records and bytes that `items` ranges take. */
-static uint32_t
-ranges_size(uint32_t items, uint32_t *count)
-{
-    uint32_t full = items / QL_RANGE_ITEMS_MAX;
-    uint32_t rest = items % QL_RANGE_ITEMS_MAX;
-    *count += full + (rest > 0 ? 1 : 0);
-    return full * ql_ranges_record_size(QL_RANGE_ITEMS_MAX) +
-           (rest > 0 ? ql_ranges_record_size(rest) : 0);
-}
-
-static uint32_t
-group_size(const struct ql_group *group, uint32_t *ret_count)
-{
-    struct ql_group_record record = group_statement(group);
-    uint32_t count = 1;
-    uint32_t size = ql_group_record_size(&record);
-    for (uint32_t i = 0; i < group->consumer_count; i++) {
-        const struct ql_consumer *consumer = group->consumers[i];
-        if (consumer == NULL) continue;
-        struct ql_consumer_record consumer_record = consumer_statement(consumer);
-        size += ql_consumer_record_size(&consumer_record);
-        size += ranges_size(consumer->held_count, &count);
-        count++;
-    }
-    size += ranges_size(group->pending_count, &count);
-    *ret_count = count;
-    return size;
-}
-
-static void
-group_encode(const struct ql_group *group, uint8_t *out)
-{
-    struct ql_group_record record = group_statement(group);
-    ql_group_record_encode(&record, out);
-    out += ql_group_record_size(&record);
-    for (uint32_t i = 0; i < group->consumer_count; i++) {
-        const struct ql_consumer *consumer = group->consumers[i];
-        if (consumer == NULL) continue;
-        struct ql_consumer_record consumer_record = consumer_statement(consumer);
-        ql_consumer_record_encode(&consumer_record, out);
-        out += ql_consumer_record_size(&consumer_record);
-        out = encode_held(consumer, out);
-    }
-    (void)encode_pending(group, out);
-}
-
-static uint8_t *
-encode_held(const struct ql_consumer *consumer, uint8_t *out)
-{
-    struct ql_range_item items[QL_RANGE_ITEMS_MAX];
-    for (uint32_t from = 0; from < consumer->held_count; from += QL_RANGE_ITEMS_MAX) {
-        uint32_t count = (uint32_t)q_min_u64(QL_RANGE_ITEMS_MAX, consumer->held_count - from);
-        for (uint32_t i = 0; i < count; i++) {
-            const struct ql_held *held = &consumer->held[from + i];
-            items[i] = (struct ql_range_item){
-                .pull_sequence = held->pull_sequence,
-                .sequence = held->sequence,
-                .count = held->count,
-                .attempt = held->attempt,
-                .consumer_id = consumer->id,
-            };
-        }
-        struct ql_ranges_record record = { .group_id = consumer->group->id, .item_count = count };
-        ql_ranges_record_encode(QL_RECORD_HELD, &record, items, out);
-        out += ql_ranges_record_size(count);
-    }
-    return out;
-}
-
-static uint8_t *
-encode_pending(const struct ql_group *group, uint8_t *out)
-{
-    struct ql_range_item items[QL_RANGE_ITEMS_MAX];
-    for (uint32_t from = 0; from < group->pending_count; from += QL_RANGE_ITEMS_MAX) {
-        uint32_t count = (uint32_t)q_min_u64(QL_RANGE_ITEMS_MAX, group->pending_count - from);
-        for (uint32_t i = 0; i < count; i++) {
-            const struct ql_pending *pending = &group->pending[from + i];
-            items[i] = (struct ql_range_item){
-                .pull_sequence = pending->pull_sequence,
-                .sequence = pending->sequence,
-                .count = pending->count,
-                .attempt = pending->attempt,
-                .consumer_id = pending->consumer_id,
-            };
-        }
-        struct ql_ranges_record record = { .group_id = group->id, .item_count = count };
-        ql_ranges_record_encode(QL_RECORD_PENDING, &record, items, out);
-        out += ql_ranges_record_size(count);
-    }
-    return out;
 }
 
 uint64_t

@@ -155,8 +155,11 @@ slice_groups(struct qlog_store *store, uint32_t *size, uint32_t *visits)
         } else if (group != NULL) {
             struct ql_action *action;
             Q_TRY(ql_state_group(store, group, &action));
-            *size += action->record_size;
-            ql_action_append(action, NULL);
+            for (struct ql_action *next; action != NULL; action = next) {
+                next = action->next;
+                *size += action->record_size;
+                ql_action_append(action, NULL);
+            }
             group->stated_at = store->actions->tail;
         }
         round->next_group++;

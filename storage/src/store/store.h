@@ -124,7 +124,7 @@ struct ql_action {
     uint8_t *record;
     uint32_t record_size;
     uint32_t record_capacity;
-    struct ql_action *next;
+    struct ql_action *next; /* in the list of free ones, or of a statement */
 };
 
 /* Memory for a record of `size` bytes. Q_OK, Q_E_NOMEM, Q_E_NO_SPACE (the action log is full). */
@@ -166,12 +166,17 @@ struct ql_group *ql_store_group(const struct qlog_store *store, uint32_t id);
 void ql_trim_start(struct qlog_store *store, struct qlog_trim *trim);
 /* Finish a trim whose state records are durable. */
 void ql_trim_go_on(struct qlog_store *store, struct qlog_trim *trim, enum q_err err);
-/* An action that states a group, not appended yet. As ql_action_new(). */
-Q_MUST_CHECK enum q_err ql_state_group(
-    struct qlog_store *store, struct ql_group *group, struct ql_action **ret_action);
 struct ql_subject_record ql_subject_statement(const struct ql_subject *subject);
 /* A number that two stores in the same state share. */
 uint64_t ql_store_state_hash(const struct qlog_store *store);
+
+/* --- statement.c --- */
+/*
+ * Actions that state a group, not appended yet: to be appended one behind the other, along `next`.
+ * As ql_action_new_always().
+ */
+Q_MUST_CHECK enum q_err ql_state_group(
+    struct qlog_store *store, struct ql_group *group, struct ql_action **ret_action);
 
 /* --- statements.c --- */
 void ql_statements_turn(struct qlog_store *store);
