@@ -14,6 +14,12 @@
 
 const char fixture_subject[] = "orders";
 
+enum {
+    QUIET_TURNS = 50
+};
+/* Far more than anything takes, on any machine. */
+#define WAIT_NS (60 * (uint64_t)Q_NS_PER_S)
+
 struct answer {
     bool done;
     enum q_err err;
@@ -101,7 +107,8 @@ fixture_run(struct store_fixture *fixture, struct qlog_request *request)
     request->done = on_done;
     request->context = &answer;
     cr_assert_eq(qlog_store_submit(fixture->store, request), Q_OK);
-    for (unsigned i = 0; i < 100000 && !answer.done; i++) {
+    uint64_t until_ns = q_clock_monotonic_ns(q_clock_system()) + WAIT_NS;
+    while (!answer.done && q_clock_monotonic_ns(q_clock_system()) < until_ns) {
         cr_assert_eq(qlog_store_turn(fixture->store), Q_OK);
         if (!answer.done) cr_assert_eq(qlog_store_wait(fixture->store, Q_NS_PER_MS), Q_OK);
     }
@@ -109,12 +116,26 @@ fixture_run(struct store_fixture *fixture, struct qlog_request *request)
     return answer.err;
 }
 
+/* Something is on its way to the disk. */
+static bool
+is_busy(const struct qlog_store *store)
+{
+    const struct ql_home *home = store->home;
+    for (unsigned i = 0; i < home->log_count; i++)
+        if (!ql_log_is_idle(&home->logs[i], false)) return true;
+    return home->super_busy || home->trim != NULL;
+}
+
 void
 fixture_settle(struct store_fixture *fixture)
 {
-    for (unsigned i = 0; i < 50; i++) {
+    uint64_t until_ns = q_clock_monotonic_ns(q_clock_system()) + WAIT_NS;
+    unsigned quiet = 0;
+    while (quiet < QUIET_TURNS) {
+        cr_assert_lt(q_clock_monotonic_ns(q_clock_system()), until_ns, "the store comes to rest");
         cr_assert_eq(qlog_store_turn(fixture->store), Q_OK);
         cr_assert_eq(qlog_store_wait(fixture->store, Q_NS_PER_MS), Q_OK);
+        quiet = is_busy(fixture->store) ? 0 : quiet + 1;
     }
 }
 
