@@ -262,6 +262,21 @@ Test(store_retention, quota)
     cr_assert_eq(fixture.store->retention.level, QL_DISK_NORMAL);
 }
 
+/* There is room again just when it is closed: whatever that begins, it ends. */
+Test(store_retention, space_at_the_end)
+{
+    use_disk();
+    publish_many(BATCHES / 2);
+    disk.refuses = true;
+    cr_assert_lt(publish_until_refused(), BATCHES);
+    /* So that nothing else is left to do. */
+    pass(3);
+    disk.refuses = false;
+    q_clock_manual_advance_ns(&fixture.clock, 2 * (uint64_t)Q_NS_PER_S);
+    fixture_reopen(&fixture);
+    cr_assert_eq(publish_until_refused(), BATCHES);
+}
+
 static const struct qlog_io_table *real_table;
 static int refused_file;
 

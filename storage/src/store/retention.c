@@ -8,8 +8,9 @@
 enum {
     AGE_DEFAULT_H = 72,
     LOOK_S = 1,
-    AGED_S = 10,          /* between segments that go by age */
-    PASS_SUBJECTS = 4096, /* in a turn */
+    REST = 9,            /* times as long as a pass took, before the next */
+    AGED_S = 10,         /* between segments that go by age */
+    PASS_SUBJECTS = 512, /* in a turn */
     SOFT_PERCENT = 15,
     HARD_PERCENT = 5,
 };
@@ -61,13 +62,23 @@ ql_retention_step(struct qlog_store *store)
         retention_look_at_disk(store);
         /* Where it matters what groups need, that is found out first. */
         retention->passing = true;
+        retention->pass_began_ns = store->now_ns;
         retention->pass_next = retention_asks_groups(store) ? 0 : store->index.count;
         retention->needed = UINT64_MAX;
     }
     retention_pass(store);
     if (retention->passing) return;
-    retention->next_ns = store->now_ns + LOOK_S * (uint64_t)Q_NS_PER_S;
+    uint64_t took_ns = store->now_ns - retention->pass_began_ns;
+    retention->next_ns = store->now_ns + q_max_u64(LOOK_S * (uint64_t)Q_NS_PER_S, REST * took_ns);
     if (!retention->trimming) retention_trim(store);
+}
+
+void
+ql_retention_group_went_back(struct qlog_store *store, struct ql_subject *subject)
+{
+    struct ql_retention *retention = &store->retention;
+    if (retention->passing)
+        retention->needed = q_min_u64(retention->needed, subject_needs(store, subject));
 }
 
 static bool

@@ -1,7 +1,8 @@
 /*
  * store/retention.h: which messages go, and what happens when the disk fills up.
  *
- * Once a second the oldest sealed segments of the message log are held against the rules:
+ * Once a second, or less often when it takes long to find out what groups need, the oldest sealed
+ * segments of the message log are held against the rules:
  *
  *   age        its last message is older than `retention_ms`; at most one in ten seconds, so that a
  *              clock that jumped takes little before somebody sees it
@@ -53,18 +54,21 @@ struct ql_retention {
     bool trimming;
     enum q_err failed; /* how the last trim ended */
 
-    /* A pass over all subjects, in slices: the oldest position that a group needs. Groups only move
-     * on while it goes, so what it finds is never too much. */
+    /* A pass over all subjects, in slices: the oldest position that a group needs. */
     bool passing;
+    uint64_t pass_began_ns;
     uint32_t pass_next;
     uint64_t needed;
 };
 
 struct qlog_store;
+struct ql_subject;
 
 void ql_retention_init(struct ql_retention *retention, const struct qlog_store_options *options);
 /* Once a turn. */
 void ql_retention_step(struct qlog_store *store);
+/* A group of the subject is new, or was moved back: a pass that is under way may be past it. */
+void ql_retention_group_went_back(struct qlog_store *store, struct ql_subject *subject);
 /* Q_OK or Q_STORAGE_FULL. */
 Q_MUST_CHECK enum q_err ql_retention_admits(const struct qlog_store *store);
 

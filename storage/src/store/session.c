@@ -181,6 +181,7 @@ join_group(struct qlog_store *store, struct qlog_join *join, struct ql_group **r
     ql_group_record_encode(&record, action->record);
     action->group = *ret_group;
     ql_action_append(action, NULL);
+    ql_retention_group_went_back(store, subject);
     return Q_OK;
 }
 
