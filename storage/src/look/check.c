@@ -40,6 +40,8 @@ struct work {
     struct ql_check *check;
     struct range *ranges;
     uint32_t count;
+    struct ql_recover
+        all; /* of the log as it was found: what a running writer changes later is another log */
     uint64_t total; /* bytes to read */
     _Atomic(uint64_t) bytes;
 
@@ -105,27 +107,27 @@ work_cut(struct work *work)
 {
     struct ql_check *check = work->check;
     const struct ql_segment_set *segments = &check->home->logs[check->log].segments;
-    struct ql_recover recover;
-    ql_home_recover_init(check->home, check->log, &recover);
+    ql_home_recover_init(check->home, check->log, &work->all);
+    const struct ql_recover *all = &work->all;
     work->ranges = calloc(segments->count + 1, sizeof(*work->ranges));
     if (work->ranges == NULL) return Q_FAIL(Q_E_NOMEM, .what = "ranges of a log");
-    uint64_t from = recover.from;
+    uint64_t from = all->from;
     for (uint32_t i = 1; i + 1 < segments->count; i++) {
         uint64_t to = segments->segments[i]->base;
-        if (to <= from || (check->live && to > recover.marks.durable)) continue;
+        if (to <= from || (check->live && to > all->marks.durable)) continue;
         work->ranges[work->count++] = (struct range){ .from = from, .to = to };
         from = to;
     }
     work->ranges[work->count++] = (struct range){ .from = from, .to = UINT64_MAX };
-    check->state.first = recover.from;
+    check->state.first = all->from;
     check->state.segments = segments->count;
     check->state.generation = check->home->super.generation;
     check->state.clean = check->home->was_clean;
     check->state.live = check->live;
-    uint64_t end = q_max_u64(recover.marks.durable, recover.marks.end);
+    uint64_t end = q_max_u64(all->marks.durable, all->marks.end);
     if (segments->count > 0 && !check->live)
         end = q_max_u64(end, segments->segments[segments->count - 1]->base);
-    work->total = end > recover.from ? end - recover.from : 0;
+    work->total = end > all->from ? end - all->from : 0;
     return Q_OK;
 }
 
@@ -267,7 +269,7 @@ worker_range(struct work *work, struct ql_env *env, struct range *range, char *t
         ql_segment_set_free(env, &segments);
         return;
     }
-    ql_home_recover_init(check->home, check->log, recover);
+    *recover = work->all;
     recover->env = env;
     recover->segments = &segments;
     recover->from = range->from;

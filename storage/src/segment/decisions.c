@@ -44,9 +44,11 @@ ql_decisions_note(
     }
     char time[40];
     (void)fprintf(
-        out, "{\"time\":\"%s\",\"event\":\"%s\",\"log\":\"%s\",\"path\":",
+        out, "{\"time\":\"%s\",\"event\":\"%s\",\"log\":",
         q_text_format_time(q_clock_wall_ms(clock), time, sizeof(time)),
-        qlog_event_name(event->kind), event->log);
+        qlog_event_name(event->kind));
+    q_text_write_json(out, q_bytes_from_text(event->log));
+    (void)fprintf(out, ",\"path\":");
     q_text_write_json(out, q_bytes_from_text(event->path));
     (void)fprintf(
         out, ",\"position\":%" PRIu64 ",\"bytes\":%" PRIu64 ",\"text\":", event->position,

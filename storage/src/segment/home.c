@@ -6,16 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 
 #include <qbase/assert.h>
 
 #include "planted.h"
 #include "segment/decisions.h"
+#include "segment/dir.h"
+#include "segment/identify.h"
+#include "segment/superblock.h"
 
 enum {
-    LOCK_TRIES = 40, /* after kill -9 the kernel may hold the ring's files for a moment */
-    LOCK_PAUSE_MS = 50,
     SUPER_BUSY_NS = Q_NS_PER_S,        /* between writes under load */
     SUPER_IDLE_NS = 100 * Q_NS_PER_MS, /* after a burst */
     TRIM_SUPER_WRITES = 2,
@@ -32,10 +32,7 @@ static enum q_err home_new(
     const char *directory, const struct qlog_options *options, struct ql_home **ret_home);
 static enum q_err home_open_io(struct ql_home *home, struct qlog_io *io);
 static void home_set_limits(struct ql_home *home, const struct qlog_options *options);
-static enum q_err home_open_directory(struct ql_home *home, bool create);
-static enum q_err home_check_ours(
-    struct ql_home *home, const char *const *names, unsigned name_count, bool create);
-static enum q_err home_lock(struct ql_home *home);
+static void home_default_segment_size(struct ql_home *home);
 static enum q_err home_need_super(
     struct ql_home *home, const char *const *names, unsigned name_count, bool create);
 static enum q_err home_find_super(struct ql_home *home);
@@ -43,23 +40,9 @@ static enum q_err home_read_super(struct ql_home *home);
 static enum q_err home_adopt(
     struct ql_home *home, const char *const *names, unsigned name_count, enum q_err without);
 static enum q_err home_create(struct ql_home *home, const char *const *names, unsigned name_count);
-static int home_sync_parent(struct ql_home *home);
 static enum q_err home_check_names(
     struct ql_home *home, const char *const *names, unsigned name_count);
 static enum q_err home_open_logs(struct ql_home *home);
-static enum q_err home_open_segments(struct ql_home *home, struct ql_log *log, uint64_t first);
-static void home_discard(
-    struct ql_home *home, const struct ql_log *log, uint32_t number, const char *why);
-static void home_identify(
-    struct ql_home *home,
-    const struct ql_log *log,
-    struct ql_segment **opened,
-    uint32_t count,
-    uint64_t first);
-static bool home_is_taken(
-    struct ql_segment *const *opened, uint32_t count, uint32_t index, uint64_t incarnation);
-static enum q_err home_sort_in(
-    struct ql_home *home, struct ql_log *log, struct ql_segment *segment, uint64_t first);
 static enum q_err home_settle_super(struct ql_home *home);
 static enum q_err home_settle(struct ql_home *home, struct ql_log *log);
 static void home_trim_go_on(struct ql_home *home);
@@ -72,21 +55,6 @@ static void home_on_super(struct ql_transfer *transfer);
 static bool home_is_idle(const struct ql_home *home, bool flushed);
 static void home_free(struct ql_home *home);
 
-static const char *
-home_path(const struct ql_home *home, const char *name, char out[QL_PATH_MAX])
-{
-    (void)snprintf(out, QL_PATH_MAX, "%s/%s", home->env.path, name);
-    return out;
-}
-
-static enum q_err
-home_fail(const struct ql_home *home, const char *name, int rv, const char *what)
-{
-    char path[QL_PATH_MAX];
-    return Q_FAIL(
-        q_err_from_errno(-rv), .path = home_path(home, name, path), .sys = -rv, .what = what);
-}
-
 enum q_err
 ql_home_open(
     const char *directory,
@@ -97,9 +65,10 @@ ql_home_open(
 {
     struct ql_home *home;
     Q_TRY(home_new(directory, options, &home));
-    enum q_err err = home_open_directory(home, options->create);
-    if (err == Q_OK) err = home_check_ours(home, names, name_count, options->create);
-    if (err == Q_OK) err = home_lock(home);
+    enum q_err err = ql_dir_open(&home->env, options->create);
+    if (err == Q_OK) home_default_segment_size(home);
+    if (err == Q_OK) err = ql_dir_check_ours(&home->env, names, name_count, options->create);
+    if (err == Q_OK) err = ql_dir_lock(&home->env, &home->lock_file);
     if (err == Q_OK) {
         home->env.decisions = calloc(1, sizeof(struct ql_decisions));
         if (home->env.decisions == NULL) err = Q_FAIL(Q_E_NOMEM, .what = "log of the recovery");
@@ -130,7 +99,7 @@ ql_home_open_to_read(const char *directory, struct qlog_io *io, struct ql_home *
     struct qlog_options options = { .io = io, .read_only = true };
     struct ql_home *home;
     Q_TRY(home_new(directory, &options, &home));
-    enum q_err err = home_open_directory(home, false);
+    enum q_err err = ql_dir_open(&home->env, false);
     if (err == Q_OK) err = home_find_super(home);
     if (err == Q_OK) {
         home->was_clean = home->super.clean;
@@ -162,8 +131,11 @@ uint64_t
 ql_home_first_now(struct ql_home *home, unsigned log)
 {
     /* A copy that is being written has the wrong hash, and the one before it counts. */
-    if (home->super_file >= 0) (void)home_read_super(home);
-    return home->super.logs[log].first;
+    struct ql_super super;
+    bool read =
+        home->super_file >= 0 &&
+        ql_superblock_read(&home->env, home->super_file, home->super_buffer->data, &super) == Q_OK;
+    return read ? super.logs[log].first : home->super.logs[log].first;
 }
 
 /* The superblock that is there, or what the segments tell without one, or a new one. */
@@ -279,150 +251,24 @@ home_minor_segment_size(const struct ql_home *home)
     return q_min_u64(home->env.segment_bytes, q_max_u64(size, SEGMENT_BYTES_SMALL));
 }
 
-static enum q_err
-home_open_directory(struct ql_home *home, bool create)
-{
-    const struct qlog_io_table *table = home->env.io->table;
-    /* A listing tells at once whether it is a directory that we may read. */
-    int rv = table->sync_directory(home->env.io, home->env.path);
-    if (rv == -ENOENT && create) {
-        rv = table->make_directory(home->env.io, home->env.path);
-        if (rv < 0)
-            return Q_FAIL(
-                q_err_from_errno(-rv), .path = home->env.path, .sys = -rv,
-                .what = "create the data directory");
-    }
-    if (rv == -ENOENT)
-        return Q_FAIL(
-            Q_NOT_FOUND, .path = home->env.path, .what = "there is no such directory",
-            .hint = "check the path");
-    if (rv < 0)
-        return Q_FAIL(
-            q_err_from_errno(-rv), .path = home->env.path, .sys = -rv,
-            .what = "open the data directory");
-    home_default_segment_size(home);
-    return Q_OK;
-}
-
-/* Before the first file is made: a directory with other people's files in it is left alone. */
-struct home_listing {
-    const char *const *names;
-    unsigned name_count;
-    bool has_super;
-    bool has_log;
-    char foreign[64];
-};
-
-static bool
-home_list_name(void *context, const char *name)
-{
-    struct home_listing *listing = context;
-    if (strcmp(name, "superblock") == 0) {
-        listing->has_super = true;
-        return true;
-    }
-    if (strcmp(name, "LOCK") == 0 || strcmp(name, QL_SET_ASIDE) == 0 ||
-        strcmp(name, QL_RECOVERY_LOG) == 0)
-        return true;
-    for (unsigned i = 0; i < listing->name_count; i++)
-        if (strcmp(name, listing->names[i]) == 0) {
-            listing->has_log = true;
-            return true;
-        }
-    (void)snprintf(listing->foreign, sizeof(listing->foreign), "%s", name);
-    return true;
-}
-
-static enum q_err
-home_check_ours(struct ql_home *home, const char *const *names, unsigned name_count, bool create)
-{
-    struct home_listing listing = { .names = names, .name_count = name_count };
-    int rv = home->env.io->table->list(home->env.io, home->env.path, home_list_name, &listing);
-    if (rv < 0) return home_fail(home, "", rv, "list the data directory");
-    bool empty = !listing.has_super && !listing.has_log && listing.foreign[0] == '\0';
-    if (empty && !create)
-        return Q_FAIL(
-            Q_NOT_FOUND, .path = home->env.path, .what = "there is no log in the directory");
-    if (listing.has_super || listing.foreign[0] == '\0') return Q_OK;
-    return Q_FAIL(
-        Q_E_FOREIGN, .path = home->env.path,
-        .what = q_text("the directory holds other files (\"%s\") and no store", listing.foreign),
-        .hint = "use an empty or new directory");
-}
-
-static enum q_err
-home_lock(struct ql_home *home)
-{
-    char path[QL_PATH_MAX];
-    home_path(home, "LOCK", path);
-    const struct qlog_io_table *table = home->env.io->table;
-    home->lock_file = table->open(home->env.io, path, QLOG_IO_OPEN_CREATE);
-    if (home->lock_file < 0) return home_fail(home, "LOCK", home->lock_file, "open the lock file");
-    int rv = 0;
-    for (unsigned i = 0; i < LOCK_TRIES; i++) {
-        rv = table->lock(home->env.io, home->lock_file);
-        if (rv != -EWOULDBLOCK) break;
-        (void)nanosleep(&(struct timespec){ .tv_nsec = LOCK_PAUSE_MS * Q_NS_PER_MS }, NULL);
-    }
-    if (rv == -EWOULDBLOCK)
-        return Q_FAIL(
-            Q_E_LOCKED, .path = path, .what = "another process has this data directory open",
-            .hint = "stop that process, or use another --dir");
-    if (rv < 0) return home_fail(home, "LOCK", rv, "lock the data directory");
-    return Q_OK;
-}
-
-/* The newest good copy. Q_NOT_FOUND: there is none, and never was. */
+/* As ql_superblock_read(). */
 static enum q_err
 home_read_super(struct ql_home *home)
 {
     const struct qlog_io_table *table = home->env.io->table;
     char path[QL_PATH_MAX];
-    home_path(home, "superblock", path);
+    ql_dir_path(&home->env, "superblock", path);
     if (home->super_file < 0) {
         home->super_file =
             table->open(home->env.io, path, home->env.read_only ? QLOG_IO_OPEN_READ : 0);
         if (home->super_file == -ENOENT) return Q_NOT_FOUND;
         if (home->super_file < 0)
-            return home_fail(home, "superblock", home->super_file, "open the superblock");
+            return ql_dir_fail(&home->env, "superblock", home->super_file, "open the superblock");
     }
-    unsigned damaged = 0;
-    for (unsigned copy = 0; copy < QL_SUPER_COPIES; copy++) {
-        struct ql_transfer read = {
-            .op = {
-                .kind = QLOG_IO_READ,
-                .file = home->super_file,
-                .buffer = -1,
-                .data = home->super_buffer->data,
-                .length = QL_SUPER_SIZE,
-                .at = (uint64_t)copy * QL_SUPER_SIZE,
-            },
-        };
-        int rv = ql_transfer_wait(home->env.io, &read);
-        if (rv < 0) {
-            damaged++;
-            continue;
-        }
-        struct ql_super super;
-        enum ql_block_state state = ql_super_decode(home->super_buffer->data, &super);
-        if (state == QL_BLOCK_NEWER)
-            return Q_FAIL(
-                Q_E_VERSION, .path = path, .what = "the directory was written by a newer version",
-                .hint = "use that version");
-        if (state == QL_BLOCK_FOREIGN) damaged++;
-        if (state != QL_BLOCK_GOOD) continue;
-        bool newer = !home->super_found || super.sequence > home->super.sequence;
-        if (newer || QL_PLANTED(super_any)) home->super = super;
-        home->super_found = true;
-    }
-    if (home->super_found) {
-        memcpy(home->env.store_id, home->super.store_id, sizeof(home->env.store_id));
-        return Q_OK;
-    }
-    if (damaged == 0) return Q_NOT_FOUND;
-    return Q_FAIL(
-        Q_E_CORRUPT, .path = path, .position = 0, .what = "no copy of the superblock is readable",
-        .hint = "the logs are untouched; keep the directory and ask for help");
+    Q_TRY(ql_superblock_read(&home->env, home->super_file, home->super_buffer->data, &home->super));
+    home->super_found = true;
+    memcpy(home->env.store_id, home->super.store_id, sizeof(home->env.store_id));
+    return Q_OK;
 }
 
 static enum q_err
@@ -451,45 +297,23 @@ home_create(struct ql_home *home, const char *const *names, unsigned name_count)
 
     char path[QL_PATH_MAX];
     for (unsigned i = 0; i < name_count; i++) {
-        int rv = table->make_directory(home->env.io, home_path(home, names[i], path));
+        int rv = table->make_directory(home->env.io, ql_dir_path(&home->env, names[i], path));
         if (rv < 0 && rv != -EEXIST)
-            return home_fail(home, names[i], rv, "create a log's directory");
+            return ql_dir_fail(&home->env, names[i], rv, "create a log's directory");
     }
     if (home->super_file < 0)
-        home->super_file =
-            table->open(home->env.io, home_path(home, "superblock", path), QLOG_IO_OPEN_CREATE);
+        home->super_file = table->open(
+            home->env.io, ql_dir_path(&home->env, "superblock", path), QLOG_IO_OPEN_CREATE);
     if (home->super_file < 0)
-        return home_fail(home, "superblock", home->super_file, "create the superblock");
+        return ql_dir_fail(&home->env, "superblock", home->super_file, "create the superblock");
     int rv =
         table->allocate(home->env.io, home->super_file, (uint64_t)QL_SUPER_COPIES * QL_SUPER_SIZE);
-    if (rv < 0) return home_fail(home, "superblock", rv, "allocate the superblock");
+    if (rv < 0) return ql_dir_fail(&home->env, "superblock", rv, "allocate the superblock");
     rv = table->sync_directory(home->env.io, home->env.path);
-    if (rv == 0) rv = home_sync_parent(home);
-    if (rv < 0) return home_fail(home, "", rv, "flush the data directory");
+    if (rv == 0) rv = ql_dir_sync_parent(&home->env);
+    if (rv < 0) return ql_dir_fail(&home->env, "", rv, "flush the data directory");
     QL_TELL(&home->env, CREATED, .path = home->env.path, .text = "new directory");
     return Q_OK;
-}
-
-/*
- * Make the directory's own name durable. Not where it is made: a process that was killed in between
- * left a directory that looks like any other.
- */
-static int
-home_sync_parent(struct ql_home *home)
-{
-    char parent[QL_PATH_MAX];
-    (void)snprintf(parent, sizeof(parent), "%s", home->env.path);
-    size_t size = strlen(parent);
-    while (size > 1 && parent[size - 1] == '/')
-        parent[--size] = '\0';
-    char *slash = strrchr(parent, '/');
-    if (slash == NULL)
-        (void)snprintf(parent, sizeof(parent), ".");
-    else
-        slash[slash == parent ? 1 : 0] = '\0';
-    int rv = home->env.io->table->sync_directory(home->env.io, parent);
-    /* Somebody else made the directory for us, in a place that we may not read. */
-    return rv == -EACCES ? 0 : rv;
 }
 
 static enum q_err
@@ -517,39 +341,9 @@ home_open_logs(struct ql_home *home)
             i == 0 ? home->env.segment_bytes : home_minor_segment_size(home));
     for (unsigned i = 0; i < home->log_count; i++) {
         home->logs[i].incarnation = home->super.logs[i].incarnation;
-        Q_TRY(home_open_segments(home, &home->logs[i], home->super.logs[i].first));
+        Q_TRY(ql_log_open_segments(&home->logs[i], home->super.logs[i].first));
     }
     return Q_OK;
-}
-
-struct segment_numbers {
-    uint32_t *numbers;
-    uint32_t count;
-    uint32_t capacity;
-    bool full;
-};
-
-static bool
-home_list_segment(void *context, const char *name)
-{
-    struct segment_numbers *list = context;
-    static const char prefix[] = "segment-";
-    if (strncmp(name, prefix, sizeof(prefix) - 1) != 0) return true;
-    char *end;
-    unsigned long number = strtoul(name + sizeof(prefix) - 1, &end, 10);
-    if (*end != '\0' || end == name + sizeof(prefix) - 1 || number >= UINT32_MAX) return true;
-    if (list->count == list->capacity) {
-        uint32_t capacity = list->capacity == 0 ? 64 : list->capacity * 2;
-        uint32_t *numbers = realloc(list->numbers, capacity * sizeof(uint32_t));
-        if (numbers == NULL) {
-            list->full = true;
-            return false;
-        }
-        list->numbers = numbers;
-        list->capacity = capacity;
-    }
-    list->numbers[list->count++] = (uint32_t)number;
-    return true;
 }
 
 /*
@@ -563,14 +357,8 @@ home_adopt(struct ql_home *home, const char *const *names, unsigned name_count, 
     struct q_fault fault = *q_fault_last();
     bool found = false;
     char path[QL_PATH_MAX];
-    for (unsigned i = 0; i < name_count && !found; i++) {
-        struct segment_numbers list = { 0 };
-        int rv = home->env.io->table->list(
-            home->env.io, home_path(home, names[i], path), home_list_segment, &list);
-        for (uint32_t j = 0; rv == 0 && j < list.count && !found; j++)
-            found = ql_segment_peek(&home->env, names[i], list.numbers[j], home->env.store_id);
-        free(list.numbers);
-    }
+    for (unsigned i = 0; i < name_count && !found; i++)
+        found = ql_segments_peek(&home->env, names[i], home->env.store_id);
     if (!found) {
         q_fault_adopt(&fault);
         return without;
@@ -582,137 +370,18 @@ home_adopt(struct ql_home *home, const char *const *names, unsigned name_count, 
     memcpy(home->super.store_id, home->env.store_id, sizeof(home->super.store_id));
     for (unsigned i = 0; i < name_count; i++)
         (void)snprintf(home->super.logs[i].name, QL_LOG_NAME_MAX, "%s", names[i]);
-    home_path(home, "superblock", path);
+    ql_dir_path(&home->env, "superblock", path);
     if (home->super_file < 0 && !home->env.read_only)
         home->super_file = home->env.io->table->open(home->env.io, path, QLOG_IO_OPEN_CREATE);
     if (home->super_file < 0 && !home->env.read_only)
-        return home_fail(home, "superblock", home->super_file, "create the superblock");
+        return ql_dir_fail(&home->env, "superblock", home->super_file, "create the superblock");
     int rv = 0;
     if (!home->env.read_only && !QL_PLANTED(adopted_unflushed))
         rv = home->env.io->table->sync_directory(home->env.io, home->env.path);
-    if (rv < 0) return home_fail(home, "", rv, "flush the data directory");
+    if (rv < 0) return ql_dir_fail(&home->env, "", rv, "flush the data directory");
     QL_TELL(
         &home->env, ROT, .path = path, .bytes = (uint64_t)QL_SUPER_COPIES * QL_SUPER_SIZE,
         .text = "no copy of the superblock is readable; recovering from the logs alone");
-    return Q_OK;
-}
-
-static enum q_err
-home_open_segments(struct ql_home *home, struct ql_log *log, uint64_t first)
-{
-    struct ql_env *env = &home->env;
-    struct segment_numbers list = { 0 };
-    char path[QL_PATH_MAX];
-    int rv =
-        env->io->table->list(env->io, home_path(home, log->name, path), home_list_segment, &list);
-    enum q_err err = Q_OK;
-    if (rv < 0) err = home_fail(home, log->name, rv, "list a log's segments");
-    if (list.full) err = Q_FAIL(Q_E_NOMEM, .what = "list of segments");
-    struct ql_segment **opened = calloc(list.count + 1, sizeof(*opened));
-    if (opened == NULL) err = Q_FAIL(Q_E_NOMEM, .what = "list of segments");
-    for (uint32_t i = 0; err == Q_OK && i < list.count; i++) {
-        log->number_next = (uint32_t)q_max_u64(log->number_next, list.numbers[i] + 1);
-        err = ql_segment_open(env, log->name, list.numbers[i], &opened[i]);
-        if (err == Q_NOT_FOUND) {
-            /* A spare whose making was cut short: nothing was ever in it. */
-            err = Q_OK;
-            home_discard(home, log, list.numbers[i], "a segment whose making was cut short");
-        }
-    }
-    if (err == Q_OK) home_identify(home, log, opened, list.count, first);
-    /* Before a file goes: what gave a wrong header away may be among those, and the next start would
-     * take it for right. */
-    for (uint32_t i = 0; err == Q_OK && i < list.count && !env->read_only; i++)
-        if (opened[i] != NULL && opened[i]->mended)
-            err = ql_segment_write_header(env, opened[i], log->name);
-    for (uint32_t i = 0; err == Q_OK && i < list.count; i++) {
-        if (opened[i] == NULL) continue;
-        err = home_sort_in(home, log, opened[i], first);
-        if (err == Q_OK) opened[i] = NULL;
-    }
-    for (uint32_t i = 0; opened != NULL && i < list.count; i++)
-        ql_segment_free(env, opened[i]);
-    free(opened);
-    free(list.numbers);
-    return err;
-}
-
-static void
-home_discard(struct ql_home *home, const struct ql_log *log, uint32_t number, const char *why)
-{
-    char path[QL_PATH_MAX];
-    if (home->env.read_only) return;
-    ql_segment_path(&home->env, log->name, number, path);
-    QL_TELL(&home->env, DISCARDED, .log = log->name, .path = path, .text = why);
-    (void)home->env.io->table->unlink(home->env.io, path);
-}
-
-/*
- * No two files have one incarnation, and no frame contradicts the header before it. Where that is
- * so, a header was written to the wrong place or not at all, and the frames say what the file is,
- * unless it is a frame that strayed: that one is at home in another file, or alone.
- */
-static void
-home_identify(
-    struct ql_home *home,
-    const struct ql_log *log,
-    struct ql_segment **opened,
-    uint32_t count,
-    uint64_t first)
-{
-    for (uint32_t i = 0; i < count; i++)
-        if (opened[i] != NULL && home_is_taken(opened, count, i, opened[i]->incarnation))
-            opened[i]->doubtful = true;
-    for (uint32_t i = 0; i < count; i++) {
-        struct ql_segment *segment = opened[i];
-        if (segment == NULL || !segment->doubtful) continue;
-        struct ql_segment_survey survey;
-        ql_segment_survey(&home->env, segment, &survey);
-        bool dropped = segment->state != QL_SEGMENT_SPARE && segment->base < first;
-        bool newer = survey.incarnation > segment->incarnation && (survey.count > 1 || dropped);
-        bool twin = home_is_taken(opened, count, i, segment->incarnation);
-        segment->doubtful = survey.fitting == 0 || newer;
-        if (!segment->doubtful || survey.count == 0 || survey.base < first) continue;
-        if (!newer && !twin && survey.incarnation != segment->incarnation) continue;
-        if (!home_is_taken(opened, count, i, survey.incarnation))
-            ql_segment_become(&home->env, segment, log->name, &survey);
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        if (opened[i] == NULL || !opened[i]->doubtful) continue;
-        if (!home_is_taken(opened, count, i, opened[i]->incarnation)) continue;
-        /* Nothing in it tells what it is. The file stays. */
-        ql_segment_free(&home->env, opened[i]);
-        opened[i] = NULL;
-    }
-}
-
-/* By another file. */
-static bool
-home_is_taken(
-    struct ql_segment *const *opened, uint32_t count, uint32_t index, uint64_t incarnation)
-{
-    for (uint32_t i = 0; i < count; i++)
-        if (i != index && opened[i] != NULL && opened[i]->incarnation == incarnation) return true;
-    return false;
-}
-
-/* Into the set, to the spares, or away. Takes it when the answer is Q_OK. */
-static enum q_err
-home_sort_in(struct ql_home *home, struct ql_log *log, struct ql_segment *segment, uint64_t first)
-{
-    log->incarnation = q_max_u64(log->incarnation, segment->incarnation);
-    bool dropped = segment->state != QL_SEGMENT_SPARE && segment->base < first;
-    if (segment->state == QL_SEGMENT_SPARE && log->spare_count < QL_SPARES_MAX) {
-        log->spares[log->spare_count++] = segment;
-    } else if (segment->state == QL_SEGMENT_SPARE || dropped) {
-        /* Enough of them; and what lies below the first position was dropped before. */
-        home_discard(
-            home, log, segment->number,
-            dropped ? "a segment that retention had dropped" : "a spare too many");
-        ql_segment_free(&home->env, segment);
-    } else {
-        return ql_segment_set_add(&log->segments, segment);
-    }
     return Q_OK;
 }
 
@@ -744,12 +413,12 @@ ql_home_recover(struct ql_home *home, unsigned index, struct ql_recover *recover
     if (log->segments.count == 0 && marks->durable > marks->first) {
         char path[QL_PATH_MAX];
         return Q_FAIL(
-            Q_E_CORRUPT, .path = home_path(home, log->name, path),
+            Q_E_CORRUPT, .path = ql_dir_path(&home->env, log->name, path),
             .position = (int64_t)marks->first,
             .what = q_text(
                 "all files of the %s log are missing; it had flushed bytes %" PRIu64 " to %" PRIu64,
                 log->name, marks->first, marks->durable),
-            .hint = "mount or restore them; nothing was changed");
+            .hint = "mount or restore them, then start again");
     }
     Q_TRY(ql_recover(recover));
     if (recover->torn_bytes > 0)
@@ -780,8 +449,9 @@ ql_home_recover(struct ql_home *home, unsigned index, struct ql_recover *recover
         if (segment->base > recover->end) {
             /* Its header was written, but nothing that is left of the log leads to it: it was never
              * durable, and must not be met again when the log has grown up to its base. */
-            home_discard(
-                home, log, segment->number, "a segment behind the end: it was never durable");
+            ql_segment_discard(
+                &home->env, log->name, segment->number,
+                "a segment behind the end: it was never durable");
             ql_segment_free(&home->env, segment);
             continue;
         }
@@ -854,7 +524,7 @@ home_settle_super(struct ql_home *home)
         .op = { .kind = QLOG_IO_FLUSH, .file = home->super_file, .buffer = -1 },
     };
     int rv = ql_transfer_wait(home->env.io, &flush);
-    return rv < 0 ? home_fail(home, "superblock", rv, "flush the superblock") : Q_OK;
+    return rv < 0 ? ql_dir_fail(&home->env, "superblock", rv, "flush the superblock") : Q_OK;
 }
 
 /*
@@ -879,8 +549,8 @@ home_settle(struct ql_home *home, struct ql_log *log)
                 .path = ql_segment_path(&home->env, log->name, last->number, path), .sys = -rv,
                 .what = "flush what was recovered");
     }
-    int rv = table->sync_directory(home->env.io, home_path(home, log->name, path));
-    return rv < 0 ? home_fail(home, log->name, rv, "flush a log's directory") : Q_OK;
+    int rv = table->sync_directory(home->env.io, ql_dir_path(&home->env, log->name, path));
+    return rv < 0 ? ql_dir_fail(&home->env, log->name, rv, "flush a log's directory") : Q_OK;
 }
 
 enum q_err
@@ -1004,13 +674,9 @@ ql_home_drain(struct ql_home *home)
             break;
         }
     }
-    /* A log that broke has answers left. All of them come before the first segment is freed: those of
-     * the action log may pin segments of the message log. */
-    uint64_t now_ns = q_clock_monotonic_ns(home->env.clock);
-    for (unsigned i = 0; i < home->log_count; i++) {
-        ql_log_advance(&home->logs[i], now_ns, false);
-        ql_log_finish(&home->logs[i]);
-    }
+    home_trim_go_on(home);
+    for (unsigned i = 0; i < home->log_count; i++)
+        ql_log_end(&home->logs[i]);
     return ql_env_check(&home->env);
 }
 
@@ -1067,7 +733,7 @@ home_write_super(struct ql_home *home)
 {
     home_super_block(home);
     int rv = ql_transfer_wait(home->env.io, &home->super_write);
-    if (rv < 0) return home_fail(home, "superblock", rv, "write the superblock");
+    if (rv < 0) return ql_dir_fail(&home->env, "superblock", rv, "write the superblock");
     return Q_OK;
 }
 
@@ -1135,6 +801,6 @@ home_on_super(struct ql_transfer *transfer)
     if (transfer->error == 0) return;
     char path[QL_PATH_MAX];
     ql_env_break(
-        &home->env, "superblock", home_path(home, "superblock", path), transfer->at,
+        &home->env, "superblock", ql_dir_path(&home->env, "superblock", path), transfer->at,
         -transfer->error);
 }

@@ -135,18 +135,21 @@ ql_log_start(struct ql_log *log)
 }
 
 void
+ql_log_end(struct ql_log *log)
+{
+    Q_ASSERT(log->flight_count == 0 && !log->flush_busy && log->roll != QL_ROLL_OPENING);
+    ql_log_finish(log);
+    enum q_err err = ql_env_check(log->env);
+    if (err == Q_OK) err = Q_FAIL(Q_STOPPING, .what = "the log is being closed");
+    log_refuse_queue(log);
+    log_finish(&log->wait_written, UINT64_MAX, err);
+    log_finish(&log->wait_durable, UINT64_MAX, err);
+    log_finish(&log->refused, UINT64_MAX, err);
+}
+
+void
 ql_log_fini(struct ql_log *log)
 {
-    Q_ASSERT(log->flight_count == 0 && !log->flush_busy);
-    log_refuse_queue(log);
-    struct ql_append *append;
-    while ((append = queue_pop(&log->wait_written)) != NULL)
-        queue_push(&log->refused, append);
-    while ((append = queue_pop(&log->wait_durable)) != NULL)
-        queue_push(&log->refused, append);
-    enum q_err err = log->env->broken != Q_OK ? log->env->broken : Q_STOPPING;
-    while ((append = queue_pop(&log->refused)) != NULL)
-        append->table->done(append, err);
     if (log->header_buffer != NULL) ql_buffer_give(log->env, log->header_buffer);
     ql_segment_set_free(log->env, &log->segments);
     ql_segment_free(log->env, log->next);

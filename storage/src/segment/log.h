@@ -169,7 +169,13 @@ struct ql_log {
 void ql_log_init(struct ql_log *log, struct ql_env *env, const char *name, uint64_t segment_bytes);
 /* Make the first segment, or the one behind a sealed end. After recovery has set the marks. */
 Q_MUST_CHECK enum q_err ql_log_start(struct ql_log *log);
-/* Nothing is in flight. Appends that are still queued end with Q_STOPPING. */
+/*
+ * Nothing is in flight, and nothing will be: what was not answered ends as the log broke, or with
+ * Q_STOPPING. Of all logs of a directory before the memory of the first goes: an answer of one may
+ * let go of segments of another. A second time does nothing.
+ */
+void ql_log_end(struct ql_log *log);
+/* After ql_log_end(), or when it was never started. */
 void ql_log_fini(struct ql_log *log);
 
 /* Q_OK or Q_TOO_BIG (does not fit into a segment). Never calls back. */

@@ -70,7 +70,7 @@ ql_recover_next(struct ql_recover *recover)
                 q_err_from_errno(scan->error), .path = recover->env->path,
                 .position = (int64_t)scan->position, .sys = scan->error,
                 .what = q_text("the end of the %s log can't be read", recover->log),
-                .hint = "check the disk; nothing was changed");
+                .hint = "check the disk; nothing of the log was changed");
         if (!recover_at_gap(recover, scan, state)) return Q_END;
     }
 }
