@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <string.h>
+#include <ucontext.h>
 
 /* Where this thread goes on when a page can't be had. */
 static _Thread_local sigjmp_buf *guard_way_out;
@@ -12,7 +13,12 @@ static struct sigaction guard_before;
 static void
 guard_on_sigbus(int number, siginfo_t *info, void *ucontext)
 {
-    if (guard_way_out != NULL) siglongjmp(*guard_way_out, 1);
+    if (guard_way_out != NULL) {
+        /* Leaving by a jump skips the kernel's restoring of the mask. To save and restore it with the
+         * jump would cost each read that succeeds a system call. */
+        (void)pthread_sigmask(SIG_SETMASK, &((const ucontext_t *)ucontext)->uc_sigmask, NULL);
+        siglongjmp(*guard_way_out, 1);
+    }
     if (guard_before.sa_flags & SA_SIGINFO) {
         guard_before.sa_sigaction(number, info, ucontext);
     } else if (guard_before.sa_handler != SIG_DFL && guard_before.sa_handler != SIG_IGN) {
@@ -26,10 +32,9 @@ guard_on_sigbus(int number, siginfo_t *info, void *ucontext)
 static void
 guard_install(void)
 {
-    /* Not deferred: it is left by a jump that restores no mask, which would cost a system call each. */
     struct sigaction action = {
         .sa_sigaction = guard_on_sigbus,
-        .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK,
+        .sa_flags = SA_SIGINFO | SA_ONSTACK,
     };
     (void)sigemptyset(&action.sa_mask);
     (void)sigaction(SIGBUS, &action, &guard_before);
