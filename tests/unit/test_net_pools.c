@@ -6,6 +6,7 @@
 
 #include <dirent.h>
 #include <sched.h>
+#include <signal.h>
 
 static int
 count_threads(void)
@@ -21,18 +22,23 @@ count_threads(void)
 }
 
 static void *
-do_nothing(void *context)
+tell_id(void *context)
 {
-    return context;
+    *(pid_t *)context = gettid();
+    return NULL;
 }
 
-/* A tool that watches threads starts one of its own with the first. */
+/* A tool that watches threads starts one of its own with the first. The kernel lists a thread for a
+ * moment after it was joined. */
 static void
 start_one_thread(void)
 {
     pthread_t thread;
-    cr_assert_eq(pthread_create(&thread, NULL, do_nothing, NULL), 0);
+    pid_t id;
+    cr_assert_eq(pthread_create(&thread, NULL, tell_id, &id), 0);
     cr_assert_eq(pthread_join(thread, NULL), 0);
+    while (tgkill(getpid(), id, 0) == 0)
+        (void)sched_yield();
 }
 
 static int
