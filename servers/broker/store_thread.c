@@ -150,6 +150,7 @@ is_warning(enum qlog_event_kind kind)
     case QLOG_EVENT_RETENTION_FAILED:
     case QLOG_EVENT_DISK_LEVEL:
     case QLOG_EVENT_ARCHIVE_FAILED:
+    case QLOG_EVENT_READ_FAILED:
     case QLOG_EVENT_INDEX_DROPPED:
     case QLOG_EVENT_INDEX_FAILED:
         return true;

@@ -52,7 +52,10 @@
     X(retention_unconsumed, "retention drops what groups still need")                              \
     X(full_disk_admits, "publishes are taken whatever space is left")                              \
     X(log_yields_nothing, "the message log leaves no space for the action log")                    \
-    X(archive_unasked, "what the archive does not have yet is dropped")
+    X(archive_unasked, "what the archive does not have yet is dropped")                            \
+    X(read_unchecked, "nobody looks at what is read back from the disk")                           \
+    X(read_unpinned, "a segment that is being read can be used again")                             \
+    X(read_error_ignored, "a read of messages that failed counts as read")
 
 #ifdef QL_PLANT
 enum ql_plant {

@@ -44,7 +44,7 @@ with lib.Test() as t:
     t.check(code not in (0, -9) and "E_IO" in said, "a bad file: code %d, %s" % (code, said))
     t.say(said.strip().splitlines()[0].replace(t.directory, "…"))
     t.check(bad.process.poll() is None, "the node has ended: %s" % bad.said())
-    t.check("BROKER-ROT" in bad.said(), "the node does not tell: %s" % bad.said())
+    t.check("event=READ_FAILED" in bad.said(), "the node does not tell: %s" % bad.said())
     t.qmq(bad, "pub", "tickets", "goes on")
     t.check(t.qmq(bad, "sub", "tickets", "-g", "all", "-e")[0] == b"goes on\n", "not delivered")
     bad.stop()

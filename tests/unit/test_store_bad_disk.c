@@ -1,10 +1,11 @@
 /*
- * Pages that the disk does not give: an error on that range, and the store goes on. A file that is
- * cut under its map stands for a bad sector: the kernel answers both with SIGBUS.
+ * Bytes that the disk does not give: an error on that range, and the store goes on. A file that was
+ * cut stands for a bad sector; where it is mapped, the kernel answers both with SIGBUS.
  */
 #include <criterion/criterion.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <qlog/guard.h>
@@ -44,46 +45,22 @@ cut(const char *name)
     cr_assert_eq(truncate(path, 4096), 0);
 }
 
-static enum q_err
-read_all(void *context)
-{
-    const struct qlog_pull *pull = context;
-    unsigned sum = 0;
-    for (uint32_t i = 0; i < pull->piece_count; i++)
-        for (uint32_t j = 0; j < pull->pieces[i].envelope_size; j++)
-            sum += pull->pieces[i].envelope[j];
-    return sum > 0 ? Q_OK : Q_E_CORRUPT;
-}
-
-/* Who reads pieces under a guard gets an error, once for each try, and publishes go on. */
-Test(store_bad_disk, pieces_under_a_guard)
+/* An error for who asks for these messages, told once, and again a second later; publishes go on. */
+Test(store_bad_disk, pull)
 {
     publish_many(100, NULL);
     uint64_t session = fixture_join(&fixture, "g", "c", NULL);
-    struct qlog_run runs[8];
-    struct qlog_piece pieces[8];
+    cut("segment-000000");
     for (unsigned i = 0; i < 3; i++) {
-        struct qlog_pull pull = {
-            .request.kind = QLOG_PULL,
-            .who = {
-                .subject = q_bytes_from_text(fixture_subject),
-                .group = q_bytes_from_text("g"),
-                .consumer = q_bytes_from_text("c"),
-                .session = session,
-            },
-            .messages_max = 10,
-            .bytes_max = 1 << 20,
-            .runs = runs,
-            .runs_max = 8,
-            .pieces = pieces,
-            .pieces_max = 8,
-        };
-        cr_assert_eq(fixture_run(&fixture, &pull.request), Q_OK);
-        cr_assert_gt(pull.piece_count, 0);
-        cr_assert_eq(qlog_guard(read_all, &pull), i == 0 ? Q_OK : Q_E_IO);
-        qlog_pull_release(&pull);
-        if (i == 0) cut("segment-000000");
+        cr_assert_eq(fixture_pull(&fixture, "g", "c", session, 10, 0).err, Q_E_IO);
+        cr_assert(strstr(q_fault_last()->what, "messages 0 to 1") != NULL, "which ones");
     }
+    unsigned told = fixture.events[QLOG_EVENT_READ_FAILED];
+    cr_assert_gt(told, 0);
+    q_clock_manual_advance_ns(&fixture.clock, 2 * (uint64_t)Q_NS_PER_S);
+    cr_assert_eq(fixture_pull(&fixture, "g", "c", session, 10, 0).err, Q_E_IO);
+    cr_assert_eq(fixture.events[QLOG_EVENT_READ_FAILED], told);
+    cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 0);
     publish_many(1, NULL);
 }
 

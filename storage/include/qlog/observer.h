@@ -23,6 +23,8 @@ extern "C" {
     X(RECOVERED, "the directory was recovered; positions tell where the log ends")                 \
     X(TORN_TAIL, "an unfinished end of a log was cut")                                             \
     X(ROT, "damage below the durable mark: kept, marked, never served")                            \
+    X(READ_FAILED,                                                                                 \
+      "the disk does not give messages: who pulls them is refused; it is tried again")             \
     X(ROLLED, "a log went on to its next segment")                                                 \
     X(VOID_ACTIONS, "actions on messages that power loss took were dropped")                       \
     X(INDEX_DROPPED, "an index file is damaged or of no use; it is made again from the log")       \

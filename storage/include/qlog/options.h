@@ -64,6 +64,11 @@ struct qlog_store_options {
     uint32_t groups_max;
     /* Durability of subjects that do not say otherwise. 0: sync. */
     enum qlog_mode mode;
+    /* Memory for messages: for those written lately, while somebody reads them, and for those read back
+     * from the disk, ahead of who consumes them. What pulls hold pinned comes on top. Taken on demand.
+     * 0: 16 MiB each. */
+    uint64_t tail_bytes_max;
+    uint64_t read_bytes_max;
 
     /* Retention drops whole segments of messages, the oldest first: those older than this. 0: 72 h;
      * UINT64_MAX: none for its age. */

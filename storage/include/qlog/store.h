@@ -159,14 +159,13 @@ struct qlog_run {
     uint32_t attempt;
 };
 
-/* A stored batch in a mapped file, pinned until qlog_pull_release(). It is read under a guard
- * (qlog/guard.h), or a disk that fails ends the process. */
+/* A stored batch in memory, checked, and pinned until qlog_pull_release(). */
 struct qlog_piece {
     const uint8_t *envelope;
     uint32_t envelope_size;
     const uint8_t *payload;
     uint32_t payload_size; /* padded */
-    void *pin;
+    void *pins[2];         /* the store's */
 };
 
 /*
@@ -300,6 +299,8 @@ Q_EXPORT void qlog_store_stop(struct qlog_store *store);
     X(frames, "frames written")                                                                    \
     X(flushes, "flushes")                                                                          \
     X(bytes, "bytes written to logs, padding included")                                            \
+    X(reads, "reads of messages that were not in memory")                                          \
+    X(read_bytes, "bytes that they read")                                                          \
     X(subjects, "subjects")                                                                        \
     X(groups, "groups")                                                                            \
     X(parked, "pulls waiting now")

@@ -69,7 +69,6 @@ struct ql_index {
     bool unreadable;        /* a part of it could not be read: its files stay in memory */
     uint64_t cut_end;       /* entries up to here are cut, or in files */
     uint64_t cut_bytes;     /* of log, then there is a cut */
-    uint64_t trusted;       /* frames from here on were read at the start, or written since */
     uint64_t recovered_end; /* of the log, and the generation of the last frame below */
     uint64_t recovered_generation;
 };

@@ -312,6 +312,8 @@ log_submit(struct ql_log *log, struct ql_frame *frame, struct ql_buffer *buffer,
     log->chain = frame->hash;
     env->frame_count++;
     env->byte_count += size;
+    if (log->on_frame != NULL)
+        log->on_frame(log->frame_context, flight->position, buffer->data, used);
     ql_transfer_submit(env->io, &flight->write);
 }
 
@@ -679,9 +681,7 @@ ql_log_drop_end(const struct ql_log *log, uint64_t before)
     uint64_t first = log->segments.segments[0]->base;
     for (uint32_t i = 0; i < log->segments.count; i++) {
         const struct ql_segment *segment = log->segments.segments[i];
-        /* Pairs with the release in ql_segment_unpin(). */
-        unsigned pins = atomic_load_explicit(&segment->pins, memory_order_acquire);
-        if (segment == log->active || segment->end > before || pins > 0) break;
+        if (segment == log->active || segment->end > before || segment->pins > 0) break;
         /* Nor one that the kernel is still busy with. */
         if (segment == log->zero.segment) break;
         if (log->flush_busy && log->flush.op.file == segment->file) break;
@@ -714,25 +714,6 @@ ql_log_drop(struct ql_log *log, uint64_t before)
         log->segments.segments, log->segments.segments + count,
         log->segments.count * sizeof(struct ql_segment *));
     return err;
-}
-
-enum q_err
-ql_log_view(
-    struct ql_log *log,
-    uint64_t position,
-    uint32_t size,
-    const uint8_t **ret_data,
-    struct ql_segment **ret_segment)
-{
-    struct ql_segment *segment = ql_segment_set_find(&log->segments, position);
-    if (segment == NULL) return Q_GONE;
-    Q_ASSERT(size <= log->written && position <= log->written - size);
-    Q_ASSERT(position + size <= ql_segment_limit(segment));
-    Q_TRY(ql_segment_map(log->env, segment));
-    ql_segment_pin(segment);
-    *ret_data = segment->map + ql_segment_offset(segment, position);
-    *ret_segment = segment;
-    return Q_OK;
 }
 
 void

@@ -112,9 +112,14 @@ enum ql_roll {
     QL_ROLL_OPENING
 };
 
+/* A frame that is on its way to the disk: its bytes, without the padding, until it returns. */
+typedef void ql_log_frame_fn(void *context, uint64_t position, const uint8_t *data, uint64_t size);
+
 struct ql_log {
     struct ql_env *env;
     char name[QL_LOG_NAME_MAX];
+    ql_log_frame_fn *on_frame; /* NULL: nobody wants to know */
+    void *frame_context;
 
     uint64_t segment_bytes;
     bool spare_first; /* always keep a spare: what is written here may not be refused */
@@ -205,15 +210,6 @@ bool ql_log_is_short(const struct ql_log *log);
 Q_MUST_CHECK enum q_err ql_log_drop(struct ql_log *log, uint64_t before);
 /* Where the log would begin after ql_log_drop(). */
 uint64_t ql_log_drop_end(const struct ql_log *log, uint64_t before);
-
-/* Bytes [position, position + size), which lie in one segment, below `written`. The segment is
- * pinned. */
-Q_MUST_CHECK enum q_err ql_log_view(
-    struct ql_log *log,
-    uint64_t position,
-    uint32_t size,
-    const uint8_t **ret_data,
-    struct ql_segment **ret_segment);
 
 void ql_log_check(const struct ql_log *log);
 

@@ -237,8 +237,7 @@ segment_read_header(
                 "the header says that the file has %llu bytes",
                 (unsigned long long)segment->file_size),
             .hint = "the file was not written by this program; move it away");
-    /* What a cut file lacks is missed as frames. But it is read through a map, and no byte of a map
-     * may lie behind the end. */
+    /* What a cut file lacks is missed as frames. What will be written there is to have its space. */
     bool cut = size < segment->file_size && !env->read_only;
     rv = cut ? env->io->table->allocate(env->io, segment->file, segment->file_size) : 0;
     if (rv < 0)
@@ -329,8 +328,7 @@ void
 ql_segment_free(struct ql_env *env, struct ql_segment *segment)
 {
     if (segment == NULL) return;
-    Q_ASSERT(atomic_load_explicit(&segment->pins, memory_order_acquire) == 0);
-    if (segment->map != NULL) env->io->table->unmap(env->io, segment->map, segment->file_size);
+    Q_ASSERT(segment->pins == 0);
     env->io->table->close(env->io, segment->file);
     free(segment);
 }
@@ -391,31 +389,17 @@ ql_segment_recycle(
     return ql_segment_write_header(env, segment, log);
 }
 
-enum q_err
-ql_segment_map(struct ql_env *env, struct ql_segment *segment)
-{
-    if (segment->map != NULL) return Q_OK;
-    int error = 0;
-    segment->map = env->io->table->map(env->io, segment->file, segment->file_size, &error);
-    if (segment->map != NULL) return Q_OK;
-    return Q_FAIL(
-        q_err_from_errno(-error), .path = env->path, .sys = -error,
-        .what = q_text("map segment %u", segment->number));
-}
-
 void
 ql_segment_pin(struct ql_segment *segment)
 {
-    /* Only the owner pins, so nothing has to be ordered after it. */
-    atomic_fetch_add_explicit(&segment->pins, 1, memory_order_relaxed);
+    segment->pins++;
 }
 
 void
 ql_segment_unpin(struct ql_segment *segment)
 {
-    /* Pairs with the acquire in ql_segment_free(): reads through the map come before it goes. */
-    unsigned before = atomic_fetch_sub_explicit(&segment->pins, 1, memory_order_release);
-    Q_ASSERT(before > 0);
+    Q_ASSERT(segment->pins > 0);
+    segment->pins--;
 }
 
 enum q_err

@@ -12,12 +12,10 @@
  * Names are segment-NNNNNN with a number that is free; identity (log, base, incarnation) is in the
  * header, so that going on to the next segment needs no change to the directory.
  *
- * Thread: the owner of the directory, but ql_segment_unpin(): any.
+ * Thread: the owner of the directory.
  */
 #ifndef QL_SEGMENT_SEGMENT_H
 #define QL_SEGMENT_SEGMENT_H
-
-#include <stdatomic.h>
 
 #include "format/block.h"
 #include "segment/env.h"
@@ -42,8 +40,7 @@ struct ql_segment {
     uint64_t zeroed; /* file offset up to which it was written once; see segment/zero.h */
     bool mended;     /* it is what its frames say; the header on the disk says something else */
     bool doubtful;   /* frames contradict the header, or another file has the same */
-    const uint8_t *map;
-    atomic_uint pins;
+    unsigned pins;   /* reads under way */
 };
 
 /* What the frames in a file say about it. */
@@ -118,7 +115,7 @@ void ql_segment_become(
 /* Whose it is, by its header alone. False: the header does not tell, or another log's. */
 bool ql_segment_peek(
     struct ql_env *env, const char *log, uint32_t number, uint8_t ret_store_id[16]);
-/* Closes the file and unmaps. No pins. NULL is fine. */
+/* Closes the file. No pins. NULL is fine. */
 void ql_segment_free(struct ql_env *env, struct ql_segment *segment);
 /* The header block that makes a spare the segment with this base. `block` is aligned memory. */
 void ql_segment_activation(
@@ -131,8 +128,7 @@ Q_MUST_CHECK enum q_err ql_segment_write_header(
 Q_MUST_CHECK enum q_err ql_segment_recycle(
     struct ql_env *env, struct ql_segment *segment, const char *log, uint64_t incarnation);
 
-/* The whole file, mapped for reading. Q_OK or a failure. */
-Q_MUST_CHECK enum q_err ql_segment_map(struct ql_env *env, struct ql_segment *segment);
+/* It is being read: it is neither written anew nor deleted. */
 void ql_segment_pin(struct ql_segment *segment);
 void ql_segment_unpin(struct ql_segment *segment);
 

@@ -8,7 +8,7 @@
  *   3. new messages from the cursor on, as far as they are visible and the filter takes them
  *
  * 2 and 3 are decided in a plan, applied and logged as one PULL action; the answer leaves when that
- * is written. Bodies are not touched: an answer is made of whole batches, pinned where they lie.
+ * is written. Bodies are not touched: an answer is made of whole batches, pinned in memory (fetch.c).
  *
  * A pull that finds nothing is parked with its group. News of its subject (a mark that moved over
  * new entries, messages released by another consumer) try the group's parked pulls, first come
@@ -18,7 +18,6 @@
 #include <string.h>
 
 #include <qbase/assert.h>
-#include <qlog/guard.h>
 
 #include "planted.h"
 #include "store/store.h"
@@ -29,7 +28,8 @@ struct ql_park {
     struct q_heap_node deadline;
     struct ql_consumer *consumer;
     bool parked;
-    bool unseen; /* the filter has not looked at everything yet */
+    bool unseen;   /* the filter has not looked at everything yet */
+    bool fetching; /* something of it is being read from the disk */
 };
 
 _Static_assert(sizeof(struct ql_park) <= sizeof(struct qlog_private), "private words are too few");
@@ -38,8 +38,8 @@ _Static_assert(sizeof(struct ql_park) <= sizeof(struct qlog_private), "private w
 enum {
     FILTER_MESSAGES_MAX = 20 * 1000
 };
-/* How long a pull that would not wait may still be looked for by its filter. */
-#define FILTER_WAIT_NS (10 * (uint64_t)Q_NS_PER_S)
+/* How long a pull that would not wait may still be looked for by its filter, or on the disk. */
+#define LOOK_WAIT_NS (10 * (uint64_t)Q_NS_PER_S)
 
 struct plan {
     struct qlog_store *store;
@@ -52,9 +52,16 @@ struct plan {
     uint64_t bytes;
     uint32_t messages_max;
     bool full;
+    bool fetching; /* what comes next is being read from the disk */
     uint64_t cursor;
     uint64_t last_piece; /* position of its envelope */
     enum q_err err;
+};
+
+enum taken {
+    TAKEN,
+    TAKEN_NOT, /* no room, not here yet, or not to be read: the plan ends before it */
+    TAKEN_ROT  /* it is damaged: the plan goes on behind it */
 };
 
 static bool pull_try(struct qlog_store *store, struct qlog_pull *pull);
@@ -67,9 +74,8 @@ static uint64_t plan_range(
     uint32_t attempt,
     const uint64_t *pull_sequence,
     const struct qbatch_filter *filter);
-static enum q_err plan_envelope(
-    struct plan *plan, const struct ql_entry *entry, struct qbatch *ret_batch);
-static bool plan_piece(struct plan *plan, const struct ql_entry *entry);
+static enum taken plan_piece(struct plan *plan, const struct ql_entry *entry);
+static enum taken plan_missing(struct plan *plan, enum q_err err);
 static void plan_message(
     struct plan *plan, uint64_t sequence, uint64_t count, uint32_t attempt, uint64_t pull_sequence);
 static void plan_undo(struct plan *plan);
@@ -91,11 +97,18 @@ pull_of_park(struct ql_park *park)
     return q_container_of(park, struct qlog_pull, private_);
 }
 
+/* It waits for messages, and not for what is there already to come from the disk. */
+static bool
+pull_is_patient(struct ql_park *park)
+{
+    return pull_of_park(park)->wait_ns > 0 && !park->fetching;
+}
+
 void
 qlog_pull_release(struct qlog_pull *pull)
 {
     for (uint32_t i = 0; i < pull->piece_count; i++)
-        ql_segment_unpin(pull->pieces[i].pin);
+        ql_fetch_release(&pull->pieces[i]);
     pull->piece_count = 0;
 }
 
@@ -133,7 +146,7 @@ ql_pull_start(struct qlog_store *store, struct qlog_pull *pull)
     if (consumer->parked != NULL) ql_pull_unpark(store, consumer->parked, Q_OK);
     park->consumer = consumer;
     if (pull_try(store, pull)) return;
-    if (pull->wait_ns > 0 || park->unseen) {
+    if (pull->wait_ns > 0 || park->unseen || park->fetching) {
         pull_park(store, pull, consumer);
         return;
     }
@@ -159,8 +172,9 @@ pull_try(struct qlog_store *store, struct qlog_pull *pull)
     enum q_err err = Q_OK;
     if (pull_repeat(&plan))
         answered = true;
-    else if (plan.err == Q_OK)
+    else if (plan.err == Q_OK && !plan.fetching)
         err = pull_hand_out(&plan, &answered);
+    if (!answered) park_of(pull)->fetching = plan.fetching;
     if (plan.err != Q_OK) err = plan.err;
     if (err == Q_OK) return answered;
     plan_undo(&plan);
@@ -235,7 +249,8 @@ pull_hand_out(struct plan *plan, bool *ret_answered)
     *ret_answered = plan->messages > 0;
     enum q_err err = plan_apply(plan);
     /* The filter took nothing in one try's worth of messages: go on in the next turn. */
-    if (err == Q_OK && plan->messages == 0 && plan->cursor < plan->visible_end) {
+    bool more = plan->cursor < plan->visible_end && !plan->fetching;
+    if (err == Q_OK && plan->messages == 0 && more) {
         ql_subject_stir(store, plan->subject);
         store->look_again = true;
         park_of(plan->pull)->unseen = true;
@@ -268,10 +283,6 @@ plan_range(
             return sequence;
         }
         if (err != Q_OK || entry.first_sequence >= end) return end; /* taken by rot */
-        if (!ql_store_entry_is_whole(plan->store, plan->subject, &entry)) {
-            sequence = ql_entry_end(&entry);
-            continue;
-        }
         if (entry.first_sequence > sequence) {
             sequence = entry.first_sequence;
             continue;
@@ -279,9 +290,14 @@ plan_range(
         uint64_t stop = q_min_u64(end, entry.first_sequence + entry.count);
         if (!filtered) {
             uint64_t count = q_min_u64(stop - sequence, plan->messages_max - plan->messages);
-            if (count == 0 || !plan_piece(plan, &entry)) {
+            enum taken taken = count == 0 ? TAKEN_NOT : plan_piece(plan, &entry);
+            if (taken == TAKEN_NOT) {
                 plan->full = true;
                 return sequence;
+            }
+            if (taken == TAKEN_ROT) {
+                sequence = stop;
+                continue;
             }
             uint64_t number =
                 pull_sequence == NULL ? plan->pull_sequence : *pull_sequence + (sequence - first);
@@ -293,14 +309,24 @@ plan_range(
         if (looked >= FILTER_MESSAGES_MAX) return sequence;
         looked += stop - sequence;
         struct qbatch batch;
-        plan->err = plan_envelope(plan, &entry, &batch);
-        if (plan->err != Q_OK) return sequence;
+        err = ql_fetch_envelope(plan->store, plan->consumer->group, &entry, &batch);
+        if (err != Q_OK && plan_missing(plan, err) == TAKEN_NOT) return sequence;
+        if (err != Q_OK) {
+            sequence = stop;
+            continue;
+        }
         struct qbatch_mask mask = qbatch_filter_mask(&batch, filter);
         for (; sequence < stop; sequence++) {
             struct qbatch_entry message;
             qbatch_entry_at(&batch, (uint32_t)(sequence - entry.first_sequence), &message);
             if (!qbatch_mask_passes(&mask, message.tags)) continue;
-            if (plan->messages >= plan->messages_max || !plan_piece(plan, &entry)) {
+            bool room = plan->messages < plan->messages_max;
+            enum taken taken = room ? plan_piece(plan, &entry) : TAKEN_NOT;
+            if (taken == TAKEN_ROT) {
+                sequence = stop;
+                break;
+            }
+            if (taken == TAKEN_NOT) {
                 plan->full = true;
                 break;
             }
@@ -316,54 +342,37 @@ plan_range(
     return sequence;
 }
 
-/* The batch's envelope, copied: who looks at it can't be met by a disk that fails. */
-static enum q_err
-plan_envelope(struct plan *plan, const struct ql_entry *entry, struct qbatch *ret_batch)
-{
-    struct qlog_store *store = plan->store;
-    if (store->envelope_capacity < entry->envelope_size) {
-        uint8_t *grown = realloc(store->envelope, entry->envelope_size);
-        if (grown == NULL) return Q_FAIL(Q_E_NOMEM, .what = "envelope");
-        store->envelope = grown;
-        store->envelope_capacity = entry->envelope_size;
-    }
-    const uint8_t *envelope;
-    struct ql_segment *segment;
-    Q_TRY(ql_log_view(
-        store->messages, entry->frame + entry->envelope_at, entry->envelope_size, &envelope,
-        &segment));
-    enum q_err err = qlog_guard_copy(store->envelope, envelope, entry->envelope_size);
-    ql_segment_unpin(segment);
-    return err != Q_OK
-               ? err
-               : qbatch_open(q_bytes_from(store->envelope, entry->envelope_size), ret_batch);
-}
-
-/* The batch of `entry` in the answer, pinned. False: no room for another. */
-static bool
+/* The batch of `entry` in the answer, pinned. */
+static enum taken
 plan_piece(struct plan *plan, const struct ql_entry *entry)
 {
     struct qlog_pull *pull = plan->pull;
     uint64_t at = entry->frame + entry->envelope_at;
-    if (pull->piece_count > 0 && at == plan->last_piece) return true;
+    if (pull->piece_count > 0 && at == plan->last_piece) return TAKEN;
     uint64_t size = (uint64_t)entry->envelope_size + entry->payload_size;
-    if (pull->piece_count >= pull->pieces_max) return false;
-    if (pull->piece_count > 0 && plan->bytes + size > pull->bytes_max) return false;
-    const uint8_t *frame;
-    struct ql_segment *segment;
-    plan->err =
-        ql_log_view(plan->store->messages, entry->frame, entry->frame_size, &frame, &segment);
-    if (plan->err != Q_OK) return false;
-    pull->pieces[pull->piece_count++] = (struct qlog_piece){
-        .envelope = frame + entry->envelope_at,
-        .envelope_size = entry->envelope_size,
-        .payload = frame + entry->payload_at,
-        .payload_size = entry->payload_size,
-        .pin = segment,
-    };
+    if (pull->piece_count >= pull->pieces_max) return TAKEN_NOT;
+    if (pull->piece_count > 0 && plan->bytes + size > pull->bytes_max) return TAKEN_NOT;
+    struct qlog_piece *piece = &pull->pieces[pull->piece_count];
+    enum q_err err = ql_fetch_piece(plan->store, plan->consumer->group, entry, piece);
+    if (err != Q_OK) return plan_missing(plan, err);
+    pull->piece_count++;
     plan->bytes += size;
     plan->last_piece = at;
-    return true;
+    return TAKEN;
+}
+
+/* A batch can't be had: what is planned so far is given all the same. */
+static enum taken
+plan_missing(struct plan *plan, enum q_err err)
+{
+    if (err == Q_E_CORRUPT) return TAKEN_ROT;
+    plan->full = true;
+    if (plan->messages > 0) return TAKEN_NOT;
+    if (err == Q_AGAIN)
+        plan->fetching = true;
+    else
+        plan->err = err;
+    return TAKEN_NOT;
 }
 
 /* Messages of the last piece; joins the run before when they follow it in both orders. */
@@ -448,7 +457,7 @@ pull_park(struct qlog_store *store, struct qlog_pull *pull, struct ql_consumer *
 {
     struct ql_park *park = park_of(pull);
     struct ql_group *group = consumer->group;
-    uint64_t wait_ns = pull->wait_ns == 0 ? FILTER_WAIT_NS : pull->wait_ns;
+    uint64_t wait_ns = pull->wait_ns == 0 ? LOOK_WAIT_NS : pull->wait_ns;
     enum q_err err = q_heap_push(&store->pull_deadlines, &park->deadline, store->now_ns + wait_ns);
     if (err != Q_OK) {
         ql_request_finish(&pull->request, err);
@@ -456,7 +465,12 @@ pull_park(struct qlog_store *store, struct qlog_pull *pull, struct ql_consumer *
     }
     park->parked = true;
     consumer->parked = pull;
-    q_list_push_back(&group->parked, &park->link);
+    /* Those that would not wait for messages, but for the disk, come first. */
+    struct q_list *before = pull_is_patient(park) ? &group->parked : group->parked.next;
+    while (before != &group->parked &&
+           !pull_is_patient(q_container_of(before, struct ql_park, link)))
+        before = before->next;
+    q_list_insert_before(before, &park->link);
     if (!q_list_is_linked(&group->parked_link))
         q_list_push_back(&group->subject->parked_groups, &group->parked_link);
     store->counters.parked++;
@@ -536,10 +550,11 @@ ql_group_try(struct qlog_store *store, struct ql_group *group)
         struct ql_park *park = q_container_of(link, struct ql_park, link);
         bool nothing_left = group->pending_count == 0 &&
                             ql_store_visible_end(store, group->subject) <= group->cursor;
-        if (nothing_left) return;
         struct qlog_pull *pull = pull_of_park(park);
-        if (pull_try(store, pull) || pull->wait_ns > 0) continue;
-        /* It did not want to wait, only for its filter to see everything. */
+        /* What is being read may be what this one holds already. */
+        if (nothing_left && pull_is_patient(park)) return;
+        if (pull_try(store, pull) || pull->wait_ns > 0 || park->fetching) continue;
+        /* It did not want to wait, only for its filter to see everything, or for the disk. */
         if (ql_store_visible_end(store, group->subject) <= group->cursor)
             ql_pull_unpark(store, pull, Q_OK);
     }

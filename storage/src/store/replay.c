@@ -86,7 +86,6 @@ recover_messages(struct qlog_store *store)
         }
         recover.from = next->base;
     }
-    index->trusted = recover.from;
     Q_TRY(ql_home_recover(store->home, QL_LOG_MESSAGE, &recover));
     index->recovered_end = recover.end;
     index->recovered_generation = recover.scan.generation;

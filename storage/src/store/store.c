@@ -13,6 +13,8 @@ enum {
     CONSUMER_TIMEOUT_DEFAULT_S = 30,
     SUBJECTS_DEFAULT = 1000 * 1000,
     GROUPS_DEFAULT = 200 * 1000,
+    TAIL_BYTES_DEFAULT = 16 * 1024 * 1024,
+    READ_BYTES_DEFAULT = 16 * 1024 * 1024,
 };
 
 static void store_set_options(struct qlog_store *store, const struct qlog_store_options *options);
@@ -45,6 +47,9 @@ qlog_store_open(
     store->messages->yields_files = QL_ACTION_FILES;
     store->now_ns = q_clock_monotonic_ns(store->clock);
     ql_index_attach(&store->index, store->messages, store->actions, store->home->io_owned);
+    ql_fetch_init(
+        store, options->tail_bytes_max == 0 ? TAIL_BYTES_DEFAULT : options->tail_bytes_max,
+        options->read_bytes_max == 0 ? READ_BYTES_DEFAULT : options->read_bytes_max);
     err = ql_store_recover(store);
     if (err == Q_OK) err = ql_home_start(store->home);
     if (err == Q_OK) err = ql_store_finish_recovery(store);
@@ -91,6 +96,7 @@ qlog_store_close(struct qlog_store *store)
     ql_pulls_end(store);
     /* Pushed by a thread that had looked at `stopping` just before it was set. */
     store_refuse(store);
+    ql_reader_fini(&store->reader);
     ql_index_detach(&store->index);
     store->home->super.sessions = store->session_count;
     enum q_err close_err = ql_home_close(store->home);
@@ -109,12 +115,12 @@ store_free(struct qlog_store *store)
 {
     while (store->consumer_deadlines.count > 0)
         q_heap_remove(&store->consumer_deadlines, q_heap_first(&store->consumer_deadlines));
+    ql_reader_fini(&store->reader);
     ql_index_detach(&store->index);
     if (store->home != NULL) (void)ql_home_close(store->home);
     for (uint32_t i = 0; i < store->group_count; i++)
         ql_group_free(store->groups[i]);
     free(store->groups);
-    free(store->envelope);
     q_map_fini(&store->groups_by_name);
     ql_index_fini(&store->index);
     ql_actions_free(store);
@@ -151,6 +157,8 @@ qlog_store_turn(struct qlog_store *store)
         ql_pulls_end(store);
         return ql_env_check(&home->env);
     }
+    ql_reader_turn(&store->reader, store->now_ns);
+    if (store->counters.parked > 0) ql_reader_expect(&store->reader);
     ql_subjects_look(store);
     ql_pulls_expire(store);
     ql_consumers_expire(store);
@@ -158,6 +166,7 @@ qlog_store_turn(struct qlog_store *store)
     ql_index_cut(&store->index);
     ql_retention_step(store);
     ql_home_write(home, store->now_ns);
+    ql_reader_submit(&store->reader);
     ql_index_make(&store->index, store->now_ns);
     return ql_env_check(&home->env);
 }
@@ -280,6 +289,8 @@ qlog_store_counters(struct qlog_store *store, struct qlog_counters *ret_counters
     ret_counters->flushes = store->home->env.flush_count;
     ret_counters->bytes = store->home->env.byte_count;
     ret_counters->subjects = store->index.count;
+    ret_counters->reads = store->reader.read_count;
+    ret_counters->read_bytes = store->reader.read_bytes;
     ret_counters->generation = store->home->env.generation;
     ret_counters->io_name = store->home->env.io->table->name;
     ret_counters->io_note = store->home->io_note;

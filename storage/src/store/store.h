@@ -6,10 +6,11 @@
  *   take       all requests of the mailbox; each goes to its kind's function
  *   reap       what completed during the last wait; marks move; what reached its mark is finished
  *              (`done` runs)
+ *   read       what was read back from the disk is looked at, beside this thread
  *   look       subjects with news: their parked pulls are tried again
  *   expire     parked pulls and silent consumers whose time is over
  *   retain     once a second: what may go, and how much space is left
- *   write      frames, spares, superblock are queued
+ *   write      frames, spares, superblock are queued, and then reads
  *
  * and qlog_store_wait() hands all of it to the kernel, sleeps and collects, in one call.
  *
@@ -26,6 +27,7 @@
 
 #include "consume/group.h"
 #include "log/index.h"
+#include "read/reader.h"
 #include "segment/home.h"
 #include "store/retention.h"
 
@@ -87,10 +89,7 @@ struct qlog_store {
     bool damaged;         /* recovery met rot: records may speak of what it took */
     uint64_t passed_over; /* such records */
 
-    uint64_t whole_frame; /* position + 1 of the frame that was looked at last; see frame.c */
-
-    uint8_t *envelope; /* the one that a filter looks at */
-    size_t envelope_capacity;
+    struct ql_reader reader; /* batches of the message log in memory */
 
     struct ql_statements statements;
     uint64_t replayed_actions; /* where the action log was read from */
@@ -198,13 +197,26 @@ void ql_subjects_look(struct qlog_store *store);
 /* One past the last message of the subject that consumers may see. */
 uint64_t ql_store_visible_end(const struct qlog_store *store, const struct ql_subject *subject);
 
-/* --- frame.c --- */
+/* --- fetch.c --- */
+void ql_fetch_init(struct qlog_store *store, uint64_t tail_bytes, uint64_t read_bytes);
 /*
- * Whether a batch is what its entry says. Looks only at frames that nobody has looked at since the
- * store was opened. False: rot, which is told.
+ * The batch of an entry, for a pull of this group. Q_OK: the piece is pinned. Q_AGAIN: it is being
+ * read; the subject's parked pulls are tried again when it has come. Q_E_CORRUPT: it is damaged, which
+ * was told. Q_E_IO, Q_E_NOMEM: it can't be read now.
  */
-bool ql_store_entry_is_whole(
-    struct qlog_store *store, const struct ql_subject *subject, const struct ql_entry *entry);
+Q_MUST_CHECK enum q_err ql_fetch_piece(
+    struct qlog_store *store,
+    struct ql_group *group,
+    const struct ql_entry *entry,
+    struct qlog_piece *ret_piece);
+/* Any thread. */
+void ql_fetch_release(struct qlog_piece *piece);
+/* The same of its envelope alone, until the end of the turn. */
+Q_MUST_CHECK enum q_err ql_fetch_envelope(
+    struct qlog_store *store,
+    struct ql_group *group,
+    const struct ql_entry *entry,
+    struct qbatch *ret_batch);
 
 /* --- replay.c --- */
 /* Both logs, through the same functions as live traffic. */

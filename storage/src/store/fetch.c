@@ -1,0 +1,197 @@
+/*
+ * store/fetch.c: batches for pulls: from memory, or wanted from the disk.
+ *
+ * A pull that meets a batch which is not in memory takes what it has, or is parked, and its subject
+ * is stirred when the batch has come. A group that reads from the disk has what comes next read
+ * ahead of it, so that most of its pulls find what they want.
+ */
+#include "store/store.h"
+
+enum {
+    AHEAD_BYTES = 2 * 1024 * 1024,
+    AHEAD_ENTRIES = 1024 /* bounds a turn */
+};
+
+static void fetch_on_news(void *context, uint32_t subject_id);
+static void fetch_on_bad(
+    void *context, uint32_t subject_id, const struct ql_entry *entry, enum q_err err, int sys);
+static enum q_err fetch(
+    struct qlog_store *store,
+    struct ql_group *group,
+    const struct ql_entry *entry,
+    bool whole,
+    struct ql_batch_view *ret_view);
+static void fetch_ahead(
+    struct qlog_store *store, struct ql_group *group, uint64_t sequence, uint64_t end);
+static enum ql_wanted fetch_wanted(
+    struct qlog_store *store, struct ql_group *group, const struct ql_entry *entry);
+
+void
+ql_fetch_init(struct qlog_store *store, uint64_t tail_bytes, uint64_t read_bytes)
+{
+    struct ql_reader_options options = {
+        .tail_bytes = tail_bytes,
+        .read_bytes = read_bytes,
+        .threaded = store->home->io_owned,
+        .context = store,
+        .on_news = fetch_on_news,
+        .on_bad = fetch_on_bad,
+    };
+    ql_reader_init(&store->reader, store->messages, &options);
+    store->messages->on_frame = ql_reader_on_frame;
+    store->messages->frame_context = &store->reader;
+}
+
+static void
+fetch_on_news(void *context, uint32_t subject_id)
+{
+    struct qlog_store *store = context;
+    struct ql_subject *subject = ql_index_get(&store->index, subject_id);
+    if (subject != NULL) ql_subject_stir(store, subject);
+    store->look_again = true;
+}
+
+static void
+fetch_on_bad(
+    void *context, uint32_t subject_id, const struct ql_entry *entry, enum q_err err, int sys)
+{
+    const struct qlog_store *store = context;
+    const struct ql_subject *subject = ql_index_get(&store->index, subject_id);
+    const char *name = subject == NULL ? "?" : subject->name;
+    unsigned long long first = entry->first_sequence;
+    unsigned long long last = ql_entry_end(entry) - 1;
+    struct ql_event_args args = {
+        .log = store->messages->name,
+        .path = store->home->env.path,
+        .position = entry->frame,
+        .bytes = entry->frame_size,
+    };
+    if (err == Q_E_CORRUPT) {
+        args.text = q_text(
+            "damaged below the durable mark: messages %llu to %llu of \"%s\" are not handed out",
+            first, last, name);
+        ql_env_tell(&store->home->env, QLOG_EVENT_ROT, &args);
+        return;
+    }
+    args.text = q_text(
+        "messages %llu to %llu of \"%s\" can not be read: %s (errno %d); who pulls them is "
+        "refused, "
+        "and it is tried again",
+        first, last, name, q_err_name(err), sys);
+    ql_env_tell(&store->home->env, QLOG_EVENT_READ_FAILED, &args);
+}
+
+enum q_err
+ql_fetch_piece(
+    struct qlog_store *store,
+    struct ql_group *group,
+    const struct ql_entry *entry,
+    struct qlog_piece *ret_piece)
+{
+    struct ql_batch_view view;
+    Q_TRY(fetch(store, group, entry, true, &view));
+    *ret_piece = (struct qlog_piece){
+        .envelope = view.envelope,
+        .envelope_size = entry->envelope_size,
+        .payload = view.payload,
+        .payload_size = entry->payload_size,
+        .pins = { view.blocks[0], view.blocks[1] },
+    };
+    ql_keep_pin(view.blocks[0]);
+    ql_keep_pin(view.blocks[1]);
+    return Q_OK;
+}
+
+void
+ql_fetch_release(struct qlog_piece *piece)
+{
+    ql_keep_unpin(piece->pins[0]);
+    ql_keep_unpin(piece->pins[1]);
+}
+
+enum q_err
+ql_fetch_envelope(
+    struct qlog_store *store,
+    struct ql_group *group,
+    const struct ql_entry *entry,
+    struct qbatch *ret_batch)
+{
+    struct ql_batch_view view;
+    Q_TRY(fetch(store, group, entry, false, &view));
+    return qbatch_open_trusted(q_bytes_from(view.envelope, entry->envelope_size), ret_batch);
+}
+
+static enum q_err
+fetch(
+    struct qlog_store *store,
+    struct ql_group *group,
+    const struct ql_entry *entry,
+    bool whole,
+    struct ql_batch_view *ret_view)
+{
+    struct ql_subject *subject = group->subject;
+    enum q_err err = ql_reader_get(&store->reader, entry, whole, ret_view);
+    if (err == Q_OK) {
+        bool halfway = entry->first_sequence >= group->ahead_halfway;
+        if (ret_view->fetched && halfway && group->ahead > entry->first_sequence)
+            fetch_ahead(store, group, group->ahead, subject->next_sequence);
+        return Q_OK;
+    }
+    if (err != Q_AGAIN) return err;
+    switch (ql_reader_want(&store->reader, subject->id, entry, whole)) {
+    case QL_WANTED:
+        fetch_ahead(store, group, ql_entry_end(entry), subject->next_sequence);
+        break;
+    case QL_WANTED_BEFORE:
+        break;
+    case QL_WANTED_NOT:
+        /* Looked at again when any other want has ended. */
+        ql_subject_stir(store, subject);
+        break;
+    }
+    return Q_AGAIN;
+}
+
+/* Want what the group is going to want, from `sequence` on. */
+static void
+fetch_ahead(struct qlog_store *store, struct ql_group *group, uint64_t sequence, uint64_t end)
+{
+    uint64_t visible_end = ql_store_visible_end(store, group->subject);
+    uint64_t bytes = 0;
+    group->ahead_halfway = sequence;
+    end = q_min_u64(end, visible_end);
+    for (unsigned i = 0; i < AHEAD_ENTRIES && bytes < AHEAD_BYTES && sequence < end; i++) {
+        struct ql_entry entry;
+        if (ql_index_entry(&store->index, group->subject, sequence, &entry) != Q_OK) break;
+        if (entry.first_sequence >= end) break;
+        if (fetch_wanted(store, group, &entry) == QL_WANTED_NOT) break;
+        if (bytes < AHEAD_BYTES / 2) group->ahead_halfway = sequence;
+        bytes += (uint64_t)entry.envelope_size + entry.payload_size;
+        sequence = ql_entry_end(&entry);
+    }
+    group->ahead = sequence;
+}
+
+/* The payload too, unless a filter passes none of its messages, or does not know yet. */
+static enum ql_wanted
+fetch_wanted(struct qlog_store *store, struct ql_group *group, const struct ql_entry *entry)
+{
+    bool whole = group->filter.tag_count == 0;
+    struct ql_batch_view view;
+    enum q_err err = ql_reader_get(&store->reader, entry, whole, &view);
+    if (err == Q_OK && !whole) {
+        struct qbatch batch;
+        struct q_bytes envelope = q_bytes_from(view.envelope, entry->envelope_size);
+        if (qbatch_open_trusted(envelope, &batch) != Q_OK) return QL_WANTED_BEFORE;
+        struct qbatch_mask mask = qbatch_filter_mask(&batch, &group->filter);
+        for (uint32_t i = 0; i < batch.message_count && !whole; i++) {
+            struct qbatch_entry message;
+            qbatch_entry_at(&batch, i, &message);
+            whole = qbatch_mask_passes(&mask, message.tags);
+        }
+        if (!whole) return QL_WANTED_BEFORE;
+        err = ql_reader_get(&store->reader, entry, true, &view);
+    }
+    if (err != Q_AGAIN) return QL_WANTED_BEFORE;
+    return ql_reader_want(&store->reader, group->subject->id, entry, whole);
+}
