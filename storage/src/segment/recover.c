@@ -111,13 +111,6 @@ recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_st
         else
             more = ql_scan_search(&ahead, until);
     }
-    /* The window moved with the look ahead. */
-    scan->buffer = ahead.buffer;
-    scan->buffer_size = ahead.buffer_size;
-    scan->window = ahead.window;
-    scan->window_size = ahead.window_size;
-    scan->window_segment = ahead.window_segment;
-
     recover->durable = durable;
     if (gap >= durable || QL_PLANTED(cut_at_damage)) {
         recover->torn_bytes = found ? ahead.position - gap : recover_torn_bytes(scan, state);

@@ -3,17 +3,12 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include <qbase/assert.h>
 
 #include "format/record.h"
 #include "io/transfer.h"
 #include "planted.h"
-
-enum {
-    WINDOW_BYTES = 4 * 1024 * 1024
-};
 
 static enum ql_scan_state scan_check(struct ql_scan *scan, const struct ql_segment *segment);
 static enum ql_scan_state scan_check_body(struct ql_scan *scan, const uint8_t *body);
@@ -23,7 +18,6 @@ static bool scan_load(
     uint64_t position,
     uint64_t size,
     const uint8_t **ret_data);
-static bool scan_grow(struct ql_scan *scan, uint64_t size);
 static bool scan_is_frame_at(
     struct ql_scan *scan, const struct ql_segment *segment, uint64_t position);
 
@@ -45,13 +39,28 @@ ql_scan_init(
 void
 ql_scan_fini(struct ql_scan *scan)
 {
-    if (scan->buffer != NULL) (void)munmap(scan->buffer, scan->buffer_size);
-    scan->buffer = NULL;
+    if (scan->window == NULL) return;
+    ql_window_fini(scan->window);
+    free(scan->window);
+    scan->window = NULL;
+}
+
+/* Before any copy of the scan is made that looks at bytes. */
+static bool
+scan_need_window(struct ql_scan *scan)
+{
+    if (scan->window != NULL) return true;
+    scan->window = malloc(sizeof(*scan->window));
+    scan->error = ENOMEM;
+    if (scan->window == NULL) return false;
+    ql_window_init(scan->window, scan->env->io);
+    return true;
 }
 
 enum ql_scan_state
 ql_scan_next(struct ql_scan *scan)
 {
+    if (!scan_need_window(scan)) return QL_SCAN_READ;
     const struct ql_segment *segment = ql_segment_set_find(scan->segments, scan->position);
     if (segment == NULL || scan->position + QL_BLOCK > ql_segment_limit(segment) ||
         scan->position >= scan->limit)
@@ -137,6 +146,7 @@ scan_check_body(struct ql_scan *scan, const uint8_t *body)
 bool
 ql_scan_search(struct ql_scan *scan, uint64_t until)
 {
+    if (!scan_need_window(scan)) return false;
     uint64_t position = scan->position + QL_BLOCK;
     while (position < until) {
         const struct ql_segment *segment = ql_segment_set_find(scan->segments, position);
@@ -168,16 +178,10 @@ scan_is_frame_at(struct ql_scan *scan, const struct ql_segment *segment, uint64_
     probe.linked = false;
     probe.payloads_above = 0;
     enum ql_scan_state state = scan_check(&probe, segment);
-    /* The probe shares the window, and may have grown it. */
-    scan->buffer = probe.buffer;
-    scan->buffer_size = probe.buffer_size;
-    scan->window = probe.window;
-    scan->window_size = probe.window_size;
-    scan->window_segment = probe.window_segment;
     return state == QL_SCAN_FRAME;
 }
 
-/* `size` bytes of the segment from `position` on, through the window. */
+/* `size` bytes of the segment from `position` on. */
 static bool
 scan_load(
     struct ql_scan *scan,
@@ -186,52 +190,9 @@ scan_load(
     uint64_t size,
     const uint8_t **ret_data)
 {
-    bool inside = scan->window_segment == segment && position >= scan->window &&
-                  position - scan->window <= scan->window_size &&
-                  size <= scan->window_size - (position - scan->window);
-    if (!inside) {
-        if (!scan_grow(scan, q_max_u64(size, WINDOW_BYTES))) return false;
-        uint64_t wanted = q_min_u64(scan->buffer_size, ql_segment_limit(segment) - position);
-        struct ql_transfer read = {
-            .op = {
-                .kind = QLOG_IO_READ,
-                .file = segment->file,
-                .buffer = -1,
-                .data = scan->buffer,
-                .length = (uint32_t)wanted,
-                .at = ql_segment_offset(segment, position),
-            },
-        };
-        scan->window_segment = NULL;
-        int rv = ql_transfer_wait(scan->env->io, &read);
-        if (rv < 0) {
-            scan->error = -rv;
-            return false;
-        }
-        scan->window_segment = segment;
-        scan->window = position;
-        scan->window_size = wanted;
-    }
-    *ret_data = scan->buffer + (position - scan->window);
-    return true;
-}
-
-static bool
-scan_grow(struct ql_scan *scan, uint64_t size)
-{
-    size = q_align_up(size, QL_BLOCK);
-    if (size <= scan->buffer_size) return true;
-    ql_scan_fini(scan);
-    void *data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (data == MAP_FAILED) {
-        scan->buffer_size = 0;
-        scan->error = ENOMEM;
-        return false;
-    }
-    scan->buffer = data;
-    scan->buffer_size = size;
-    scan->window_segment = NULL;
-    return true;
+    int rv = ql_window_load(scan->window, segment, position, size, scan->limit, ret_data);
+    scan->error = -rv;
+    return rv == 0;
 }
 
 const char *

@@ -7,8 +7,7 @@
  *
  * Thread:   the io's owner.
  * Blocking: yes, it waits for its reads.
- * Memory:   one buffer that grows to the largest frame. A frame's bytes are valid until the next
- *           call.
+ * Memory:   window.h. A frame's bytes are valid until the next call.
  * Failure:  Q_E_IO when the disk does not give the bytes.
  */
 #ifndef QL_SEGMENT_SCAN_H
@@ -17,7 +16,7 @@
 #include <qbase/bytes.h>
 
 #include "format/block.h"
-#include "segment/segment.h"
+#include "segment/window.h"
 
 enum ql_scan_state {
     QL_SCAN_FRAME,   /* a whole frame */
@@ -57,12 +56,7 @@ struct ql_scan {
     struct q_bytes payloads;
     int error;
 
-    /* Private: bytes [window, window + window_size) of the log. */
-    uint8_t *buffer;
-    size_t buffer_size;
-    uint64_t window;
-    uint64_t window_size;
-    const struct ql_segment *window_segment;
+    struct ql_window *window; /* private; copies share it */
 };
 
 void ql_scan_init(
