@@ -333,6 +333,21 @@ ql_index_files_rebuild(struct ql_index_files *files, struct ql_index_file *file)
 }
 
 void
+ql_index_files_name_queued(struct ql_index_files *files)
+{
+    files->names_queued++;
+}
+
+void
+ql_index_files_name_placed(struct ql_index_files *files, uint64_t frame)
+{
+    Q_ASSERT(files->names_queued > 0);
+    files->names_queued--;
+    /* The log is durable up to the end of a frame, so one byte of it stands for all. */
+    files->names_end = frame + 1;
+}
+
+void
 ql_index_files_trim(struct ql_index_files *files, uint64_t first)
 {
     bool building = files->step != QL_INDEX_IDLE;
@@ -456,9 +471,11 @@ cut_is_ready(struct ql_index_files *files, struct ql_index_cut *cut, bool patien
     if (!patient) return true;
     if (files->log->durable < cut->header.end && !QL_PLANTED(index_before_durable)) return false;
     if (files->actions == NULL) return true;
-    if (cut->named == 0 && files->actions->queue.first == NULL)
-        cut->named = files->actions->tail + 1;
-    return cut->named != 0 && files->actions->durable + 1 >= cut->named;
+    if (!cut->placed && files->names_queued == 0) {
+        cut->placed = true;
+        cut->named = files->names_end;
+    }
+    return cut->placed && files->actions->durable >= cut->named;
 }
 
 static void

@@ -32,7 +32,8 @@ struct ql_index_cut {
     struct ql_index_header header; /* without counts */
     uint64_t number_end;           /* of entries */
     bool unwritten;                /* its file stays in memory */
-    uint64_t named; /* the action log has to be durable up to here; 0: not known yet */
+    bool placed;                   /* what names its subjects has a place in the action log, */
+    uint64_t named;                /* which has to be durable up to here */
 };
 
 enum ql_index_step {
@@ -52,6 +53,10 @@ struct ql_index_files {
     uint32_t count;
     uint32_t capacity;
     uint32_t number_next;
+
+    /* Records of the action log that name a subject for the first time. */
+    uint32_t names_queued;
+    uint64_t names_end; /* the last one that is not queued any more lies below */
 
     struct ql_index_cut *cuts; /* in the order of the log */
     uint32_t cut_count;
@@ -92,6 +97,9 @@ void ql_index_files_drop(struct ql_index_files *files, struct ql_index_file *fil
 /* A file is damaged: make it again from its segment. Reads all of that; the file stays if it fails. */
 Q_MUST_CHECK enum q_err ql_index_files_rebuild(
     struct ql_index_files *files, struct ql_index_file *file);
+/* A record that names a subject is queued for the action log, and has its place there. */
+void ql_index_files_name_queued(struct ql_index_files *files);
+void ql_index_files_name_placed(struct ql_index_files *files, uint64_t frame);
 /* Segments below are gone. */
 void ql_index_files_trim(struct ql_index_files *files, uint64_t first);
 

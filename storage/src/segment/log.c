@@ -97,6 +97,7 @@ ql_log_init(struct ql_log *log, struct ql_env *env, const char *name, uint64_t s
     memset(log, 0, sizeof(*log));
     log->env = env;
     log->segment_bytes = segment_bytes;
+    log->frame_bytes_max = UINT32_MAX;
     (void)snprintf(log->name, sizeof(log->name), "%s", name);
     queue_init(&log->queue);
     queue_init(&log->wait_written);
@@ -219,7 +220,8 @@ log_gather(struct ql_log *log, struct gather *ret_gather)
     uint64_t room = ql_segment_limit(log->active) - log->tail;
     uint64_t room_for_body = room < 2 * QL_BLOCK ? 0 : room - QL_BLOCK - QL_FRAME_HEADER_SIZE;
     /* The header counts: with the body alone at the limit, a block more would hold 128 bytes. */
-    uint64_t frame_max = q_max_u64(log->env->frame_bytes_max, QL_BLOCK);
+    uint64_t frame_max = q_min_u64(log->env->frame_bytes_max, log->frame_bytes_max);
+    frame_max = q_max_u64(frame_max, QL_BLOCK);
     uint64_t wanted = q_min_u64(frame_max - QL_FRAME_HEADER_SIZE, room_for_body);
     struct gather gather = { .first = log->queue.first };
     for (struct ql_append *append = log->queue.first; append != NULL; append = append->next) {

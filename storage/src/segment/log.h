@@ -122,7 +122,8 @@ struct ql_log {
     void *frame_context;
 
     uint64_t segment_bytes;
-    bool spare_first; /* always keep a spare: what is written here may not be refused */
+    uint32_t frame_bytes_max; /* beside the directory's, for a log of small appends */
+    bool spare_first;         /* always keep a spare: what is written here may not be refused */
     /* Such a log beside this one, and the files that it may come to. No file is made here but the first
      * before there is space for those, so that what is refused is refused here. NULL: there is none. */
     const struct ql_log *yields_to;

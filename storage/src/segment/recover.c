@@ -99,7 +99,8 @@ recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_st
     /* Whole frames behind the gap may know a newer durable mark. */
     struct ql_scan ahead = *scan;
     ahead.linked = false;
-    uint64_t until = q_max_u64(recover->durable, gap + FLIGHT_BYTES_MAX);
+    uint64_t flight = recover->flight_bytes == 0 ? FLIGHT_BYTES_MAX : recover->flight_bytes;
+    uint64_t until = q_max_u64(recover->durable, gap + flight);
     until = q_min_u64(until, scan->limit);
     bool found = ql_scan_search(&ahead, until);
     uint64_t next = ahead.position;

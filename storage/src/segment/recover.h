@@ -27,6 +27,7 @@ struct ql_recover {
     uint64_t since;            /* generation of what was written behind marks.end */
     bool clean;                /* the superblock says so: the log ends at marks.end exactly */
     bool live;                 /* another process may be writing: stop at marks.durable */
+    uint64_t flight_bytes;     /* frames in flight lay within, at a crash; 0: a default */
     bool deep;                 /* check every payload, not only those above the durable mark */
     void *context;
     /* Each whole frame, in order. Anything but Q_OK ends the recovery with it. May be NULL. */

@@ -41,7 +41,8 @@ action_new(struct qlog_store *store, uint32_t size, bool always, struct ql_actio
     /* A change that is applied must reach the log. So changes are refused while the log could not
      * go on to a next segment, long before this one is full. */
     const struct ql_log *log = store->actions;
-    if (size > ql_log_body_bytes_max(log))
+    uint64_t size_max = QL_ACTION_FRAME_MAX - QL_BLOCK;
+    if (size > q_min_u64(size_max, ql_log_body_bytes_max(log)))
         return Q_FAIL(Q_TOO_BIG, .what = q_text("an action of %u bytes", size));
     uint64_t taken = log->tail + log->queued_bytes + size;
     uint64_t limit = ql_segment_limit(log->active);
@@ -75,6 +76,7 @@ action_new(struct qlog_store *store, uint32_t size, bool always, struct ql_actio
     action->record_count = 1;
     action->request = NULL;
     action->subject = NULL;
+    action->names = false;
     action->group = NULL;
     action->next = NULL;
     action->append.flushed = false;
@@ -132,6 +134,7 @@ action_fill(
     struct ql_action *action = q_container_of(append, struct ql_action, append);
     if (action->subject != NULL) action->subject->stated_at = place->frame;
     if (action->group != NULL) action->group->stated_at = place->frame;
+    if (action->names) ql_index_files_name_placed(&action->store->index.files, place->frame);
     memcpy(records, action->record, action->record_size);
 }
 
@@ -178,6 +181,8 @@ ql_store_need_subject(
     record.subject_id = (*ret_subject)->id;
     ql_subject_record_encode(&record, action->record);
     action->subject = *ret_subject;
+    action->names = true;
+    ql_index_files_name_queued(&store->index.files);
     ql_action_append(action, NULL);
     return Q_OK;
 }

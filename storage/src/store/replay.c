@@ -41,6 +41,7 @@ ql_store_recover(struct qlog_store *store)
     recover.on_frame = store_apply_actions;
     recover.on_rot = store_on_action_rot;
     recover.from = q_max_u64(recover.from, recover.marks.replay);
+    recover.flight_bytes = (uint64_t)QL_DEPTH_MAX * QL_ACTION_FRAME_MAX;
     store->replayed_actions = recover.from;
     store->session_count = (uint32_t)store->home->super.sessions;
     Q_TRY(ql_home_recover(store->home, QL_LOG_ACTION, &recover));
@@ -82,7 +83,11 @@ recover_messages(struct qlog_store *store)
             header.sealed = range.sealed;
             Q_TRY(
                 ql_index_files_cut(&index->files, &header, index->entries.end, index->unreadable));
-            ql_index_files_flush(&index->files, &index->entries);
+            /* What is in files lies before what is in memory, and memory is bounded. But when only the
+             * end of the log follows, and has no file, this one can be made while the store runs. */
+            bool wait =
+                i + 2 == segments->count && ql_index_files_of(&index->files, next->base) == NULL;
+            if (!wait) ql_index_files_flush(&index->files, &index->entries);
         }
         recover.from = next->base;
     }

@@ -41,6 +41,7 @@ qlog_store_open(
     store->clock = store->home->env.clock;
     store->messages = &store->home->logs[QL_LOG_MESSAGE];
     store->actions = &store->home->logs[QL_LOG_ACTION];
+    store->actions->frame_bytes_max = QL_ACTION_FRAME_MAX;
     store->actions->spare_first = true;
     /* Who can't acknowledge can't make room. */
     store->messages->yields_to = store->actions;

@@ -108,6 +108,10 @@ struct qlog_store {
 };
 
 /* --- action.c --- */
+enum {
+    /* So a start need not look far for what was in flight. */
+    QL_ACTION_FRAME_MAX = 1024 * 1024
+};
 
 /*
  * A record of the action log under way. The change it stands for is applied when it is appended;
@@ -119,6 +123,7 @@ struct ql_action {
     struct qlog_request *request; /* NULL: nobody waits */
     uint32_t record_count;
     struct ql_subject *subject; /* whose SUBJECT record this is, or NULL */
+    bool names;                 /* the subject is new */
     struct ql_group *group;     /* whose GROUP record this is, or NULL */
     uint8_t *record;
     uint32_t record_size;
