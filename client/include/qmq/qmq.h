@@ -265,6 +265,7 @@ QMQ_API int qmq_pull(
 /* End a qmq_pull() that waits, with QMQ_STOPPING; also those that come. From any thread. */
 QMQ_API void qmq_consumer_stop(struct qmq_consumer *consumer);
 
+/* Messages of the batch: one or more. */
 QMQ_API size_t qmq_batch_count(const struct qmq_batch *batch);
 /* Valid until the batch is freed. */
 QMQ_API const struct qmq_message *qmq_batch_message(const struct qmq_batch *batch, size_t index);

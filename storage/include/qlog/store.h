@@ -287,7 +287,7 @@ Q_EXPORT Q_MUST_CHECK enum q_err qlog_store_wait(struct qlog_store *store, uint6
 Q_EXPORT Q_MUST_CHECK enum q_err qlog_store_run(struct qlog_store *store);
 Q_EXPORT void qlog_store_stop(struct qlog_store *store);
 
-/* A snapshot of counters and marks. The store thread, or any thread for a rough look. */
+/* Counts since the store was opened. */
 #define QLOG_COUNTER_LIST(X)                                                                       \
     X(messages, "messages published")                                                              \
     X(publishes, "publish requests")                                                               \
@@ -314,6 +314,7 @@ struct qlog_counters {
     const char *io_note; /* why not io_uring; "" */
 };
 
+/* A snapshot of counters and marks. The store thread, or any thread for a rough look. */
 Q_EXPORT void qlog_store_counters(struct qlog_store *store, struct qlog_counters *ret_counters);
 
 #ifdef __cplusplus
