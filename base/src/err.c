@@ -173,6 +173,9 @@ q_err_from_errno(int sys_errno)
     case EPIPE:
     case ETIMEDOUT:
         return Q_E_CONNECTION;
+    case EMFILE:
+    case ENFILE:
+        return Q_E_FILES;
     case ENOSYS:
     case EOPNOTSUPP:
         return Q_E_UNSUPPORTED;

@@ -1,5 +1,6 @@
 #include <criterion/criterion.h>
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -306,6 +307,143 @@ Test(store_index, damage_that_can_not_be_mended_yet)
         cr_assert_lt(ql_index_entry(index, subject, 0, &entry), Q_OK);
     io->table = real_table;
     cr_assert_eq(look_up_all(), found);
+}
+
+static int
+open_no_index(struct qlog_io *io, const char *path, unsigned flags)
+{
+    return strstr(path, "/index-") != NULL ? -EMFILE : real_table->open(io, path, flags);
+}
+
+static void
+forget_maps(void)
+{
+    struct ql_index_files *files = &fixture.store->index.files;
+    struct qlog_io *io = files->log->env->io;
+    for (uint32_t i = 0; i < files->count; i++) {
+        struct ql_index_file *file = files->files[i];
+        if (file->view.file == NULL || file->memory != NULL) continue;
+        io->table->unmap(io, file->view.file, file->view.layout.file_size);
+        file->view.file = NULL;
+    }
+}
+
+/* Too many open files is no damage: it is said by its name, nothing is thrown away, and it ends. */
+Test(store_index, too_many_open_files)
+{
+    publish_some(ROUNDS);
+    forget_maps();
+    struct qlog_io *io = fixture.store->home->env.io;
+    real_table = io->table;
+    struct qlog_io_table table = *io->table;
+    table.open = open_no_index;
+    io->table = &table;
+    struct ql_entry entry;
+    struct ql_subject *subject = ql_index_get(&fixture.store->index, 0);
+    cr_assert_eq(ql_index_entry(&fixture.store->index, subject, 0, &entry), Q_E_FILES);
+    /* Files that can't be written are told of, and tried again. */
+    publish_some(ROUNDS);
+    cr_assert_gt(fixture.events[QLOG_EVENT_INDEX_FAILED], 0);
+    io->table = real_table;
+    cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 0);
+    uint64_t found = look_up_all();
+    q_clock_manual_advance_ns(&fixture.clock, 20 * (uint64_t)Q_NS_PER_S);
+    publish_some(10);
+    fixture_reopen(&fixture);
+    cr_assert_neq(look_up_all(), found, "ten more");
+}
+
+/* At a start, too: the next one finds every file where it was. */
+Test(store_index, too_many_open_files_at_start)
+{
+    publish_some(ROUNDS);
+    uint64_t found = look_up_all();
+    cr_assert_eq(qlog_store_close(fixture.store), Q_OK);
+    fixture.store = NULL;
+    char before[64][128];
+    unsigned count = index_files(before, 64);
+    struct qlog_io *io;
+    cr_assert_eq(qlog_io_plain_new(&io), 0);
+    real_table = io->table;
+    struct qlog_io_table table = *io->table;
+    table.open = open_no_index;
+    io->table = &table;
+    fixture.options.log.io = io;
+    struct qlog_store *store;
+    cr_assert_eq(qlog_store_open(fixture.directory, &fixture.options, &store), Q_E_FILES);
+    io->table = real_table;
+    io->table->destroy(io);
+    fixture.options.log.io = NULL;
+    cr_assert_eq(index_files(before, 64), count);
+    cr_assert_eq(qlog_store_open(fixture.directory, &fixture.options, &fixture.store), Q_OK);
+    cr_assert_eq(look_up_all(), found);
+    cr_assert_eq(fixture.events[QLOG_EVENT_INDEX_DROPPED], 0);
+}
+
+static unsigned maps_refused;
+
+static const uint8_t *
+map_refused(struct qlog_io *io, int file, uint64_t size, int *ret_error)
+{
+    (void)io;
+    (void)file;
+    (void)size;
+    maps_refused++;
+    *ret_error = -ENOMEM;
+    return NULL;
+}
+
+/* Entries do not pile up behind a file that can't be mapped: it is said, and made from the segment. */
+Test(store_index, the_file_before_can_not_be_mapped)
+{
+    publish_some(ROUNDS);
+    forget_maps();
+    struct qlog_io *io = fixture.store->home->env.io;
+    real_table = io->table;
+    struct qlog_io_table table = *io->table;
+    table.map = map_refused;
+    io->table = &table;
+    for (unsigned i = 0; i < 4; i++) {
+        publish_some(ROUNDS / 10);
+        q_clock_manual_advance_ns(&fixture.clock, 11 * (uint64_t)Q_NS_PER_S);
+        fixture_settle(&fixture);
+    }
+    cr_assert_gt(maps_refused, 1);
+    cr_assert_gt(fixture.events[QLOG_EVENT_INDEX_FAILED], 0);
+    io->table = real_table;
+    for (unsigned i = 0; i < 4; i++) {
+        q_clock_manual_advance_ns(&fixture.clock, 11 * (uint64_t)Q_NS_PER_S);
+        publish_some(10);
+    }
+    const struct ql_entries *entries = &fixture.store->index.entries;
+    cr_assert_lt(entries->end - entries->floor, ROUNDS / 4);
+    (void)look_up_all();
+}
+
+/* Whoever removes an index file while the store runs takes no message along. */
+Test(store_index, a_file_is_removed_while_it_runs)
+{
+    publish_some(ROUNDS);
+    uint64_t found = look_up_all();
+    forget_maps();
+    remove_index_files();
+    cr_assert_eq(look_up_all(), found);
+    cr_assert_gt(fixture.events[QLOG_EVENT_INDEX_DROPPED], 0);
+}
+
+/* Files of segments that are gone are gone too, a few in a turn. */
+Test(store_index, files_go_with_their_segments)
+{
+    publish_some(ROUNDS);
+    struct qlog_trim trim = {
+        .request = { .kind = QLOG_TRIM },
+        .messages_before = { UINT64_MAX },
+    };
+    cr_assert_eq(fixture_run(&fixture, &trim.request), Q_OK);
+    fixture_settle(&fixture);
+    char paths[64][128];
+    cr_assert_eq(fixture.store->index.files.doomed_count, 0);
+    cr_assert_leq(index_files(paths, 64), 1);
 }
 
 /* A frame that rots behind its index is told when it is read, and not handed out. */

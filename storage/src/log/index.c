@@ -16,6 +16,8 @@ enum {
     /* A restart reads what no file has: the last stretch of the log. */
     CUT_BYTES_MAX = 32 * 1024 * 1024,
     CUTS_OF_SEGMENT = 4,
+    /* In memory, when files can't be written: half a gigabyte. */
+    ENTRIES_MAX = 8 * 1024 * 1024,
 };
 
 static enum q_err index_rename(
@@ -214,6 +216,18 @@ subject_free(struct ql_subject *subject)
 /* --- Entries. */
 
 enum q_err
+ql_index_admit(const struct ql_index *index)
+{
+    const struct ql_entries *entries = &index->entries;
+    if (entries->end - entries->floor + index->promised >= ENTRIES_MAX)
+        return Q_FAIL(
+            Q_BUSY, .path = index->files.log->env->path,
+            .what = q_text("%u batches wait for an index file that can't be written", ENTRIES_MAX),
+            .hint = "check the disk and the limit of open files; INDEX_FAILED tells the cause");
+    return Q_OK;
+}
+
+enum q_err
 ql_index_promise(struct ql_index *index)
 {
     Q_TRY(ql_entries_reserve(&index->entries, index->promised + 1));
@@ -342,7 +356,7 @@ file_entry(
         err = ql_index_files_view(files, file);
         look.view = &file->view;
         if (err == Q_OK) err = qlog_guard(file_look, &look);
-        if (err >= Q_OK || tries > 0 || err == Q_E_NOMEM) break;
+        if (tries > 0 || !ql_index_is_damaged(err)) break;
         uint64_t base = file->view.header.base;
         Q_TRY(ql_index_files_rebuild(files, file));
         /* Its segment is gone. */
@@ -350,6 +364,12 @@ file_entry(
     }
     *ret_first = err == Q_OK && look.number == look.row.first;
     return err;
+}
+
+bool
+ql_index_is_damaged(enum q_err err)
+{
+    return err == Q_E_CORRUPT || err == Q_E_IO;
 }
 
 uint64_t
@@ -376,7 +396,7 @@ ql_index_time(struct ql_index *index, uint64_t wall_ms, uint64_t *ret_position)
         enum q_err err = ql_index_files_view(files, file);
         if (err == Q_OK) err = ql_index_view_time(&file->view, wall_ms, ret_position);
         if (err == Q_NOT_FOUND) continue;
-        if (err != Q_E_CORRUPT) return err;
+        if (!ql_index_is_damaged(err)) return err;
         /* Once more, now from its segment. */
         Q_TRY(ql_index_files_rebuild(files, file));
         at--;

@@ -113,6 +113,8 @@ Q_MUST_CHECK enum q_err ql_index_need_unnamed(
 /* Apply a SUBJECT record. Q_OK, Q_E_CORRUPT (id and name contradict what is known), Q_E_NOMEM. */
 Q_MUST_CHECK enum q_err ql_index_apply_subject(
     struct ql_index *index, const struct ql_subject_record *record);
+/* Whether memory may take more. Q_OK; Q_BUSY: index files can't be written, and too much waits. */
+Q_MUST_CHECK enum q_err ql_index_admit(const struct ql_index *index);
 /* Room for one more entry, kept until it is added or withdrawn: adding it can't fail. */
 Q_MUST_CHECK enum q_err ql_index_promise(struct ql_index *index);
 void ql_index_withdraw(struct ql_index *index);
@@ -143,6 +145,8 @@ uint64_t ql_index_visible_end(
  */
 Q_MUST_CHECK enum q_err ql_index_time(
     struct ql_index *index, uint64_t wall_ms, uint64_t *ret_position);
+/* What a file failed with is its own fault, and not the want of memory or of something else. */
+bool ql_index_is_damaged(enum q_err err);
 /* Segments below `first` are gone. */
 void ql_index_drop(struct ql_index *index, uint64_t first);
 

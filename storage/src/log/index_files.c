@@ -12,6 +12,8 @@
 
 enum {
     WRITE_BYTES = 1024 * 1024, /* at a time: frames must not wait behind an index */
+    MAP_FAILURES_MAX = 2,
+    UNLINKS_MAX = 2, /* in a turn: a large file takes the file system milliseconds */
 };
 #define RETRY_NS (10 * (uint64_t)Q_NS_PER_S)
 
@@ -26,7 +28,7 @@ struct file_list {
 
 static bool list_name(void *context, const char *name);
 static enum q_err files_open_one(struct ql_index_files *files, uint32_t number);
-static bool files_read_header(
+static enum q_err files_read_header(
     struct ql_index_files *files, uint32_t number, struct ql_index_header *ret_header);
 static bool files_fit(const struct ql_index_files *files, const struct ql_index_header *header);
 static enum q_err files_adopt(
@@ -36,8 +38,12 @@ static enum q_err files_adopt(
     uint8_t *memory);
 static void files_remove(struct ql_index_files *files, struct ql_index_file *file, bool unlink);
 static void files_unlink(struct ql_index_files *files, uint32_t number);
+static void files_remove_doomed(struct ql_index_files *files, uint32_t max);
+static bool files_doom(struct ql_index_files *files, uint32_t number);
 static void step_begin(
     struct ql_index_files *files, struct ql_entries *entries, uint64_t now_ns, bool patient);
+static enum q_err step_view_before(
+    struct ql_index_files *files, struct ql_index_file *before, uint64_t now_ns);
 static bool cut_is_ready(struct ql_index_files *files, struct ql_index_cut *cut, bool patient);
 static void step_built(struct ql_index_files *files);
 static void step_submit(struct ql_index_files *files);
@@ -77,6 +83,8 @@ ql_index_files_fini(struct ql_index_files *files)
 {
     if (files->log == NULL) return;
     ql_index_worker_stop(&files->worker);
+    files_remove_doomed(files, UINT32_MAX);
+    free(files->doomed);
     struct qlog_io *io = files->log->env->io;
     while (files->step >= QL_INDEX_BODY && files->step <= QL_INDEX_HEAD)
         if (io->table->enter(io, Q_NS_PER_MS) < 0) break;
@@ -139,7 +147,9 @@ files_open_one(struct ql_index_files *files, uint32_t number)
 {
     struct ql_index_header header;
     struct ql_index_file *known = NULL;
-    bool good = files_read_header(files, number, &header);
+    enum q_err err = files_read_header(files, number, &header);
+    if (err < Q_OK) return err;
+    bool good = err == Q_OK;
     if (good) known = ql_index_files_of(files, header.base);
     if (!good || (known != NULL && known->view.header.end >= header.end)) {
         files_unlink(files, number);
@@ -149,14 +159,18 @@ files_open_one(struct ql_index_files *files, uint32_t number)
     return files_adopt(files, &header, number, NULL);
 }
 
-/* False: it is no whole index of one of the segments. */
-static bool
+/* Q_OK; Q_NOT_FOUND: it is no whole index of one of the segments; failures to look at it now. */
+static enum q_err
 files_read_header(struct ql_index_files *files, uint32_t number, struct ql_index_header *ret_header)
 {
     struct qlog_io *io = files->log->env->io;
     char path[QL_PATH_MAX];
     int file = io->table->open(io, files_path(files, number, path), QLOG_IO_OPEN_READ);
-    if (file < 0) return false;
+    /* What can't be opened for want of something else is as good as it was. */
+    enum q_err err = file < 0 ? q_err_from_errno(-file) : Q_OK;
+    if (err == Q_E_FILES || err == Q_E_NOMEM)
+        return Q_FAIL(err, .path = path, .sys = -file, .what = "open an index file");
+    if (file < 0) return Q_NOT_FOUND;
     uint8_t block[QL_BLOCK];
     struct ql_transfer read = {
         .op = {
@@ -172,7 +186,7 @@ files_read_header(struct ql_index_files *files, uint32_t number, struct ql_index
                 ql_index_header_decode(block, ret_header) == QL_BLOCK_GOOD &&
                 files_fit(files, ret_header) && size >= ql_index_layout(ret_header).file_size;
     io->table->close(io, file);
-    return good;
+    return good ? Q_OK : Q_NOT_FOUND;
 }
 
 static bool
@@ -261,8 +275,11 @@ ql_index_files_view(struct ql_index_files *files, struct ql_index_file *file)
         io->table->close(io, handle);
     }
     if (file->view.file != NULL) return Q_OK;
+    /* Gone, cut or unreadable is damage; everything else may be better at the next try. */
+    bool lost = error == -ENOENT || error == -EIO;
     return Q_FAIL(
-        q_err_from_errno(-error), .path = path, .sys = -error, .what = "map an index file");
+        lost ? Q_E_CORRUPT : q_err_from_errno(-error), .path = path, .sys = -error,
+        .what = "map an index file");
 }
 
 bool
@@ -282,6 +299,15 @@ files_unlink(struct ql_index_files *files, uint32_t number)
     struct ql_env *env = files->log->env;
     char path[QL_PATH_MAX];
     if (!env->read_only) (void)env->io->table->unlink(env->io, files_path(files, number, path));
+}
+
+/* What is left of them at a crash fits no segment, and is removed by the next start. */
+static void
+files_remove_doomed(struct ql_index_files *files, uint32_t max)
+{
+    if (files->log->env->broken != Q_OK) return;
+    for (uint32_t i = 0; i < max && files->doomed_count > 0; i++)
+        files_unlink(files, files->doomed[--files->doomed_count]);
 }
 
 void
@@ -326,7 +352,7 @@ ql_index_files_rebuild(struct ql_index_files *files, struct ql_index_file *file)
     /* To be written with the next cut of its segment, or at the next start. */
     enum q_err err = files_adopt(files, &build.header, 0, build.file);
     if (err == Q_OK)
-        ql_index_files_drop(files, file, "damaged; it is made again from its segment");
+        ql_index_files_drop(files, file, "it can't be read; it is made again from its segment");
     else
         free(build.file);
     return err;
@@ -347,6 +373,21 @@ ql_index_files_name_placed(struct ql_index_files *files, uint64_t frame)
     files->names_end = frame + 1;
 }
 
+/* False: out of memory; it is removed at once. */
+static bool
+files_doom(struct ql_index_files *files, uint32_t number)
+{
+    if (files->doomed_count == files->doomed_capacity) {
+        uint32_t capacity = files->doomed_capacity == 0 ? 16 : files->doomed_capacity * 2;
+        uint32_t *grown = realloc(files->doomed, capacity * sizeof(*grown));
+        if (grown == NULL) return false;
+        files->doomed = grown;
+        files->doomed_capacity = capacity;
+    }
+    files->doomed[files->doomed_count++] = number;
+    return true;
+}
+
 void
 ql_index_files_trim(struct ql_index_files *files, uint64_t first)
 {
@@ -356,8 +397,10 @@ ql_index_files_trim(struct ql_index_files *files, uint64_t first)
         ql_index_worker_wait(&files->worker);
         files->abandoned = true;
     }
-    while (files->count > 0 && files->files[0]->view.header.base < first)
-        ql_index_files_drop(files, files->files[0], NULL);
+    while (files->count > 0 && files->files[0]->view.header.base < first) {
+        bool doomed = files->files[0]->memory == NULL && files_doom(files, files->files[0]->number);
+        files_remove(files, files->files[0], !doomed);
+    }
     uint32_t gone = 0;
     while (gone < files->cut_count && files->cuts[gone].header.base < first)
         gone++;
@@ -394,6 +437,7 @@ void
 ql_index_files_step(
     struct ql_index_files *files, struct ql_entries *entries, uint64_t now_ns, bool patient)
 {
+    files_remove_doomed(files, UNLINKS_MAX);
     if (files->step == QL_INDEX_IDLE) step_begin(files, entries, now_ns, patient);
     if (files->step == QL_INDEX_BUILDING && ql_index_worker_take(&files->worker)) step_built(files);
     if (files->step == QL_INDEX_WRITTEN || files->step == QL_INDEX_FAILED)
@@ -426,10 +470,8 @@ step_begin(struct ql_index_files *files, struct ql_entries *entries, uint64_t no
     if (ready == 0) return;
     const struct ql_index_cut *cut = &files->cuts[ready - 1];
     struct ql_index_file *before = ql_index_files_of(files, base);
-    if (before != NULL && ql_index_files_view(files, before) != Q_OK) {
-        files->retry_ns = now_ns + RETRY_NS;
-        return;
-    }
+    if (before != NULL && step_view_before(files, before, now_ns) != Q_OK) return;
+    before = ql_index_files_of(files, base);
     files->build = (struct ql_index_build){
         .header = cut->header,
         .from = entries->floor,
@@ -459,6 +501,32 @@ step_begin(struct ql_index_files *files, struct ql_entries *entries, uint64_t no
     files->transfer.error = 0;
     files->step = QL_INDEX_BUILDING;
     ql_index_worker_start(&files->worker, &files->build);
+}
+
+/*
+ * The file that the next one is made of can be read. One that is lost, or that can't be mapped time and
+ * again, is made again from its segment, which needs no file: entries must not pile up behind it.
+ */
+static enum q_err
+step_view_before(struct ql_index_files *files, struct ql_index_file *before, uint64_t now_ns)
+{
+    char path[QL_PATH_MAX];
+    uint64_t base = before->view.header.base;
+    enum q_err err = ql_index_files_view(files, before);
+    if (err != Q_OK && (err == Q_E_CORRUPT || ++files->map_failures >= MAP_FAILURES_MAX))
+        err = ql_index_files_rebuild(files, before);
+    if (err == Q_OK) {
+        files->map_failures = 0;
+        return Q_OK;
+    }
+    files->retry_ns = now_ns + RETRY_NS;
+    QL_TELL(
+        files->log->env, INDEX_FAILED, .log = files->log->name,
+        .path = files_path(files, files->number_next, path), .position = base,
+        .text = q_text(
+            "index of the segment at %llu: the file before can't be read: %s; it is tried again",
+            (unsigned long long)base, q_fault_last()->what));
+    return err;
 }
 
 /*

@@ -74,6 +74,12 @@ struct ql_index_files {
     uint64_t moved;
     struct ql_transfer transfer;
     uint64_t retry_ns;
+    unsigned map_failures; /* of the file before, one after the other */
+
+    /* Files of segments that are gone, to be removed a few in a turn. */
+    uint32_t *doomed;
+    uint32_t doomed_count;
+    uint32_t doomed_capacity;
 };
 
 void ql_index_files_init(
@@ -89,7 +95,7 @@ struct ql_index_file *ql_index_files_of(const struct ql_index_files *files, uint
 uint32_t ql_index_files_from(const struct ql_index_files *files, uint64_t base);
 /* It is on the disk still. */
 bool ql_index_files_has(const struct ql_index_files *files, const struct ql_index_file *file);
-/* Its bytes can be looked at. Q_OK, or failures to map it. */
+/* Its bytes can be looked at. Q_OK; Q_E_CORRUPT: they are not there; failures to map them now. */
 Q_MUST_CHECK enum q_err ql_index_files_view(
     struct ql_index_files *files, struct ql_index_file *file);
 /* Throw it away. `why` is told; NULL: as it should be. */

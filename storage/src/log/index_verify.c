@@ -34,9 +34,8 @@ verify_file(
 {
     const char *what = NULL;
     enum q_err err = ql_index_files_view(files, file);
-    if (err == Q_NOT_FOUND) return Q_OK;
     if (err == Q_OK) err = qlog_guard(verify_hashes, &file->view);
-    if (err == Q_E_NOMEM) return err;
+    if (err != Q_OK && err != Q_E_CORRUPT && err != Q_E_IO) return err;
     if (err != Q_OK) what = "is damaged";
     if (err == Q_OK && verify->deep) {
         bool same;

@@ -133,6 +133,7 @@ publish_accept(struct qlog_store *store, struct qlog_publish *publish)
     for (uint32_t i = 0; i < publish->batch_count; i++) {
         struct ql_subject *subject;
         enum q_err err = ql_store_need_subject(store, publish->subjects[i], &subject);
+        if (err == Q_OK) err = ql_index_admit(&store->index);
         if (err == Q_OK) err = ql_index_promise(&store->index);
         if (err != Q_OK) {
             publish_withdraw(store, publish, i);

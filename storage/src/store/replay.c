@@ -120,7 +120,7 @@ recover_begin_segment(
     /* What lies below the place that the superblock names was said by statements. */
     if (file != NULL && (!whole || next->base > recover_messages_replay(store))) {
         enum q_err err = ql_index_learn(index, file);
-        if (err == Q_E_NOMEM) return err;
+        if (err < Q_OK && !ql_index_is_damaged(err)) return err;
         if (err != Q_OK) {
             ql_index_files_drop(&index->files, file, "damaged; its segment is read");
             file = NULL;
