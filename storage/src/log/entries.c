@@ -2,9 +2,15 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <qbase/assert.h>
 #include <qbase/bytes.h>
+
+/* Of pages of their own: they come and go between what stays, and go back to the system. */
+enum {
+    CHUNK_BYTES = QL_ENTRIES_CHUNK * sizeof(struct ql_node)
+};
 
 static uint64_t entries_jump(const struct ql_entries *entries, uint64_t number);
 
@@ -18,7 +24,7 @@ void
 ql_entries_fini(struct ql_entries *entries)
 {
     for (uint32_t i = 0; i < entries->chunk_count; i++)
-        free(entries->chunks[i]);
+        (void)munmap(entries->chunks[i], CHUNK_BYTES);
     free(entries->chunks);
     ql_entries_init(entries);
 }
@@ -36,8 +42,9 @@ ql_entries_reserve(struct ql_entries *entries, uint32_t count)
             entries->chunks = chunks;
             entries->chunk_capacity = capacity;
         }
-        struct ql_node *chunk = malloc(QL_ENTRIES_CHUNK * sizeof(*chunk));
-        if (chunk == NULL) return Q_FAIL(Q_E_NOMEM, .what = "index of the message log");
+        void *chunk =
+            mmap(NULL, CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (chunk == MAP_FAILED) return Q_FAIL(Q_E_NOMEM, .what = "index of the message log");
         entries->chunks[entries->chunk_count++] = chunk;
     }
 }
@@ -126,7 +133,7 @@ ql_entries_drop(struct ql_entries *entries, uint64_t number)
     uint32_t gone = 0;
     while (gone < entries->chunk_count &&
            (entries->chunk_first + gone + 1) * QL_ENTRIES_CHUNK <= number)
-        free(entries->chunks[gone++]);
+        (void)munmap(entries->chunks[gone++], CHUNK_BYTES);
     entries->chunk_count -= gone;
     entries->chunk_first += gone;
     if (gone > 0)

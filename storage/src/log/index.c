@@ -16,13 +16,14 @@ enum {
     /* A restart reads what no file has: the last stretch of the log. */
     CUT_BYTES_MAX = 32 * 1024 * 1024,
     CUTS_OF_SEGMENT = 4,
+    /* A start makes subjects before it knows their names: most of those fit. */
+    NAME_ROOM = 24,
     /* In memory, when files can't be written: half a gigabyte. */
     ENTRIES_MAX = 8 * 1024 * 1024,
 };
 
 static enum q_err index_rename(
     struct ql_index *index, struct ql_subject *subject, struct q_bytes name);
-static void subject_free(struct ql_subject *subject);
 static enum q_err files_entry(
     struct ql_index *index,
     struct ql_subject *subject,
@@ -39,6 +40,7 @@ static enum q_err learn_subjects(void *context);
 static void cut_begin(struct ql_index *index, const struct ql_segment *segment);
 static enum q_err cut_add(
     struct ql_index *index, struct ql_index_header *header, uint64_t number_end);
+static void subject_free(struct ql_subject *subject);
 static enum q_err index_add(
     struct ql_index *index, uint32_t id, struct q_bytes name, struct ql_subject **ret_subject);
 static bool index_name_equal(const void *key, uint32_t value, const void *context);
@@ -151,14 +153,16 @@ ql_index_need_unnamed(struct ql_index *index, uint32_t id, struct ql_subject **r
 static enum q_err
 index_rename(struct ql_index *index, struct ql_subject *subject, struct q_bytes name)
 {
-    char *copy = calloc(1, name.size + 1);
-    if (copy == NULL) return Q_FAIL(Q_E_NOMEM, .what = "subject");
-    memcpy(copy, name.data, name.size);
+    char *place = subject->text;
+    if (name.size >= subject->room) place = malloc(name.size + 1);
+    if (place == NULL) return Q_FAIL(Q_E_NOMEM, .what = "subject");
     bool removed =
         q_map_remove(&index->by_name, ql_hash(subject->name, subject->name_size), subject->id);
     Q_ASSERT(removed);
-    free(subject->name);
-    subject->name = copy;
+    if (subject->name != subject->text) free(subject->name);
+    subject->name = place;
+    memcpy(subject->name, name.data, name.size);
+    subject->name[name.size] = '\0';
     subject->name_size = (uint8_t)name.size;
     subject->unnamed = false;
     /* The place that was just given back is there. */
@@ -181,13 +185,11 @@ index_add(struct ql_index *index, uint32_t id, struct q_bytes name, struct ql_su
         index->subjects = subjects;
         index->capacity = capacity;
     }
-    struct ql_subject *subject = calloc(1, sizeof(*subject));
+    size_t room = q_max_u64(name.size, NAME_ROOM) + 1;
+    struct ql_subject *subject = calloc(1, sizeof(*subject) + room);
     if (subject == NULL) return Q_FAIL(Q_E_NOMEM, .what = "subject");
-    subject->name = calloc(1, name.size + 1);
-    if (subject->name == NULL) {
-        subject_free(subject);
-        return Q_FAIL(Q_E_NOMEM, .what = "subject");
-    }
+    subject->room = (uint8_t)q_min_u64(room, UINT8_MAX);
+    subject->name = subject->text;
     subject->id = id;
     subject->name_size = (uint8_t)name.size;
     memcpy(subject->name, name.data, name.size);
@@ -209,7 +211,7 @@ index_add(struct ql_index *index, uint32_t id, struct q_bytes name, struct ql_su
 static void
 subject_free(struct ql_subject *subject)
 {
-    free(subject->name);
+    if (subject->name != subject->text) free(subject->name);
     free(subject);
 }
 

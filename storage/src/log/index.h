@@ -38,7 +38,6 @@ struct ql_subject {
     /* Which segment names it, and which append is about to write that SUBJECT record. */
     uint64_t named_in;
     const struct ql_append *namer;
-    uint32_t namer_batch;
 
     /* Groups with parked pulls; struct ql_group.parked_link. */
     struct q_list parked_groups;
@@ -48,9 +47,12 @@ struct ql_subject {
     /* Groups of this subject; struct ql_group.subject_link. */
     struct q_list groups;
 
+    uint32_t namer_batch;
     bool unnamed; /* its name is not known; `name` is a stand-in */
     uint8_t name_size;
-    char *name;
+    uint8_t room; /* of `text` */
+    char *name;   /* `text`, or memory of its own when that is too short for it */
+    char text[];  /* there may be a million subjects: one piece of memory for each */
 };
 
 struct ql_index {
