@@ -248,6 +248,29 @@ Test(batch_check, fields)
     made_batch_free(&made);
 }
 
+/* What a payload may decompress to is bounded by its own length before a byte of it is looked at. */
+Test(batch_check, no_payload_decompresses_to_that_much)
+{
+    enum {
+        BODY = 1024 * 1024
+    };
+    struct qbatch_builder *builder = make_builder(true);
+    uint8_t *body = calloc(1, BODY);
+    cr_assert_not_null(body);
+    struct qbatch_message message = { .body = q_bytes_from(body, BODY), .time_ms = 1 };
+    cr_assert_eq(qbatch_builder_add(builder, &message), Q_OK);
+    struct made_batch made = make_batch(builder);
+    static const struct wrong wrong[] = {
+        { 52, 4, 4000, 56, "4000 bytes can't decompress to 1048580" },
+        { 52, 4, 0, 52, "payload length 0 does not fit content length 1048580" },
+        { 52, 4, 1048580, 52, "payload length 1048580 does not fit content length 1048580" },
+    };
+    assert_all_wrong(&made, wrong, sizeof(wrong) / sizeof(wrong[0]));
+    made_batch_free(&made);
+    qbatch_builder_free(builder);
+    free(body);
+}
+
 /* A message time beyond 48 bits is found though base and delta are each in range. */
 Test(batch_check, time_beyond)
 {
