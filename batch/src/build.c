@@ -486,6 +486,8 @@ write_header(
     q_store_le64(envelope + QBATCH_REQUEST_SEQUENCE, place->request_sequence);
     q_store_le32(envelope + QBATCH_REQUEST_INDEX, place->request_index);
     q_store_le32(envelope + QBATCH_REQUEST_COUNT, place->request_count);
+    if (place->due_ms != 0) q_store_le16(envelope + QBATCH_FLAGS, QBATCH_FLAG_DELAYED);
+    q_store_le64(envelope + QBATCH_DUE_OR_ORIGIN, place->due_ms);
     q_store_le64(envelope + QBATCH_PAYLOAD_HASH, builder->payload_hash);
     return envelope + QBATCH_HEADER_SIZE;
 }

@@ -19,7 +19,7 @@ enum {
 
 static const uint64_t time_ms_end = UINT64_C(1) << 48;
 
-static_assert(QBATCH_HEADER_SIZE == QBATCH_RESERVED + 8, "the header ends with the reserved field");
+static_assert(QBATCH_HEADER_SIZE == QBATCH_DUE_OR_ORIGIN + 8, "the header ends with this field");
 static_assert(QBATCH_PREFIX_SIZE == QBATCH_ENVELOPE_HASH, "the producer's part begins here");
 static_assert(QBATCH_MAGIC == QBATCH_ENVELOPE_HASH + 8, "hashed from the magic on");
 static_assert(QBATCH_HEADER_SIZE % ALIGN == 0, "parts are padded to multiples of 8");
@@ -87,6 +87,12 @@ open_unhashed(struct q_bytes bytes, struct qbatch *ret_batch)
         .request_count = q_load_le32(header + QBATCH_REQUEST_COUNT),
     };
     memcpy(batch.producer_id, header + QBATCH_PRODUCER_ID, sizeof(batch.producer_id));
+    uint16_t flags = q_load_le16(header + QBATCH_FLAGS);
+    batch.delayed = flags == QBATCH_FLAG_DELAYED;
+    if (batch.delayed) batch.due_ms = q_load_le64(header + QBATCH_DUE_OR_ORIGIN);
+    batch.origin = flags == QBATCH_FLAG_FORWARDED
+                       ? q_load_le64(header + QBATCH_DUE_OR_ORIGIN)
+                       : __builtin_bswap64(q_load_le64(batch.producer_id)) >> 16;
     Q_TRY(check_envelope_length(&batch, bytes.size));
     Q_TRY(check_payload_length(&batch));
     if (batch.base_time_ms >= time_ms_end) {
@@ -131,12 +137,18 @@ check_constants(const uint8_t *header)
             Q_E_CORRUPT, .position = QBATCH_CODEC,
             .what = q_text("codec %u is unknown", header[QBATCH_CODEC]));
     }
-    if (q_load_le16(header + QBATCH_FLAGS) != 0)
-        return Q_FAIL(Q_E_CORRUPT, .position = QBATCH_FLAGS, .what = "flags of a batch not zero");
     if (q_load_le16(header + QBATCH_HEADER_ZERO) != 0)
         return Q_FAIL(Q_E_CORRUPT, .position = QBATCH_HEADER_ZERO, .what = "header pad not zero");
-    if (q_load_le64(header + QBATCH_RESERVED) != 0)
-        return Q_FAIL(Q_E_CORRUPT, .position = QBATCH_RESERVED, .what = "reserved field not zero");
+    uint16_t flags = q_load_le16(header + QBATCH_FLAGS);
+    if (flags != 0 && flags != QBATCH_FLAG_DELAYED && flags != QBATCH_FLAG_FORWARDED)
+        return Q_FAIL(
+            Q_E_CORRUPT, .position = QBATCH_FLAGS,
+            .what = q_text("flags %04x of a batch are unknown", (unsigned)flags));
+    uint64_t value = q_load_le64(header + QBATCH_DUE_OR_ORIGIN);
+    if (flags == 0 ? value != 0 : value >= time_ms_end)
+        return Q_FAIL(
+            Q_E_CORRUPT, .position = QBATCH_DUE_OR_ORIGIN,
+            .what = q_text("due time or origin %" PRIx64 " is wrong", value));
     return Q_OK;
 }
 

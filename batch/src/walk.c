@@ -52,7 +52,7 @@ id_of(const struct qbatch *batch, const struct qbatch_entry *entry)
 {
     return (struct qbatch_id){
         .time_ms = entry->time_ms,
-        .producer = __builtin_bswap64(q_load_le64(batch->producer_id)) >> 16,
+        .producer = batch->origin,
         .counter = entry->counter,
     };
 }

@@ -41,6 +41,9 @@ struct qbatch {
     uint64_t request_sequence;
     uint32_t request_index;
     uint32_t request_count;
+    bool delayed;    /* for a delay store, which keeps it until */
+    uint64_t due_ms; /* then */
+    uint64_t origin; /* of the ids of its messages: its producer's, also in what was forwarded */
     /* Private: where the parts of the envelope begin. */
     uint32_t keys_at;
     uint32_t tags_at;

@@ -70,6 +70,7 @@ struct qbatch_request_place {
     uint64_t request_sequence;
     uint32_t request_index;
     uint32_t request_count;
+    uint64_t due_ms; /* 0: at once; else the batch is for a delay store */
 };
 
 /*

@@ -43,7 +43,7 @@ enum {
     QBATCH_MAGIC          = 40,   /* u32: QBATCH_MAGIC_VALUE */
     QBATCH_VERSION        = 44,   /* u8: QBATCH_VERSION_VALUE */
     QBATCH_CODEC          = 45,   /* u8: enum qbatch_codec */
-    QBATCH_FLAGS          = 46,   /* u16: 0 */
+    QBATCH_FLAGS          = 46,   /* u16: QBATCH_FLAG_* */
     QBATCH_ENVELOPE_LENGTH= 48,   /* u32: multiple of 8 */
     QBATCH_PAYLOAD_LENGTH = 52,   /* u32: stored bytes, without the padding */
     QBATCH_CONTENT_LENGTH = 56,   /* u32: bytes before compression */
@@ -57,8 +57,11 @@ enum {
     QBATCH_REQUEST_INDEX  = 104,  /* u32: this batch among those of its request */
     QBATCH_REQUEST_COUNT  = 108,  /* u32: batches in the request */
     QBATCH_PAYLOAD_HASH   = 112,  /* u64: XXH3-64 of the stored payload, without the padding */
-    QBATCH_RESERVED       = 120,  /* u64: 0 */
+    QBATCH_DUE_OR_ORIGIN  = 120,  /* u64: by the flags; without one of them 0 */
     QBATCH_HEADER_SIZE    = 128,
+
+    QBATCH_FLAG_DELAYED   = 1 << 0, /* to be stored by a delay store: due at that time, ms; below 2^48 */
+    QBATCH_FLAG_FORWARDED = 1 << 1, /* not from its producer: the 48 bits that its ids have */
 
     QBATCH_ENTRY_LENGTH     = 0,  /* u32: bytes of the message in the content */
     QBATCH_ENTRY_HASH       = 4,  /* u32: low half of XXH3-64 of those bytes */
