@@ -39,6 +39,14 @@ q_heap_push(struct q_heap *heap, struct q_heap_node *node, uint64_t key)
     return Q_OK;
 }
 
+enum q_err
+q_heap_reserve(struct q_heap *heap, uint32_t count)
+{
+    while (heap->capacity < count)
+        Q_TRY(heap_grow(heap));
+    return Q_OK;
+}
+
 struct q_heap_node *
 q_heap_first(const struct q_heap *heap)
 {

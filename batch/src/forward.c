@@ -122,12 +122,20 @@ stamp(const struct qbatch_forward *forward, uint8_t *envelope)
 {
     const struct qbatch *batch = forward->batch;
     memset(envelope, 0, QBATCH_PREFIX_SIZE);
-    q_store_le16(envelope + QBATCH_FLAGS, QBATCH_FLAG_FORWARDED);
-    q_store_le64(envelope + QBATCH_DUE_OR_ORIGIN, batch->origin);
+    uint64_t due_ms = forward->place.due_ms;
+    q_store_le16(
+        envelope + QBATCH_FLAGS, due_ms != 0 ? QBATCH_FLAG_DELAYED : QBATCH_FLAG_FORWARDED);
+    q_store_le64(envelope + QBATCH_DUE_OR_ORIGIN, due_ms != 0 ? due_ms : batch->origin);
     memcpy(envelope + QBATCH_PRODUCER_ID, forward->producer_id, sizeof(forward->producer_id));
-    q_store_le64(envelope + QBATCH_REQUEST_SEQUENCE, forward->place.request_sequence);
-    q_store_le32(envelope + QBATCH_REQUEST_INDEX, forward->place.request_index);
-    q_store_le32(envelope + QBATCH_REQUEST_COUNT, forward->place.request_count);
+    qbatch_forward_number(envelope, &forward->place);
+}
+
+void
+qbatch_forward_number(uint8_t *envelope, const struct qbatch_request_place *place)
+{
+    q_store_le64(envelope + QBATCH_REQUEST_SEQUENCE, place->request_sequence);
+    q_store_le32(envelope + QBATCH_REQUEST_INDEX, place->request_index);
+    q_store_le32(envelope + QBATCH_REQUEST_COUNT, place->request_count);
     uint32_t length = q_load_le32(envelope + QBATCH_ENVELOPE_LENGTH);
     uint64_t hash = qbatch_hash(q_bytes_from(envelope + QBATCH_MAGIC, length - QBATCH_MAGIC));
     q_store_le64(envelope + QBATCH_ENVELOPE_HASH, hash);

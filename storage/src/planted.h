@@ -55,7 +55,18 @@
     X(archive_unasked, "what the archive does not have yet is dropped")                            \
     X(read_unchecked, "nobody looks at what is read back from the disk")                           \
     X(read_unpinned, "a segment that is being read can be used again")                             \
-    X(read_error_ignored, "a read of messages that failed counts as read")
+    X(read_error_ignored, "a read of messages that failed counts as read")                         \
+    X(delay_early, "delayed messages are handed over two ms early")                                \
+    X(delay_offered_early, "a delayed message is handed over before it is durable")                \
+    X(dispatch_unrecorded, "a request goes to a broker before its dispatch record is durable")     \
+    X(dispatch_recomposed, "a request is sent again under another number")                         \
+    X(schedule_edge, "the first batch of a stretch of the schedule is passed over")                \
+    X(marks_undurable, "a segment of delayed messages goes before all marks are durable")          \
+    X(open_dropped, "a segment goes with messages of open requests")                               \
+    X(round_early, "a start may read the dispatch log from a round that is not durable yet")       \
+    X(clock_followed, "due times are held against the wall clock, steps and all")                  \
+    X(cancel_unflushed, "a cancel is answered when it is written")                                 \
+    X(move_doubles, "a message that is moved stays where it was, too")
 
 #ifdef QL_PLANT
 enum ql_plant {

@@ -37,6 +37,8 @@
     X(NO_SUCH_MODE,     20, false, "this durability mode can't be had here", "use sync or async") \
     X(STOPPING,         21, true,  "the server is stopping", "try again") \
     X(STORAGE_FULL,     22, true,  "too little space is left for new messages", "consume and wait for retention, or give the broker more disk") \
+    X(DUE_TOO_FAR,      30, false, "due later than a delay store takes", "give an earlier time, or raise its limit") \
+    X(BEING_DELIVERED,  31, false, "the message is on its way to a broker", "it is too late to cancel or move it") \
     /* Failures. */ \
     X(E_NOMEM,          -1, false, "out of memory", "lower the limits or give the process more memory") \
     X(E_IO,             -2, false, "input/output error", "check the disk and the kernel's log") \

@@ -40,6 +40,8 @@ q_heap_node_is_linked(const struct q_heap_node *node)
 
 /* A zeroed heap is valid and empty. The heap must be empty here. */
 void q_heap_fini(struct q_heap *heap);
+/* Room for `count` nodes: pushing those can't fail. Q_OK or Q_E_NOMEM. */
+Q_MUST_CHECK enum q_err q_heap_reserve(struct q_heap *heap, uint32_t count);
 Q_MUST_CHECK enum q_err q_heap_push(struct q_heap *heap, struct q_heap_node *node, uint64_t key);
 /* The node with the least key, left in place; NULL when empty. */
 struct q_heap_node *q_heap_first(const struct q_heap *heap);

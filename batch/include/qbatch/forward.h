@@ -29,8 +29,11 @@ struct qbatch_forward {
 /* Exact sizes of what _write() writes; multiples of 8. */
 void qbatch_forward_size(
     const struct qbatch_forward *forward, uint32_t *ret_envelope_size, uint32_t *ret_payload_size);
-/* The broker's prefix is zero, and the batch is due no more. */
+/* The broker's prefix is zero. With a due time in its place the batch is as its producer made it, if
+ * the producer id is that one's; without, it is a forwarded one, and due no more. */
 void qbatch_forward_write(
     const struct qbatch_forward *forward, uint8_t *envelope, uint8_t *payload);
+/* Number it again, when the request is known that it has become a part of. */
+void qbatch_forward_number(uint8_t *envelope, const struct qbatch_request_place *place);
 
 #endif /* QBATCH_FORWARD_H */

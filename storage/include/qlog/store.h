@@ -80,6 +80,7 @@ struct qlog_publish {
 
     /* Set by qlog_publish_check(). */
     bool checked;
+    bool delayed; /* all of it is for a delay store, which alone takes it */
     uint32_t message_count;
 
     /* Set by the store before `done`. */

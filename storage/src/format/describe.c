@@ -8,6 +8,7 @@
 
 #include <qbase/text.h>
 
+#include "format/delay_record.h"
 #include "format/record.h"
 
 /* Text that stops growing when it is full. */
@@ -24,6 +25,7 @@ typedef bool describe_fn(struct line *line, const struct ql_record *record);
 #define QL_DESCRIBE_DECLARE(name, number, stem, log)                                               \
     static bool ql_describe_##stem(struct line *line, const struct ql_record *record);
 QL_RECORD_LIST(QL_DESCRIBE_DECLARE)
+QL_DELAY_RECORD_LIST(QL_DESCRIBE_DECLARE)
 #undef QL_DESCRIBE_DECLARE
 
 static const struct {
@@ -32,7 +34,7 @@ static const struct {
     describe_fn *describe;
 } kinds[] = {
 #define QL_DESCRIBE_ROW(name, number, stem, log) { (number), #name, ql_describe_##stem },
-    QL_RECORD_LIST(QL_DESCRIBE_ROW)
+    QL_RECORD_LIST(QL_DESCRIBE_ROW) QL_DELAY_RECORD_LIST(QL_DESCRIBE_ROW)
 #undef QL_DESCRIBE_ROW
 };
 
@@ -84,6 +86,9 @@ ql_describe_batch(struct line *line, const struct ql_record *record)
     line_bytes(
         line, "stored",
         q_bytes_from_text(q_text_format_time(batch.store_time_ms, time, sizeof(time))));
+    if (batch.delayed)
+        line_bytes(
+            line, "due", q_bytes_from_text(q_text_format_time(batch.due_ms, time, sizeof(time))));
     if (batch.tag_count > 0) {
         line_begin_list(line, "tags");
         for (uint32_t i = 0; i < batch.tag_count; i++)
@@ -261,6 +266,93 @@ ql_describe_bytes(struct line *line, const struct ql_record *record)
     if (ql_bytes_record_decode(record->bytes, &bytes) != Q_OK) return false;
     line_number(line, "size", bytes.size);
     line_bytes(line, "bytes", q_bytes_from(bytes.data, q_min_u64(bytes.size, 64)));
+    return true;
+}
+
+static bool
+ql_describe_replaces(struct line *line, const struct ql_record *record)
+{
+    struct ql_replaces_record replaces;
+    if (ql_replaces_record_decode(record->bytes, &replaces) != Q_OK) return false;
+    line_number(line, "sequence", replaces.sequence);
+    return true;
+}
+
+static bool
+ql_describe_delayed(struct line *line, const struct ql_record *record)
+{
+    struct ql_delayed_record delayed;
+    if (ql_delayed_record_decode(record->bytes, &delayed) != Q_OK) return false;
+    line_number(line, "next_sequence", delayed.next_sequence);
+    line_number(line, "done_below", delayed.done_below);
+    return true;
+}
+
+static bool
+ql_describe_target(struct line *line, const struct ql_record *record)
+{
+    struct ql_target_record target;
+    if (ql_target_record_decode(record->bytes, &target) != Q_OK) return false;
+    line_number(line, "target", target.target_id);
+    line_bytes(line, "broker_group", target.name);
+    line_number(line, "next_request", target.next_request);
+    return true;
+}
+
+static bool
+ql_describe_dispatch(struct line *line, const struct ql_record *record)
+{
+    struct ql_dispatch_record dispatch;
+    if (ql_dispatch_record_decode(record->bytes, &dispatch) != Q_OK) return false;
+    line_number(line, "target", dispatch.target_id);
+    line_number(line, "request", dispatch.request);
+    line_begin_list(line, "messages");
+    for (uint32_t i = 0; i < dispatch.item_count; i++) {
+        struct ql_dispatch_item item = ql_dispatch_item_at(&dispatch, i);
+        const char *comma = line->first ? "" : ",";
+        line->first = false;
+        if (line->json)
+            line_raw(
+                line, "%s{\"due_ms\":%" PRIu64 ",\"sequence\":%" PRIu64 ",\"count\":%u}", comma,
+                item.due_ms, item.sequence, item.count);
+        else
+            line_raw(
+                line, "%s%" PRIu64 ":%" PRIu64 "+%u", comma, item.due_ms, item.sequence,
+                item.count);
+    }
+    line_end_list(line);
+    return true;
+}
+
+static bool
+ql_describe_dispatched(struct line *line, const struct ql_record *record)
+{
+    struct ql_dispatched_record dispatched;
+    if (ql_dispatched_record_decode(record->bytes, &dispatched) != Q_OK) return false;
+    line_number(line, "target", dispatched.target_id);
+    line_number(line, "request", dispatched.request);
+    return true;
+}
+
+static bool
+ql_describe_withdrawn(struct line *line, const struct ql_record *record)
+{
+    struct ql_withdrawn_record withdrawn;
+    if (ql_withdrawn_record_decode(record->bytes, &withdrawn) != Q_OK) return false;
+    line_number(line, "sequence", withdrawn.sequence);
+    return true;
+}
+
+static bool
+ql_describe_marks(struct line *line, const struct ql_record *record)
+{
+    struct ql_marks_record marks;
+    if (ql_marks_record_decode(record->bytes, &marks) != Q_OK) return false;
+    uint64_t count = 0;
+    for (uint32_t i = 0; i < QL_MARKS_WORDS; i++)
+        count += (uint64_t)__builtin_popcountll(q_load_le64(marks.bits + (size_t)i * 8));
+    line_number(line, "first", marks.first);
+    line_number(line, "done", count);
     return true;
 }
 

@@ -3,7 +3,8 @@
  *
  * QL_RECORD_LIST(X) expands X(NAME, number, stem, log). Each layer expands it to its own table:
  * format to decode and describe (ql_describe_<stem>), store to apply (apply_<stem>), so that a kind
- * that can be replayed but not printed does not link. Numbers are never reused.
+ * that can be replayed but not printed does not link. Numbers are never reused. Kinds that only a
+ * delay store replays have a list of their own.
  */
 #ifndef QL_FORMAT_RECORD_LIST_H
 #define QL_FORMAT_RECORD_LIST_H
@@ -22,11 +23,20 @@
     X(PENDING,  23, pending,  "action")  /* state: what is pending in the group */ \
     X(CURSOR,   24, cursor,   "action")  /* state: a long one goes on, and tells all up to here */ \
     X(BYTES,   256, bytes,    "log")     /* whatever a program put into a log of its own */
+
+#define QL_DELAY_RECORD_LIST(X) \
+    X(REPLACES,   32, replaces,    "delay")    /* the batch behind it takes a message's place */ \
+    X(DELAYED,    33, delayed,     "dispatch") /* a round of statements begins */ \
+    X(TARGET,     34, target,      "dispatch") /* a broker group and who we are to it */ \
+    X(DISPATCH,   35, dispatch,    "dispatch") /* a request to a broker group: its exact messages */ \
+    X(DISPATCHED, 36, dispatched,  "dispatch") /* it is stored there */ \
+    X(WITHDRAWN,  37, withdrawn,   "dispatch") /* a message is cancelled, or has another place */ \
+    X(MARKS,      38, marks,       "dispatch") /* state: which messages are done */
 /* clang-format on */
 
 enum ql_record_kind {
 #define QL_RECORD_ENUM(name, number, stem, log) QL_RECORD_##name = (number),
-    QL_RECORD_LIST(QL_RECORD_ENUM)
+    QL_RECORD_LIST(QL_RECORD_ENUM) QL_DELAY_RECORD_LIST(QL_RECORD_ENUM)
 #undef QL_RECORD_ENUM
 };
 

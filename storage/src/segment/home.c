@@ -154,9 +154,11 @@ static enum q_err
 home_find_super(struct ql_home *home)
 {
     static const char *const store_names[] = { "message", "action" };
+    static const char *const delay_names[] = { "delay", "dispatch" };
     static const char *const log_names[] = { "log" };
     enum q_err err = home_read_super(home);
     if (err == Q_NOT_FOUND || err == Q_E_CORRUPT) err = home_adopt(home, store_names, 2, err);
+    if (err == Q_NOT_FOUND || err == Q_E_CORRUPT) err = home_adopt(home, delay_names, 2, err);
     if (err == Q_NOT_FOUND || err == Q_E_CORRUPT) err = home_adopt(home, log_names, 1, err);
     if (err != Q_NOT_FOUND) return err;
     return Q_FAIL(

@@ -84,6 +84,10 @@ qlog_publish_check(struct qlog_publish *publish)
         if (publish->subjects[i].size == 0 || publish->subjects[i].size > QLOG_SUBJECT_MAX)
             return Q_FAIL(
                 Q_INVALID, .what = q_text("subject of %zu bytes", publish->subjects[i].size));
+        if (i > 0 && batch.delayed != publish->delayed)
+            return Q_FAIL(
+                Q_INVALID, .what = "a request with batches that are due and some that are not");
+        publish->delayed = batch.delayed;
         messages += batch.message_count;
     }
     struct qbatch batch;
@@ -103,7 +107,12 @@ ql_publish_start(struct qlog_store *store, struct qlog_publish *publish)
     memset(state, 0, sizeof(*state));
     state->store = store;
     state->append.table = &publish_table;
-    enum q_err err = ql_retention_admits(store);
+    enum q_err err = Q_OK;
+    if (publish->delayed)
+        err = Q_FAIL(
+            Q_INVALID, .what = "a delayed message for a broker",
+            .hint = "delayed messages go to a delay group");
+    if (err == Q_OK) err = ql_retention_admits(store);
     if (err == Q_OK) err = publish_accept(store, publish);
     if (err == Q_OK) {
         err = ql_log_append(store->messages, &state->append);

@@ -1,0 +1,40 @@
+/*
+ * delay/marks.h: a set of delay sequences: one bit for each, in pages; a full page takes no memory.
+ *
+ * Thread: the owner's. Memory: a page of 8 KiB for each 65,536 sequences of which some, not all, are
+ * marked, or that were reserved.
+ */
+#ifndef QL_DELAY_MARKS_H
+#define QL_DELAY_MARKS_H
+
+#include <qbase/err.h>
+
+#include "format/delay_record.h"
+
+struct ql_marks_page {
+    uint32_t set;
+    uint64_t bits[QL_MARKS_WORDS];
+};
+
+struct ql_marks {
+    uint64_t first; /* number of the page pages[0]; all pages below are full */
+    struct ql_marks_page **pages;
+    uint32_t count;
+    uint32_t capacity;
+};
+
+/* What lies below `end` can be set without failing. Q_OK or Q_E_NOMEM. */
+Q_MUST_CHECK enum q_err ql_marks_reserve(struct ql_marks *marks, uint64_t end);
+/* All below `end`, a page's beginning, are set: nothing was reserved yet. */
+void ql_marks_begin(struct ql_marks *marks, uint64_t end);
+bool ql_marks_has(const struct ql_marks *marks, uint64_t sequence);
+void ql_marks_set(struct ql_marks *marks, uint64_t sequence);
+/* Of a full page, too: Q_E_NOMEM. */
+Q_MUST_CHECK enum q_err ql_marks_clear(struct ql_marks *marks, uint64_t sequence);
+bool ql_marks_has_all(const struct ql_marks *marks, uint64_t sequence, uint32_t count);
+/* The bits of a page, and whether one of them is set. `number`: marks->first … + marks->count - 1. */
+bool ql_marks_bits(
+    const struct ql_marks *marks, uint64_t number, uint64_t ret_bits[QL_MARKS_WORDS]);
+void ql_marks_free(struct ql_marks *marks);
+
+#endif /* QL_DELAY_MARKS_H */

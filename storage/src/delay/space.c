@@ -1,0 +1,374 @@
+/*
+ * delay/space.c: what keeps the logs small: rounds of statements, and segments that can go.
+ *
+ * A round says all marks, targets and open requests again, in the dispatch log; when all of it is
+ * durable a start reads from where it began, and what lies before may go.
+ *
+ * The delay log loses its first segment when nothing in it waits. When what waits is little beside
+ * what the log takes, it is made so: what waits in the first segment is written again at the end of
+ * the log, with its handles. So the log takes at most about four times what waits, and a segment
+ * more, and a batch is written again once for three others that came.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include <qbase/assert.h>
+
+#include "delay/delay.h"
+#include "planted.h"
+
+enum {
+    SPARSE = 4,         /* the log may take so many times what waits */
+    CARRY_AT_ONCE = 64, /* batches under way */
+    CARRY_LOOKS = 4096, /* of one turn */
+    RETRY_S = 1,
+};
+
+static void round_turn(struct qlog_delay *delay);
+static enum q_err round_say(struct qlog_delay *delay);
+static enum q_err round_say_marks(struct qlog_delay *delay);
+static uint64_t head_of(const struct qlog_delay *delay);
+static bool first_run_is_closed(const struct qlog_delay *delay);
+static void space_look(struct qlog_delay *delay);
+static void space_carry(struct qlog_delay *delay);
+static void space_wait_for_marks(struct qlog_delay *delay);
+static void space_on_trimmed(struct ql_home_trim *trim, enum q_err err);
+static void note_measure(struct ql_append *append, uint64_t incarnation);
+static void note_fill(
+    struct ql_append *append, const struct ql_place *place, uint8_t *records, uint8_t *payloads);
+static void note_done(struct ql_append *append, enum q_err err);
+
+static const struct ql_append_table note_table = {
+    .measure = note_measure,
+    .fill = note_fill,
+    .done = note_done,
+};
+
+void
+ql_space_turn(struct qlog_delay *delay)
+{
+    while (delay->refused_notes != NULL && delay->now_ns >= delay->space_retry_ns) {
+        struct ql_note *note = delay->refused_notes;
+        delay->refused_notes = note->next;
+        ql_note_append(note, note->append.flushed);
+    }
+    round_turn(delay);
+    if (delay->space == QL_SPACE_NONE) space_look(delay);
+    if (delay->space == QL_SPACE_CARRY) space_carry(delay);
+    if (delay->space == QL_SPACE_MARKS) space_wait_for_marks(delay);
+}
+
+uint64_t
+ql_space_deadline_ns(const struct qlog_delay *delay)
+{
+    bool waits = delay->refused_notes != NULL || delay->space == QL_SPACE_CARRY;
+    return waits && delay->space_retry_ns > delay->now_ns ? delay->space_retry_ns : UINT64_MAX;
+}
+
+/* --- Rounds. */
+
+static void
+round_turn(struct qlog_delay *delay)
+{
+    struct ql_log *log = delay->dispatch;
+    if (!delay->round_busy) {
+        uint64_t said = log->tail - q_min_u64(delay->round_ended_at, log->tail);
+        bool due = said >= delay->options.round_bytes + 2 * delay->round_size;
+        if (!due && !delay->round_wanted) return;
+        if (delay->now_ns < delay->space_retry_ns) return;
+        delay->round_from = log->tail;
+        delay->round_size = 0;
+        delay->round_end = 0;
+        delay->round_failed = false;
+        if (round_say(delay) != Q_OK) {
+            delay->space_retry_ns = delay->now_ns + (uint64_t)RETRY_S * Q_NS_PER_S;
+            return;
+        }
+        delay->round_busy = true;
+        delay->round_wanted = false;
+        return;
+    }
+    if (delay->round_failed) {
+        delay->round_busy = false;
+        delay->round_wanted = true;
+        return;
+    }
+    if (delay->round_end == 0) {
+        if (log->queue.first != NULL && !QL_PLANTED(round_early)) return;
+        delay->round_end = q_max_u64(log->tail, 1);
+    }
+    if (log->durable < delay->round_end && !QL_PLANTED(round_early)) return;
+    delay->home->super.logs[QL_LOG_DISPATCH].replay = delay->round_from;
+    delay->home->super_news = true;
+    delay->round_busy = false;
+    delay->round_ended_at = delay->round_end;
+}
+
+static enum q_err
+round_say(struct qlog_delay *delay)
+{
+    struct ql_note *note;
+    struct ql_delayed_record record = {
+        .next_sequence = delay->next_sequence,
+        .done_below = delay->marks.first * QL_MARKS_MESSAGES,
+    };
+    Q_TRY(ql_note_new(delay, QL_DELAYED_RECORD_SIZE, &note));
+    record.done_below = q_min_u64(record.done_below, record.next_sequence);
+    ql_delayed_record_encode(&record, note->record);
+    ql_note_append(note, false);
+    Q_TRY(ql_dispatch_state(delay, &delay->round_size));
+    return round_say_marks(delay);
+}
+
+static enum q_err
+round_say_marks(struct qlog_delay *delay)
+{
+    uint64_t bits[QL_MARKS_WORDS];
+    struct ql_note *note;
+    for (uint64_t i = delay->marks.first; i < delay->marks.first + delay->marks.count; i++) {
+        if (!ql_marks_bits(&delay->marks, i, bits)) continue;
+        Q_TRY(ql_note_new(delay, QL_MARKS_RECORD_SIZE, &note));
+        ql_marks_record_encode(i * QL_MARKS_MESSAGES, bits, note->record);
+        delay->round_size += note->size;
+        ql_note_append(note, false);
+    }
+    return Q_OK;
+}
+
+/* --- Segments. */
+
+/* Where the delay log has to begin. */
+static uint64_t
+head_of(const struct qlog_delay *delay)
+{
+    return delay->run_count > 0 ? delay->runs[0]->base : delay->log->active->base;
+}
+
+static bool
+first_run_is_closed(const struct qlog_delay *delay)
+{
+    return delay->run_count > 0 && delay->runs[0]->base < delay->log->active->base;
+}
+
+static void
+space_look(struct qlog_delay *delay)
+{
+    const struct ql_segment_set *dispatch = &delay->dispatch->segments;
+    uint64_t replay = delay->home->super.logs[QL_LOG_DISPATCH].replay;
+    bool behind = delay->log->segments.segments[0]->base < head_of(delay) ||
+                  (dispatch->count > 1 && dispatch->segments[1]->base <= replay);
+    if (first_run_is_closed(delay) && !delay->space_stuck) {
+        struct ql_run *run = delay->runs[0];
+        ql_run_sort(delay, run);
+        for (uint32_t looks = 0; run->gone < run->count && looks < CARRY_LOOKS; looks++) {
+            const struct ql_delay_entry *entry = &run->entries[run->gone];
+            if (!ql_marks_has_all(&delay->marks, entry->sequence, entry->count)) break;
+            run->gone++;
+        }
+        bool sparse = delay->log_bytes > SPARSE * delay->live_bytes + 2 * delay->log->segment_bytes;
+        if (run->gone == run->count || sparse) {
+            delay->space = QL_SPACE_CARRY;
+            delay->carry_next = run->gone;
+            delay->carry_failed = false;
+            return;
+        }
+    }
+    if (!behind || delay->now_ns < delay->space_retry_ns) return;
+    delay->space = QL_SPACE_MARKS;
+    delay->marks_end = 0;
+}
+
+/* Until nothing in the first run waits that is not written again, and nothing of it is open. */
+static void
+space_carry(struct qlog_delay *delay)
+{
+    struct ql_run *run = delay->runs[0];
+    uint64_t end = delay->run_count > 1 ? delay->runs[1]->base : delay->log->active->base;
+    if (delay->carry_failed && delay->carry_pending == 0) {
+        delay->space = QL_SPACE_NONE;
+        delay->space_retry_ns = delay->now_ns + (uint64_t)RETRY_S * Q_NS_PER_S;
+        return;
+    }
+    if (delay->now_ns < delay->space_retry_ns || delay->carry_failed) return;
+    uint32_t looks = 0;
+    while (delay->carry_next < run->count && delay->carry_pending < CARRY_AT_ONCE) {
+        const struct ql_delay_entry *entry = &run->entries[delay->carry_next];
+        if (looks++ == CARRY_LOOKS) {
+            delay->again = true;
+            return;
+        }
+        if (ql_delay_is_moving(delay, entry->sequence, entry->count)) return;
+        if (!ql_marks_has_all(&delay->marks, entry->sequence, entry->count)) {
+            enum q_err err = ql_delay_carry(delay, run, entry);
+            if (err == Q_E_CORRUPT || err == Q_E_IO) {
+                /* It can't be written again, and is not let go in silence: the segment stays. */
+                QL_TELL(
+                    &delay->home->env, RETENTION_FAILED, .log = delay->log->name,
+                    .path = delay->home->env.path, .position = run->base + entry->frame,
+                    .text = "a damaged batch that waits keeps its segment");
+                delay->space_stuck = true;
+                delay->space = QL_SPACE_NONE;
+                return;
+            }
+            if (err != Q_OK) {
+                delay->space_retry_ns = delay->now_ns + (uint64_t)RETRY_S * Q_NS_PER_S;
+                return;
+            }
+            delay->carry_pending++;
+            delay->counters.carried++;
+        }
+        delay->carry_next++;
+    }
+    if (delay->carry_next < run->count || delay->carry_pending > 0) return;
+    if (ql_dispatch_needs(delay, run->base, end) && !QL_PLANTED(open_dropped)) return;
+    /* From here on nothing of it is offered: what waits is at home further on. */
+    ql_schedule_drop_first(delay);
+    delay->space = QL_SPACE_MARKS;
+    delay->marks_end = 0;
+}
+
+void
+ql_space_carried(struct qlog_delay *delay, enum q_err err)
+{
+    Q_ASSERT(delay->carry_pending > 0);
+    delay->carry_pending--;
+    if (err != Q_OK) delay->carry_failed = true;
+}
+
+/* A start that finds an open request without its messages could not send it again. So what closes
+ * them must be durable before they go. */
+static void
+space_wait_for_marks(struct qlog_delay *delay)
+{
+    const struct ql_log *log = delay->dispatch;
+    if (!QL_PLANTED(marks_undurable)) {
+        if (delay->refused_notes != NULL) return;
+        if (delay->marks_end == 0) {
+            if (log->queue.first != NULL) return;
+            delay->marks_end = q_max_u64(log->tail, 1);
+        }
+        if (log->tail > 0 && log->durable < delay->marks_end) return;
+    }
+    delay->space = QL_SPACE_TRIM;
+    delay->trim = (struct ql_home_trim){ .done = space_on_trimmed };
+    delay->trim.before[QL_LOG_DELAY] = head_of(delay);
+    delay->trim.before[QL_LOG_DISPATCH] = delay->home->super.logs[QL_LOG_DISPATCH].replay;
+    ql_home_trim_start(delay->home, &delay->trim);
+}
+
+static void
+space_on_trimmed(struct ql_home_trim *trim, enum q_err err)
+{
+    struct qlog_delay *delay = q_container_of(trim, struct qlog_delay, trim);
+    delay->space = QL_SPACE_NONE;
+    /* What could not go for now is tried again a second later. */
+    delay->space_retry_ns = delay->now_ns + (uint64_t)RETRY_S * Q_NS_PER_S;
+    (void)err; /* it is the log's, which has latched it */
+}
+
+/* --- Records of the dispatch log. */
+
+enum q_err
+ql_note_new(struct qlog_delay *delay, uint32_t size, struct ql_note **ret_note)
+{
+    struct ql_note *note = delay->free_notes;
+    if (note == NULL) {
+        note = calloc(1, sizeof(*note));
+        if (note == NULL) return Q_FAIL(Q_E_NOMEM, .what = "a record of the dispatch log");
+    } else {
+        delay->free_notes = note->next;
+    }
+    *note = (struct ql_note){
+        .append.table = &note_table,
+        .delay = delay,
+        .record = note->record,
+        .capacity = note->capacity,
+        .size = size,
+    };
+    if (size > note->capacity) {
+        uint8_t *record = realloc(note->record, size);
+        if (record == NULL) {
+            ql_note_drop(note);
+            return Q_FAIL(Q_E_NOMEM, .what = "a record of the dispatch log");
+        }
+        note->record = record;
+        note->capacity = size;
+    }
+    *ret_note = note;
+    return Q_OK;
+}
+
+void
+ql_note_append(struct ql_note *note, bool flushed)
+{
+    note->append.flushed = flushed;
+    enum q_err err = ql_log_append(note->delay->dispatch, &note->append);
+    Q_ASSERT(err == Q_OK); /* records are far below a segment */
+}
+
+void
+ql_note_drop(struct ql_note *note)
+{
+    note->next = note->delay->free_notes;
+    note->delay->free_notes = note;
+}
+
+void
+ql_notes_free(struct qlog_delay *delay)
+{
+    struct ql_note **lists[] = { &delay->free_notes, &delay->refused_notes };
+    for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
+        while (*lists[i] != NULL) {
+            struct ql_note *note = *lists[i];
+            *lists[i] = note->next;
+            free(note->record);
+            free(note);
+        }
+}
+
+static void
+note_measure(struct ql_append *append, uint64_t incarnation)
+{
+    (void)incarnation;
+    append->records_size = q_container_of(append, struct ql_note, append)->size;
+    append->payloads_size = 0;
+    append->record_count = 1;
+}
+
+static void
+note_fill(
+    struct ql_append *append, const struct ql_place *place, uint8_t *records, uint8_t *payloads)
+{
+    (void)place;
+    (void)payloads;
+    const struct ql_note *note = q_container_of(append, struct ql_note, append);
+    memcpy(records, note->record, note->size);
+}
+
+static void
+note_done(struct ql_append *append, enum q_err err)
+{
+    struct ql_note *note = q_container_of(append, struct ql_note, append);
+    struct qlog_delay *delay = note->delay;
+    struct qlog_delay_request *request = note->request;
+    if (err == Q_OK && note->withdraws) delay->counters.cancelled++;
+    if (err == Q_E_NO_SPACE && !note->withdraws) {
+        /* It must be said, and there is no room: a second later. A round is begun anew then. */
+        delay->round_failed = true;
+        delay->space_retry_ns = delay->now_ns + (uint64_t)RETRY_S * Q_NS_PER_S;
+        note->next = delay->refused_notes;
+        delay->refused_notes = note;
+        return;
+    }
+    if (err == Q_E_NO_SPACE) {
+        struct q_fault fault = *q_fault_last();
+        /* Not cancelled: it waits as before. */
+        if (ql_marks_clear(&delay->marks, note->sequence) == Q_OK) delay->counters.pending++;
+        delay->skipped_from = 0;
+        delay->stirred = true;
+        fault.err = err = Q_STORAGE_FULL;
+        q_fault_adopt(&fault);
+    }
+    ql_note_drop(note);
+    if (request != NULL) ql_delay_finish(request, err);
+}
