@@ -238,6 +238,8 @@ collect_works(void)
         run.works[run.work_count++] = log_work(i);
     for (unsigned i = 0; store_work(i).name != NULL; i++)
         run.works[run.work_count++] = store_work(i);
+    for (unsigned i = 0; delay_work(i).name != NULL; i++)
+        run.works[run.work_count++] = delay_work(i);
     Q_ASSERT(run.work_count <= WORKS_MAX);
 }
 

@@ -81,5 +81,6 @@ struct work {
 /* Name NULL: behind the last. */
 struct work log_work(unsigned number);
 struct work store_work(unsigned number);
+struct work delay_work(unsigned number);
 
 #endif /* TESTS_CRASH_WORK_H */

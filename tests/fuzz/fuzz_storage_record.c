@@ -9,6 +9,7 @@
 #include <qbase/assert.h>
 #include <qlog/cursor.h>
 
+#include "format/delay_record.h"
 #include "format/record.h"
 
 enum {
@@ -106,8 +107,27 @@ try_names(struct q_bytes bytes)
 }
 
 static void
+try_delayed(struct q_bytes bytes)
+{
+    struct ql_target_record target;
+    if (ql_target_record_decode(bytes, &target) == Q_OK) check_inside(target.name, bytes);
+    struct ql_dispatch_record dispatch;
+    if (ql_dispatch_record_decode(bytes, &dispatch) == Q_OK) {
+        for (uint32_t i = 0; i < dispatch.item_count; i++)
+            Q_ASSERT(ql_dispatch_item_at(&dispatch, i).count > 0);
+    }
+    struct ql_marks_record marks;
+    if (ql_marks_record_decode(bytes, &marks) == Q_OK)
+        check_inside(q_bytes_from(marks.bits, QL_MARKS_MESSAGES / 8), bytes);
+    struct ql_delayed_record delayed;
+    if (ql_delayed_record_decode(bytes, &delayed) == Q_OK)
+        Q_ASSERT(delayed.done_below <= delayed.next_sequence);
+}
+
+static void
 try_lists(struct q_bytes bytes)
 {
+    try_delayed(bytes);
     struct ql_pull_record pull;
     if (ql_pull_record_decode(bytes, &pull) == Q_OK) {
         for (uint32_t i = 0; i < pull.run_count; i++)

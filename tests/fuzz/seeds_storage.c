@@ -11,11 +11,12 @@
 
 #include "../unit/batch_maker.h"
 #include "format/block.h"
+#include "format/delay_record.h"
 #include "format/record.h"
 #include "log/index_build.h"
 
 enum {
-    RECORD_MAX = 4096
+    RECORD_MAX = 16 * 1024
 };
 
 static void write_seed(
@@ -30,6 +31,29 @@ static void write_file(const char *directory, const char *name, struct q_bytes b
         ql_##name##_record_encode(__VA_ARGS__, record_);                                           \
         write_seed((directory), #name, q_bytes_from(record_, size_), q_bytes_from("", 0));         \
     } while (0)
+
+static void
+write_delay_records(const char *directory)
+{
+    struct ql_replaces_record replaces = { .sequence = 17 };
+    SEED(directory, replaces, QL_REPLACES_RECORD_SIZE, &replaces);
+    struct ql_delayed_record delayed = { .next_sequence = 900, .done_below = 300 };
+    SEED(directory, delayed, QL_DELAYED_RECORD_SIZE, &delayed);
+    struct ql_target_record target = { 1, 44, { 1, 2, 3 }, q_bytes_from_text("east") };
+    SEED(directory, target, ql_target_record_size(&target), &target);
+    struct ql_dispatch_record dispatch = { .target_id = 1, .item_count = 2, .request = 44 };
+    const struct ql_dispatch_item items[] = {
+        { 1700000000000, 17, 8192, 3, 0, 128, 224, 352, 64, 5 },
+        { 1700000000001, 25, 8192, 1, 2, 352, 192, 416, 8, 5 },
+    };
+    SEED(directory, dispatch, ql_dispatch_record_size(2), &dispatch, items);
+    struct ql_dispatched_record dispatched = { .target_id = 1, .request = 44 };
+    SEED(directory, dispatched, QL_DISPATCHED_RECORD_SIZE, &dispatched);
+    struct ql_withdrawn_record withdrawn = { .sequence = 18 };
+    SEED(directory, withdrawn, QL_WITHDRAWN_RECORD_SIZE, &withdrawn);
+    static const uint64_t bits[QL_MARKS_WORDS] = { 0xf0f0, 1 };
+    SEED(directory, marks, QL_MARKS_RECORD_SIZE, 65536, bits);
+}
 
 static void
 write_records(const char *directory)
@@ -53,6 +77,7 @@ write_records(const char *directory)
     struct ql_ack_record ack = { 3, 1, .range_count = 2 };
     const struct qlog_range ranges[] = { { 0, 3 }, { 5, 5 } };
     SEED(directory, ack, ql_ack_record_size(2), &ack, ranges);
+    write_delay_records(directory);
     struct ql_release_record release = { 3, 1, QL_RELEASE_LEFT };
     SEED(directory, release, ql_release_record_size(), &release);
     struct ql_consumer_record consumer = { 3, 1, 42, 9, 2, .name = join.name };

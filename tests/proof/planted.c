@@ -32,6 +32,7 @@ enum {
 
 enum rig_name {
     CRASH,
+    DELAY,
     PROMISES,
     RETENTION,
     ROT,
@@ -41,6 +42,7 @@ enum rig_name {
 /* Programs beside this one, linked with the library in which defects can be switched on. */
 static const char *const rigs[RIGS][8] = {
     [CRASH] = { "planted-crash", "--images", "1200", "--show", "1" },
+    [DELAY] = { "planted-delay", "--sequences", "120", "--show", "1" },
     [PROMISES] = { "planted-promises" },
     [RETENTION] = { "planted-retention" },
     [ROT] = { "planted-rot", "--faults", "1200", "--show", "1" },
@@ -51,6 +53,16 @@ static const struct {
     const char *plant;
     enum rig_name rig;
 } finders[] = {
+    { "delay_early", DELAY },
+    { "delay_offered_early", DELAY },
+    { "dispatch_unrecorded", DELAY },
+    { "dispatch_recomposed", DELAY },
+    { "schedule_edge", DELAY },
+    { "open_dropped", DELAY },
+    { "round_early", DELAY },
+    { "clock_followed", DELAY },
+    { "cancel_unflushed", DELAY },
+    { "move_doubles", DELAY },
     { "flush_covers_flight", PROMISES },
     { "flush_retried", PROMISES },
     { "write_error_ignored", PROMISES },

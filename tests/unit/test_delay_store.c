@@ -1,0 +1,457 @@
+/*
+ * A delay store as its user sees it: what it answers, what it tells, and its clock.
+ */
+#include <criterion/criterion.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <qbatch/batch.h>
+#include <qbatch/build.h>
+#include <qlog/delay.h>
+
+#include "delay/clock.h"
+#include "delay/marks.h"
+
+enum {
+    SENDS_MAX = 64,
+    PATIENCE_S = 60
+};
+
+static const uint64_t start_ms = 1800000000000;
+
+/* A store in a directory of its own, a clock that is moved by hand, and one broker group. */
+struct fixture {
+    char directory[64];
+    struct q_clock_manual clock;
+    struct qlog_delay *delay;
+    bool away;
+    struct qlog_delay_send *sends[SENDS_MAX];
+    unsigned send_count;
+    uint32_t delivered;
+    uint32_t counter;
+};
+
+static const char *
+on_route(void *context, struct q_bytes subject, unsigned index)
+{
+    (void)context;
+    (void)subject;
+    return index == 0 ? "east" : NULL;
+}
+
+static void
+on_send(void *context, struct qlog_delay_send *send)
+{
+    struct fixture *fixture = context;
+    cr_assert_lt(fixture->send_count, SENDS_MAX);
+    fixture->sends[fixture->send_count++] = send;
+}
+
+static void
+fixture_open(struct fixture *fixture, const struct qlog_delay_options *wanted)
+{
+    struct qlog_delay_options options = wanted == NULL ? (struct qlog_delay_options){ 0 } : *wanted;
+    options.log.clock = &fixture->clock.clock;
+    options.log.segment_bytes = 1024 * 1024;
+    options.log.create = true;
+    options.sender = (struct qlog_delay_sender){ fixture, on_route, on_send };
+    cr_assert_eq(qlog_delay_open(fixture->directory, &options, &fixture->delay), Q_OK);
+}
+
+static void
+fixture_new(struct fixture *fixture, const struct qlog_delay_options *wanted)
+{
+    *fixture = (struct fixture){ .directory = "/tmp/qmq-delay-XXXXXX" };
+    cr_assert_not_null(mkdtemp(fixture->directory));
+    q_clock_manual_init(&fixture->clock);
+    fixture->clock.monotonic_ns = Q_NS_PER_S;
+    fixture->clock.wall_ms = start_ms;
+    fixture_open(fixture, wanted);
+}
+
+static void
+fixture_close(struct fixture *fixture)
+{
+    fixture->send_count = 0;
+    cr_assert_eq(qlog_delay_close(fixture->delay), Q_OK);
+}
+
+static void
+fixture_free(struct fixture *fixture)
+{
+    fixture_close(fixture);
+    char command[128];
+    (void)snprintf(command, sizeof(command), "rm -rf %s", fixture->directory);
+    cr_assert_eq(system(command), 0);
+}
+
+static void
+fixture_turn(struct fixture *fixture)
+{
+    for (unsigned i = 0; i < fixture->send_count; i++) {
+        struct qlog_delay_send *send = fixture->sends[i];
+        if (!fixture->away) fixture->delivered += send->message_count;
+        qlog_delay_sent(fixture->delay, send, fixture->away ? Q_UNAVAILABLE : Q_OK);
+    }
+    fixture->send_count = 0;
+    cr_assert_eq(qlog_delay_turn(fixture->delay), Q_OK);
+    cr_assert_eq(qlog_delay_wait(fixture->delay, Q_NS_PER_MS), Q_OK);
+    q_clock_manual_advance_ns(&fixture->clock, Q_NS_PER_US);
+}
+
+/* Turn until `done`: real time limits it, not turns. */
+#define fixture_until(fixture, done)                                                               \
+    do {                                                                                           \
+        uint64_t until_ns =                                                                        \
+            q_clock_monotonic_ns(q_clock_system()) + (uint64_t)PATIENCE_S * (uint64_t)Q_NS_PER_S;  \
+        while (!(done)) {                                                                          \
+            cr_assert_lt(q_clock_monotonic_ns(q_clock_system()), until_ns, "never: " #done);       \
+            fixture_turn(fixture);                                                                 \
+        }                                                                                          \
+    } while (0)
+
+struct answer {
+    bool done;
+    enum q_err err;
+};
+
+static void
+on_answer(struct qlog_delay_request *request, enum q_err err)
+{
+    struct answer *answer = request->context;
+    *answer = (struct answer){ true, err };
+}
+
+static enum q_err
+call(struct fixture *fixture, struct qlog_delay_request *request, enum qlog_delay_kind kind)
+{
+    struct answer answer = { 0 };
+    *request = (struct qlog_delay_request){ .kind = kind, .done = on_answer, .context = &answer };
+    cr_assert_eq(qlog_delay_submit(fixture->delay, request), Q_OK);
+    fixture_until(fixture, answer.done);
+    return answer.err;
+}
+
+/* A batch of `count` messages; due_ms 0: one that is not delayed. */
+static enum q_err
+publish(struct fixture *fixture, uint64_t due_ms, uint32_t count, uint64_t *ret_sequence)
+{
+    struct qbatch_builder *builder;
+    struct qbatch_builder_options options = { .producer_id = { 7 } };
+    cr_assert_eq(qbatch_builder_new(&options, &builder), Q_OK);
+    for (uint32_t i = 0; i < count; i++) {
+        struct qbatch_message message = {
+            .body = q_bytes_from_text("later"),
+            .time_ms = start_ms,
+            .counter = fixture->counter++,
+        };
+        cr_assert_eq(qbatch_builder_add(builder, &message), Q_OK);
+    }
+    struct qlog_delay_publish publish = { 0 };
+    struct qlog_publish *what = &publish.publish;
+    cr_assert_eq(qbatch_builder_close(builder, &what->envelopes_size, &what->payloads_size), Q_OK);
+    uint8_t *bytes = malloc((size_t)what->envelopes_size + what->payloads_size);
+    struct qbatch_request_place place = { .request_count = 1, .due_ms = due_ms };
+    qbatch_builder_write(builder, &place, bytes, bytes + what->envelopes_size);
+    qbatch_builder_free(builder);
+    struct q_bytes subject = q_bytes_from_text("orders");
+    uint64_t sequence = 0;
+    what->envelopes = bytes;
+    what->payloads = bytes + what->envelopes_size;
+    what->subjects = &subject;
+    what->batch_count = 1;
+    what->ret_first_sequences = &sequence;
+    cr_assert_eq(qlog_publish_check(what), Q_OK);
+    enum q_err err = call(fixture, &publish.request, QLOG_DELAY_PUBLISH);
+    free(bytes);
+    if (ret_sequence != NULL) *ret_sequence = sequence;
+    return err;
+}
+
+static void
+sleep_ms(struct fixture *fixture, uint64_t ms)
+{
+    q_clock_manual_advance_ns(&fixture->clock, ms * Q_NS_PER_MS);
+}
+
+static uint64_t
+pending(struct fixture *fixture)
+{
+    struct qlog_delay_counters counters;
+    qlog_delay_counters(fixture->delay, &counters);
+    return counters.pending;
+}
+
+/* What is due in a moment goes in a moment, and not before. */
+Test(delay_store, due)
+{
+    struct fixture fixture;
+    fixture_new(&fixture, NULL);
+    cr_assert_eq(publish(&fixture, start_ms + 5000, 3, NULL), Q_OK);
+    sleep_ms(&fixture, 4990);
+    for (int i = 0; i < 20; i++)
+        fixture_turn(&fixture);
+    cr_assert_eq(fixture.delivered, 0);
+    sleep_ms(&fixture, 20);
+    fixture_until(&fixture, fixture.delivered == 3);
+    cr_assert_eq(pending(&fixture), 0);
+    fixture_free(&fixture);
+}
+
+/* The past is now, two years are not too far, and a day more is. */
+Test(delay_store, limits)
+{
+    const uint64_t limit_ms = 2 * 366 * UINT64_C(86400000);
+    struct fixture fixture;
+    fixture_new(&fixture, NULL);
+    cr_assert_eq(publish(&fixture, start_ms - 1000, 1, NULL), Q_OK);
+    fixture_until(&fixture, fixture.delivered == 1);
+    cr_assert_eq(publish(&fixture, start_ms + limit_ms, 1, NULL), Q_OK);
+    cr_assert_eq(publish(&fixture, start_ms + limit_ms + 86400000, 1, NULL), Q_DUE_TOO_FAR);
+    cr_assert_eq(publish(&fixture, 0, 1, NULL), Q_INVALID);
+    cr_assert_eq(pending(&fixture), 1);
+    fixture_free(&fixture);
+}
+
+/* More batches than are allowed for are refused by name, and taken again when some are gone. */
+Test(delay_store, full)
+{
+    const struct qlog_delay_options options = { .batches_max = 2 };
+    struct fixture fixture;
+    fixture_new(&fixture, &options);
+    cr_assert_eq(publish(&fixture, start_ms + 1000, 5, NULL), Q_OK);
+    cr_assert_eq(publish(&fixture, start_ms + 1000, 5, NULL), Q_OK);
+    cr_assert_eq(publish(&fixture, start_ms + 1000, 1, NULL), Q_STORAGE_FULL);
+    cr_assert_eq(pending(&fixture), 10);
+    /* Neither is a store that starts with more than it would take. */
+    fixture_close(&fixture);
+    const struct qlog_delay_options smaller = { .batches_max = 1 };
+    fixture_open(&fixture, &smaller);
+    cr_assert_eq(pending(&fixture), 10);
+    sleep_ms(&fixture, 1000);
+    fixture_until(&fixture, fixture.delivered == 10);
+    fixture_free(&fixture);
+}
+
+/* Cancelled in the middle of a batch: the others are delivered. Twice is once. */
+Test(delay_store, cancel)
+{
+    struct fixture fixture;
+    uint64_t sequence;
+    fixture_new(&fixture, NULL);
+    cr_assert_eq(publish(&fixture, start_ms + 1000, 5, &sequence), Q_OK);
+    struct qlog_delay_cancel cancel = { .name = { start_ms + 1000, sequence + 2 } };
+    cr_assert_eq(call(&fixture, &cancel.request, QLOG_DELAY_CANCEL), Q_OK);
+    cr_assert_eq(call(&fixture, &cancel.request, QLOG_DELAY_CANCEL), Q_NOT_FOUND);
+    cancel.name = (struct qlog_delay_name){
+        .due_ms = start_ms + 1000,
+        .sequence = QLOG_DELAY_BY_ID,
+        .id_time_ms = start_ms,
+        .id_producer = UINT64_C(0x070000000000),
+        .id_counter = 4,
+    };
+    cr_assert_eq(call(&fixture, &cancel.request, QLOG_DELAY_CANCEL), Q_OK);
+    cancel.name.due_ms++;
+    cr_assert_eq(call(&fixture, &cancel.request, QLOG_DELAY_CANCEL), Q_NOT_FOUND);
+    fixture_close(&fixture);
+    fixture_open(&fixture, NULL);
+    cr_assert_eq(pending(&fixture), 3);
+    sleep_ms(&fixture, 1000);
+    fixture_until(&fixture, fixture.delivered == 3 && pending(&fixture) == 0);
+    fixture_free(&fixture);
+}
+
+/* What is under way can't be cancelled, is shown as such, and is delivered when its group is back. */
+Test(delay_store, being_delivered)
+{
+    struct fixture fixture;
+    uint64_t sequence;
+    fixture_new(&fixture, NULL);
+    fixture.away = true;
+    cr_assert_eq(publish(&fixture, start_ms, 2, &sequence), Q_OK);
+    struct qlog_delay_counters counters = { 0 };
+    for (uint64_t i = 0; counters.repeats < 3; i++) {
+        fixture_turn(&fixture);
+        sleep_ms(&fixture, 50);
+        qlog_delay_counters(fixture.delay, &counters);
+    }
+    struct qlog_delay_cancel cancel = { .name = { start_ms, sequence } };
+    cr_assert_eq(call(&fixture, &cancel.request, QLOG_DELAY_CANCEL), Q_BEING_DELIVERED);
+    struct qlog_delay_show show = { .name = { start_ms, sequence + 1 } };
+    cr_assert_eq(call(&fixture, &show.request, QLOG_DELAY_SHOW), Q_OK);
+    cr_assert(show.ret_message.being_delivered);
+    cr_assert_str_eq(show.ret_message.broker_group, "east");
+    struct qlog_delay_group_state groups[4];
+    struct qlog_delay_lag lag = { .groups = groups, .groups_max = 4 };
+    cr_assert_eq(call(&fixture, &lag.request, QLOG_DELAY_LAG), Q_OK);
+    cr_assert_eq(lag.ret_group_count, 1);
+    cr_assert(groups[0].failing);
+    cr_assert_eq(lag.ret_open, 2);
+    /* What is due meanwhile waits in the schedule. */
+    cr_assert_eq(publish(&fixture, start_ms, 4, NULL), Q_OK);
+    cr_assert_eq(call(&fixture, &lag.request, QLOG_DELAY_LAG), Q_OK);
+    cr_assert_eq(lag.ret_overdue, 4);
+    cr_assert_eq(lag.ret_oldest_due_ms, start_ms);
+    fixture.away = false;
+    for (int i = 0; i < 200 && fixture.delivered < 6; i++) {
+        fixture_turn(&fixture);
+        sleep_ms(&fixture, 50);
+    }
+    cr_assert_eq(fixture.delivered, 6);
+    fixture_free(&fixture);
+}
+
+/* Another time is another handle of the same message. */
+Test(delay_store, reschedule)
+{
+    struct fixture fixture;
+    uint64_t sequence;
+    fixture_new(&fixture, NULL);
+    cr_assert_eq(publish(&fixture, start_ms + 1000, 3, &sequence), Q_OK);
+    struct qlog_delay_reschedule move = {
+        .name = { start_ms + 1000, sequence + 1 },
+        .due_ms = start_ms + 90000000,
+    };
+    cr_assert_eq(call(&fixture, &move.request, QLOG_DELAY_RESCHEDULE), Q_OK);
+    struct qlog_delay_show show = { .name = { start_ms + 90000000, move.ret_sequence } };
+    cr_assert_eq(call(&fixture, &show.request, QLOG_DELAY_SHOW), Q_OK);
+    cr_assert_eq(show.ret_message.id_counter, 1);
+    cr_assert_str_eq(show.ret_message.subject, "orders");
+    cr_assert_eq(call(&fixture, &move.request, QLOG_DELAY_RESCHEDULE), Q_NOT_FOUND);
+    sleep_ms(&fixture, 1000);
+    fixture_until(&fixture, fixture.delivered == 2);
+    cr_assert_eq(pending(&fixture), 1);
+    sleep_ms(&fixture, 90000000);
+    fixture_until(&fixture, fixture.delivered == 3);
+    fixture_free(&fixture);
+}
+
+/* Lists go on where the last one ended; a histogram counts all that waits. */
+Test(delay_store, list_and_histogram)
+{
+    struct fixture fixture;
+    fixture_new(&fixture, NULL);
+    for (uint64_t i = 0; i < 20; i++)
+        cr_assert_eq(publish(&fixture, start_ms + 1000 * (20 - i), 2, NULL), Q_OK);
+    struct qlog_delay_message messages[7];
+    struct qlog_delay_list list = {
+        .to_ms = start_ms + 15001,
+        .messages = messages,
+        .messages_max = 7,
+    };
+    uint32_t seen = 0;
+    uint64_t last_ms = 0;
+    do {
+        cr_assert_eq(call(&fixture, &list.request, QLOG_DELAY_LIST), Q_OK);
+        for (uint32_t i = 0; i < list.ret_count; i++) {
+            cr_assert_geq(messages[i].due_ms, last_ms);
+            last_ms = messages[i].due_ms;
+        }
+        seen += list.ret_count;
+        if (list.ret_count == 0) break;
+        list.from_ms = last_ms;
+        list.from_sequence = messages[list.ret_count - 1].sequence + 1;
+    } while (list.ret_count == 7);
+    cr_assert_eq(seen, 30);
+    uint64_t counts[3];
+    struct qlog_delay_histogram histogram = {
+        .from_ms = start_ms + 5000,
+        .width_ms = 2000,
+        .counts = counts,
+        .count_max = 3,
+    };
+    cr_assert_eq(call(&fixture, &histogram.request, QLOG_DELAY_HISTOGRAM), Q_OK);
+    cr_assert_eq(histogram.ret_before, 8);
+    for (unsigned i = 0; i < 3; i++)
+        cr_assert_eq(counts[i], 4);
+    cr_assert_eq(histogram.ret_after, 20);
+    fixture_free(&fixture);
+}
+
+/* --- The clock. */
+
+Test(delay_clock, follows)
+{
+    struct ql_delay_clock clock;
+    ql_delay_clock_init(&clock, 0, start_ms);
+    for (uint64_t ms = 1; ms < 100000; ms += 7)
+        ql_delay_clock_move(&clock, ms * Q_NS_PER_MS, start_ms + ms);
+    cr_assert_eq(clock.now_ms, start_ms + 99996);
+    cr_assert_eq(ql_delay_clock_when_ns(&clock, clock.now_ms + 3), 99999 * (uint64_t)Q_NS_PER_MS);
+}
+
+/* A step that is taken back delivers nothing early. */
+Test(delay_clock, step_and_back)
+{
+    struct ql_delay_clock clock;
+    ql_delay_clock_init(&clock, 0, start_ms);
+    for (uint64_t ms = 1; ms < 29000; ms += 100)
+        ql_delay_clock_move(&clock, ms * Q_NS_PER_MS, start_ms + ms + 86400000);
+    for (uint64_t ms = 29000; ms < 90000; ms += 100) {
+        ql_delay_clock_move(&clock, ms * Q_NS_PER_MS, start_ms + ms);
+        cr_assert_leq(clock.now_ms, start_ms + ms);
+    }
+    cr_assert_eq(clock.steps, 0);
+    cr_assert_eq(clock.now_ms, start_ms + 89900);
+}
+
+/* A step that stays is what time it is, 30 s later. Both ways. */
+Test(delay_clock, step_and_stay)
+{
+    const int64_t steps[] = { 86400000, -86400000, 60000, -60000 };
+    for (unsigned i = 0; i < 4; i++) {
+        struct ql_delay_clock clock;
+        ql_delay_clock_init(&clock, 0, start_ms);
+        for (uint64_t ms = 1; ms < 31000; ms += 100)
+            ql_delay_clock_move(
+                &clock, ms * Q_NS_PER_MS, (uint64_t)((int64_t)(start_ms + ms) + steps[i]));
+        cr_assert_eq(clock.steps, 1);
+        cr_assert_eq(clock.now_ms, (uint64_t)((int64_t)(start_ms + 30901) + steps[i]));
+    }
+}
+
+/* A little off is made up by a tenth of the time that passes. */
+Test(delay_clock, slews)
+{
+    struct ql_delay_clock clock;
+    ql_delay_clock_init(&clock, 0, start_ms);
+    for (uint64_t ms = 1; ms <= 10001; ms += 10) {
+        uint64_t before = clock.now_ms;
+        ql_delay_clock_move(&clock, ms * Q_NS_PER_MS, start_ms + ms + 5000);
+        cr_assert_leq(clock.now_ms, before + 11);
+    }
+    cr_assert_eq(clock.now_ms, start_ms + 10001 + 1000);
+    cr_assert_eq(clock.off_ms, 4000 + 1);
+}
+
+/* --- Marks. */
+
+Test(delay_marks, pages)
+{
+    struct ql_marks marks = { 0 };
+    cr_assert_eq(ql_marks_reserve(&marks, 3 * QL_MARKS_MESSAGES), Q_OK);
+    for (uint64_t i = 0; i < QL_MARKS_MESSAGES; i++)
+        ql_marks_set(&marks, QL_MARKS_MESSAGES + i);
+    cr_assert_eq(marks.first, 0);
+    cr_assert(ql_marks_has_all(&marks, QL_MARKS_MESSAGES, QL_MARKS_MESSAGES));
+    cr_assert_not(ql_marks_has(&marks, QL_MARKS_MESSAGES - 1));
+    uint64_t bits[QL_MARKS_WORDS];
+    cr_assert(ql_marks_bits(&marks, 1, bits));
+    cr_assert_eq(bits[QL_MARKS_WORDS - 1], UINT64_MAX);
+    cr_assert_not(ql_marks_bits(&marks, 2, bits));
+    for (uint64_t i = 0; i < QL_MARKS_MESSAGES; i++)
+        ql_marks_set(&marks, i);
+    /* Full pages at the front take nothing any more, and can be opened again. */
+    cr_assert_eq(marks.first, 2);
+    cr_assert(ql_marks_has(&marks, 5));
+    cr_assert_eq(ql_marks_clear(&marks, 5), Q_OK);
+    cr_assert_not(ql_marks_has(&marks, 5));
+    cr_assert(ql_marks_has(&marks, 6));
+    cr_assert(ql_marks_has(&marks, QL_MARKS_MESSAGES + 5));
+    cr_assert_not(ql_marks_has(&marks, 2 * QL_MARKS_MESSAGES));
+    ql_marks_set(&marks, 5);
+    cr_assert_eq(marks.first, 2);
+    ql_marks_free(&marks);
+}
