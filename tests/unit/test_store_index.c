@@ -280,8 +280,45 @@ submit_reads_of_nothing(struct qlog_io *io, struct qlog_io_op *op)
     real_table->submit(io, op);
 }
 
+/* Reads under way, and who waits for them. */
+static struct failing {
+    struct qlog_io_op *op;
+    void (*done)(struct qlog_io_op *op);
+} failing[64];
+
+static struct failing *
+failing_of(const struct qlog_io_op *op)
+{
+    for (unsigned i = 0; i < sizeof(failing) / sizeof(failing[0]); i++)
+        if (failing[i].op == op) return &failing[i];
+    cr_assert_fail("more reads than thought of");
+    return NULL;
+}
+
+static void
+done_without_reading(struct qlog_io_op *op)
+{
+    struct failing *mine = failing_of(op);
+    mine->op = NULL;
+    op->done = mine->done;
+    op->result = -EIO;
+    op->done(op);
+}
+
+/* A sector that can't be read, for now. */
+static void
+submit_reads_that_fail(struct qlog_io *io, struct qlog_io_op *op)
+{
+    if (op->kind == QLOG_IO_READ) {
+        *failing_of(NULL) = (struct failing){ op, op->done };
+        op->done = done_without_reading;
+    }
+    real_table->submit(io, op);
+}
+
 /* What can't be made again now is asked for again: no message behind it may be passed over. */
-Test(store_index, damage_that_can_not_be_mended_yet)
+static void
+mend_later(void (*submit)(struct qlog_io *io, struct qlog_io_op *op))
 {
     publish_some(ROUNDS);
     uint64_t found = look_up_all();
@@ -299,7 +336,7 @@ Test(store_index, damage_that_can_not_be_mended_yet)
     struct qlog_io *io = fixture.store->home->env.io;
     real_table = io->table;
     struct qlog_io_table table = *io->table;
-    table.submit = submit_reads_of_nothing;
+    table.submit = submit;
     io->table = &table;
     struct ql_subject *subject = ql_index_get(index, 0);
     struct ql_entry entry;
@@ -307,6 +344,16 @@ Test(store_index, damage_that_can_not_be_mended_yet)
         cr_assert_lt(ql_index_entry(index, subject, 0, &entry), Q_OK);
     io->table = real_table;
     cr_assert_eq(look_up_all(), found);
+}
+
+Test(store_index, damage_that_can_not_be_mended_yet)
+{
+    mend_later(submit_reads_of_nothing);
+}
+
+Test(store_index, damage_on_a_disk_that_is_away)
+{
+    mend_later(submit_reads_that_fail);
 }
 
 static int

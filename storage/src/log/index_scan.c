@@ -5,6 +5,7 @@
 struct rebuild {
     struct ql_entries entries;
     struct ql_index_header header;
+    bool unread; /* a read failed */
 };
 
 static enum q_err rebuild_on_frame(void *context, const struct ql_scan *scan);
@@ -86,7 +87,7 @@ ql_index_rebuild(
     uint64_t end,
     struct ql_index_build *ret_build)
 {
-    struct rebuild rebuild;
+    struct rebuild rebuild = { .unread = false };
     struct ql_recover recover;
     ql_entries_init(&rebuild.entries);
     ql_index_header_of(env, log, segment, &rebuild.header);
@@ -95,6 +96,12 @@ ql_index_rebuild(
     recover.on_frame = rebuild_on_frame;
     recover.on_rot = rebuild_on_rot;
     enum q_err err = ql_recover(&recover);
+    /* What can't be read now may be there all the same: a file without it would say that it is gone. */
+    if (err == Q_OK && rebuild.unread)
+        err = Q_FAIL(
+            Q_E_IO, .path = env->path, .position = (int64_t)rebuild.header.rot_from,
+            .what = q_text("a part of the %s log can't be read to make its index again", log),
+            .hint = "check the disk and the kernel's log");
     *ret_build = (struct ql_index_build){ .header = rebuild.header, .err = err };
     if (err == Q_OK) {
         ret_build->header.end = end;
@@ -135,6 +142,6 @@ static void
 rebuild_on_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state state)
 {
     struct rebuild *rebuild = context;
-    (void)state;
+    rebuild->unread = rebuild->unread || state == QL_SCAN_READ;
     ql_index_add_rot(&rebuild->header, from, to);
 }

@@ -41,7 +41,9 @@ ql_store_recover(struct qlog_store *store)
     recover.on_frame = store_apply_actions;
     recover.on_rot = store_on_action_rot;
     recover.from = q_max_u64(recover.from, recover.marks.replay);
-    recover.flight_bytes = (uint64_t)QL_DEPTH_MAX * QL_ACTION_FRAME_MAX;
+    /* Behind damage, the durable mark may be told first by what was written after the next flush. */
+    recover.flight_bytes =
+        (uint64_t)QL_DEPTH_MAX * QL_ACTION_FRAME_MAX + 2 * store->home->env.async_flush_bytes;
     store->replayed_actions = recover.from;
     store->session_count = (uint32_t)store->home->super.sessions;
     Q_TRY(ql_home_recover(store->home, QL_LOG_ACTION, &recover));
