@@ -35,6 +35,7 @@ enum rig_name {
     DELAY,
     PROMISES,
     RETENTION,
+    READ,
     ROT,
     RIGS
 };
@@ -45,6 +46,7 @@ static const char *const rigs[RIGS][8] = {
     [DELAY] = { "planted-delay", "--sequences", "120", "--show", "1" },
     [PROMISES] = { "planted-promises" },
     [RETENTION] = { "planted-retention" },
+    [READ] = { "planted-read" },
     [ROT] = { "planted-rot", "--faults", "1200", "--show", "1" },
 };
 
@@ -87,6 +89,9 @@ static const struct {
     { "seen_before_flush", PROMISES },
     { "zero_over_frame", PROMISES },
     { "index_page_unchecked", ROT },
+    { "read_unchecked", ROT },
+    { "read_unpinned", READ },
+    { "read_error_ignored", READ },
 };
 
 static const struct {

@@ -413,7 +413,7 @@ ql_reader_submit(struct ql_reader *reader)
     struct ql_log *log = reader->log;
     while (reader->queued_count > 0 && reader->under_way < reader->depth) {
         /* On in the direction of the log, and from its beginning again. */
-        uint32_t at = queued_behind(reader, reader->swept);
+        uint32_t at = reader->swept == 0 ? 0 : queued_behind(reader, reader->swept - 1);
         if (at == reader->queued_count) at = 0;
         struct ql_read *read = reader->queued[at];
         struct ql_segment *segment = ql_segment_set_find(&log->segments, read->from);

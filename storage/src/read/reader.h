@@ -127,7 +127,7 @@ Q_MUST_CHECK enum q_err ql_reader_get(
 enum ql_wanted ql_reader_want(
     struct ql_reader *reader, uint32_t subject_id, const struct ql_entry *entry, bool whole);
 
-/* The parts of a turn: before requests are looked at again, and after the log's own writes. */
+/* The parts of a turn: before requests are looked at, and after the log's own writes. */
 void ql_reader_turn(struct ql_reader *reader, uint64_t now_ns);
 void ql_reader_submit(struct ql_reader *reader);
 

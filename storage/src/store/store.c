@@ -150,6 +150,7 @@ qlog_store_turn(struct qlog_store *store)
 {
     struct ql_home *home = store->home;
     store->now_ns = q_clock_monotonic_ns(store->clock);
+    ql_reader_turn(&store->reader, store->now_ns);
     store_take(store);
     enum q_err err = ql_home_reap(home, store->now_ns);
     for (unsigned i = 0; i < home->log_count; i++)
@@ -158,7 +159,6 @@ qlog_store_turn(struct qlog_store *store)
         ql_pulls_end(store);
         return ql_env_check(&home->env);
     }
-    ql_reader_turn(&store->reader, store->now_ns);
     if (store->counters.parked > 0) ql_reader_expect(&store->reader);
     ql_subjects_look(store);
     ql_pulls_expire(store);

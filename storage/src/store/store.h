@@ -3,10 +3,10 @@
  *
  * A turn (qlog_store_turn):
  *
+ *   read       what came from the disk is checked, beside this thread; its subjects have news
  *   take       all requests of the mailbox; each goes to its kind's function
  *   reap       what completed during the last wait; marks move; what reached its mark is finished
  *              (`done` runs)
- *   read       what was read back from the disk is looked at, beside this thread
  *   look       subjects with news: their parked pulls are tried again
  *   expire     parked pulls and silent consumers whose time is over
  *   retain     once a second: what may go, and how much space is left
