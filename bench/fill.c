@@ -138,8 +138,10 @@ filling_submit(struct filling *filling, struct slot *slot, uint64_t number)
     for (uint32_t i = 0; i < fill->batches; i++) {
         uint8_t *envelope = slot->envelopes + (size_t)i * filling->envelope_size;
         memcpy(envelope, filling->envelope, filling->envelope_size);
-        uint32_t subject = (uint32_t)((number * fill->batches + i) % fill->subjects);
-        slot->subjects[i] = fill_subject(subject, slot->names[i]);
+        uint64_t turn = number * fill->batches + i;
+        bool first = fill->apart > 0 && turn % fill->apart == 0;
+        uint32_t subject = first ? 0 : (uint32_t)(turn % fill->subjects);
+        slot->subjects[i] = fill_subject(fill->first + subject, slot->names[i]);
     }
     slot->publish = (struct qlog_publish){
         .request = { .kind = QLOG_PUBLISH, .done = filling_on_done, .context = slot },

@@ -9,6 +9,8 @@
 struct fill {
     uint64_t bytes;    /* of bodies, in all */
     uint32_t subjects; /* in turn: subject-00000000 … */
+    uint32_t first;    /* the number of the first */
+    uint32_t apart;    /* each so many batches one is of the first subject; 0: in its turn */
     uint32_t size;     /* of a body */
     uint32_t count;    /* messages of a batch */
     uint32_t batches;  /* of a request; at most QLOG_REQUEST_BATCHES_MAX */

@@ -89,7 +89,7 @@ static const struct {
     { "seen_before_flush", PROMISES },
     { "zero_over_frame", PROMISES },
     { "index_page_unchecked", ROT },
-    { "read_unchecked", ROT },
+    { "read_unchecked", READ },
     { "read_unpinned", READ },
     { "read_error_ignored", READ },
 };

@@ -3,6 +3,7 @@
  * refused, and memory has an end.
  */
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -238,6 +239,57 @@ Test(store_read, a_read_that_fails)
     struct pulled pulled = fixture_pull(&fixture, "g", "c", session, 1, 0);
     cr_assert_eq(pulled.err, Q_OK);
     cr_assert_eq(pulled.runs[0].sequence, 0);
+}
+
+/* A byte of the payload of the batch that holds a message is another one. */
+static void
+damage(uint64_t sequence)
+{
+    struct ql_subject *subject;
+    struct ql_entry entry;
+    struct ql_index *index = &fixture.store->index;
+    cr_assert_eq(ql_index_find(index, q_bytes_from_text("orders"), &subject), Q_OK);
+    cr_assert_eq(ql_index_entry(index, subject, sequence, &entry), Q_OK);
+    const struct ql_segment *segment =
+        ql_segment_set_find(&fixture.store->messages->segments, entry.frame);
+    char path[128];
+    (void)snprintf(
+        path, sizeof(path), "%s/message/segment-%06u", fixture.directory, segment->number);
+    struct qlog_io *io = ramdisk_io(disk);
+    uint8_t byte = '!';
+    struct ql_transfer write = {
+        .op = {
+            .kind = QLOG_IO_WRITE,
+            .file = io->table->open(io, path, 0),
+            .buffer = -1,
+            .length = 1,
+            .at = ql_segment_offset(segment, entry.frame) + entry.payload_at + 100,
+            .data = &byte,
+        },
+    };
+    cr_assert_geq(write.op.file, 0);
+    cr_assert_eq(ql_transfer_wait(io, &write), 0);
+    io->table->close(io, write.op.file);
+}
+
+/* What is not what it was is not handed out: it is told, once, and all the rest is there. */
+Test(store_read, rot)
+{
+    publish_many(10);
+    fixture_reopen(&fixture);
+    damage(5);
+    static const char *const groups[] = { "g", "h" };
+    for (unsigned i = 0; i < 2; i++) {
+        uint64_t session = fixture_join(&fixture, groups[i], "c", NULL);
+        uint64_t received = 0;
+        for (uint64_t sequence = 0; sequence < 10; sequence++) {
+            if (sequence == 5) continue;
+            struct pulled pulled = fixture_pull(&fixture, groups[i], "c", session, 1, received++);
+            cr_assert_eq(pulled.err, Q_OK);
+            cr_assert_eq(pulled.runs[0].sequence, sequence);
+        }
+        cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 1);
+    }
 }
 
 static enum q_err

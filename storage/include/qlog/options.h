@@ -66,7 +66,7 @@ struct qlog_store_options {
     enum qlog_mode mode;
     /* Memory for messages: for those written lately, while somebody reads them, and for those read back
      * from the disk, ahead of who consumes them. What pulls hold pinned comes on top. Taken on demand.
-     * 0: 16 MiB each. */
+     * 0: 16 MiB, 32 MiB. */
     uint64_t tail_bytes_max;
     uint64_t read_bytes_max;
 

@@ -27,7 +27,9 @@ static struct ql_keep_block *block_map(uint64_t size);
 static void block_free(struct ql_keep_block *block);
 static bool keep_list(struct ql_keep *keep, struct ql_kept *kept);
 static uint32_t keep_behind(const struct ql_keep *keep, uint64_t position);
-static bool kept_holds(const struct ql_kept *kept, uint64_t position, uint64_t size);
+static struct ql_kept *keep_find(
+    struct ql_keep *keep, uint64_t position, uint64_t size, bool checked);
+static bool kept_serves(const struct ql_kept *kept, uint64_t position, uint64_t size, bool checked);
 
 void
 ql_keep_init(struct ql_keep *keep, uint64_t tail_bytes, uint64_t fetched_bytes)
@@ -221,12 +223,24 @@ keep_behind(const struct ql_keep *keep, uint64_t position)
 struct ql_kept *
 ql_keep_find(struct ql_keep *keep, uint64_t position, uint64_t size)
 {
+    return keep_find(keep, position, size, false);
+}
+
+struct ql_kept *
+ql_keep_find_checked(struct ql_keep *keep, uint64_t position, uint64_t size)
+{
+    return keep_find(keep, position, size, true);
+}
+
+static struct ql_kept *
+keep_find(struct ql_keep *keep, uint64_t position, uint64_t size, bool checked)
+{
     struct ql_kept *found = keep->last;
-    if (found == NULL || !kept_holds(found, position, size)) {
+    if (found == NULL || !kept_serves(found, position, size, checked)) {
         found = NULL;
         for (uint32_t at = keep_behind(keep, position); at > 0; at--) {
             struct ql_kept *kept = keep->sorted[at - 1];
-            if (kept_holds(kept, position, size)) {
+            if (kept_serves(kept, position, size, checked)) {
                 found = kept;
                 break;
             }
@@ -242,10 +256,12 @@ ql_keep_find(struct ql_keep *keep, uint64_t position, uint64_t size)
 }
 
 static bool
-kept_holds(const struct ql_kept *kept, uint64_t position, uint64_t size)
+kept_serves(const struct ql_kept *kept, uint64_t position, uint64_t size, bool checked)
 {
-    return position >= kept->from && size <= kept->size &&
-           position - kept->from <= kept->size - size;
+    bool holds =
+        position >= kept->from && size <= kept->size && position - kept->from <= kept->size - size;
+    if (!holds || !checked) return holds;
+    return kept->filler == NULL && ql_kept_is_checked(kept, position);
 }
 
 void

@@ -93,6 +93,8 @@ struct ql_kept *ql_keep_add(
     bool always);
 /* A range that holds all of [position, position + size), ready or not; NULL: there is none. */
 struct ql_kept *ql_keep_find(struct ql_keep *keep, uint64_t position, uint64_t size);
+/* One where it is ready and was found right: of several that overlap not all may have been checked. */
+struct ql_kept *ql_keep_find_checked(struct ql_keep *keep, uint64_t position, uint64_t size);
 /* Its bytes are not what they should be: found no more. */
 void ql_keep_forget(struct ql_keep *keep, struct ql_kept *kept);
 /* Give up blocks that nobody looked at since `before_ns`. */

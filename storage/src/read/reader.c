@@ -158,9 +158,8 @@ ql_reader_get(
                 (unsigned long long)ql_entry_end(entry) - 1));
     }
     if (log->tail - entry->frame <= reader->keep.bytes_max[QL_KEEP_TAIL]) ql_reader_expect(reader);
-    const struct ql_kept *envelope = ql_keep_find(&reader->keep, at, entry->envelope_size);
-    if (envelope == NULL || envelope->filler != NULL || !ql_kept_is_checked(envelope, at))
-        return Q_AGAIN;
+    const struct ql_kept *envelope = ql_keep_find_checked(&reader->keep, at, entry->envelope_size);
+    if (envelope == NULL) return Q_AGAIN;
     struct ql_batch_view view = {
         .envelope = ql_kept_at(envelope, at),
         .blocks = { envelope->block, envelope->block },
@@ -168,9 +167,9 @@ ql_reader_get(
     };
     if (whole) {
         at = payload_of(entry);
-        const struct ql_kept *payload = ql_keep_find(&reader->keep, at, entry->payload_size);
-        if (payload == NULL || payload->filler != NULL || !ql_kept_is_checked(payload, at))
-            return Q_AGAIN;
+        const struct ql_kept *payload =
+            ql_keep_find_checked(&reader->keep, at, entry->payload_size);
+        if (payload == NULL) return Q_AGAIN;
         view.payload = ql_kept_at(payload, at);
         view.blocks[1] = payload->block;
     }
@@ -511,6 +510,13 @@ ql_reader_turn(struct ql_reader *reader, uint64_t now_ns)
     if (now_ns < reader->shrink_ns) return;
     reader->shrink_ns = now_ns + Q_NS_PER_S;
     if (now_ns > KEEP_NS) ql_keep_shrink(&reader->keep, now_ns - KEEP_NS);
+}
+
+bool
+ql_reader_is_due(const struct ql_reader *reader)
+{
+    bool done = reader->checking > 0 && !reader->worker.started;
+    return done || !q_list_is_empty(&reader->arrived);
 }
 
 /* What the worker has looked at. */

@@ -8,7 +8,7 @@
 #include "store/store.h"
 
 enum {
-    AHEAD_BYTES = 2 * 1024 * 1024,
+    AHEAD_SHARE = 8,     /* of the memory for what was read back, for one group */
     AHEAD_ENTRIES = 1024 /* bounds a turn */
 };
 
@@ -158,14 +158,15 @@ fetch_ahead(struct qlog_store *store, struct ql_group *group, uint64_t sequence,
 {
     uint64_t visible_end = ql_store_visible_end(store, group->subject);
     uint64_t bytes = 0;
+    uint64_t bytes_max = store->reader.options.read_bytes / AHEAD_SHARE;
     group->ahead_halfway = sequence;
     end = q_min_u64(end, visible_end);
-    for (unsigned i = 0; i < AHEAD_ENTRIES && bytes < AHEAD_BYTES && sequence < end; i++) {
+    for (unsigned i = 0; i < AHEAD_ENTRIES && bytes < bytes_max && sequence < end; i++) {
         struct ql_entry entry;
         if (ql_index_entry(&store->index, group->subject, sequence, &entry) != Q_OK) break;
         if (entry.first_sequence >= end) break;
         if (fetch_wanted(store, group, &entry) == QL_WANTED_NOT) break;
-        if (bytes < AHEAD_BYTES / 2) group->ahead_halfway = sequence;
+        if (bytes < bytes_max / 2) group->ahead_halfway = sequence;
         bytes += (uint64_t)entry.envelope_size + entry.payload_size;
         sequence = ql_entry_end(&entry);
     }

@@ -14,7 +14,7 @@ enum {
     SUBJECTS_DEFAULT = 1000 * 1000,
     GROUPS_DEFAULT = 200 * 1000,
     TAIL_BYTES_DEFAULT = 16 * 1024 * 1024,
-    READ_BYTES_DEFAULT = 16 * 1024 * 1024,
+    READ_BYTES_DEFAULT = 32 * 1024 * 1024,
 };
 
 static void store_set_options(struct qlog_store *store, const struct qlog_store_options *options);
@@ -184,7 +184,8 @@ qlog_store_wait(struct qlog_store *store, uint64_t timeout_ns)
     if (consumer != NULL) deadline = q_min_u64(deadline, consumer->key);
     uint64_t now_ns = q_clock_monotonic_ns(store->clock);
     uint64_t wait_ns = deadline <= now_ns ? 0 : q_min_u64(timeout_ns, deadline - now_ns);
-    if (store->look_again || ql_statements_are_due(store) || !q_mailbox_sleep(&store->mailbox))
+    if (store->look_again || ql_statements_are_due(store) || ql_reader_is_due(&store->reader) ||
+        !q_mailbox_sleep(&store->mailbox))
         wait_ns = 0;
     int rv = table->enter(store->home->env.io, wait_ns);
     q_mailbox_awake(&store->mailbox);
