@@ -55,6 +55,7 @@
     X(archive_unasked, "what the archive does not have yet is dropped")                            \
     X(read_unchecked, "nobody looks at what is read back from the disk")                           \
     X(read_unpinned, "a segment that is being read can be used again")                             \
+    X(scrub_blind, "the scrubber calls everything good")                                           \
     X(read_error_ignored, "a read of messages that failed counts as read")                         \
     X(delay_early, "delayed messages are handed over two ms early")                                \
     X(delay_offered_early, "a delayed message is handed over before it is durable")                \

@@ -91,6 +91,7 @@ static const struct {
     { "index_page_unchecked", ROT },
     { "read_unchecked", READ },
     { "read_unpinned", READ },
+    { "scrub_blind", READ },
     { "read_error_ignored", READ },
 };
 

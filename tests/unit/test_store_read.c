@@ -392,6 +392,81 @@ Test(store_read, closed_while_the_checker_is_busy)
     fixture = memory;
 }
 
+/* Time passes for the scrubber, and nobody pulls. */
+static void
+scrub_for(unsigned seconds)
+{
+    for (unsigned i = 0; i < 10 * seconds; i++) {
+        q_clock_manual_advance_ns(&fixture.clock, Q_NS_PER_S / 10);
+        turn(1);
+    }
+}
+
+static struct qlog_counters
+counters_now(void)
+{
+    struct qlog_counters counters;
+    qlog_store_counters(fixture.store, &counters);
+    return counters;
+}
+
+static uint64_t
+sealed_bytes(void)
+{
+    const struct ql_segment_set *set = &fixture.store->messages->segments;
+    return set->segments[set->count - 1]->base - set->segments[0]->base;
+}
+
+/* It reads what is sealed, once a day, and not faster than it may. */
+Test(store_read, scrubber_finds_nothing)
+{
+    fixture.options.scrub_bytes_per_s = 256 * 1024;
+    fixture.options.retention_ms = UINT64_MAX;
+    fixture_reopen(&fixture);
+    publish_many(BATCHES);
+    uint64_t sealed = sealed_bytes();
+    cr_assert_gt(sealed, 512 * 1024);
+    scrub_for(1);
+    cr_assert_lt(counters_now().scrubbed, 3 * 256 * 1024);
+    scrub_for(10);
+    cr_assert_eq(counters_now().scrubbed, sealed);
+    scrub_for(10);
+    cr_assert_eq(counters_now().scrubbed, sealed);
+    q_clock_manual_advance_ns(&fixture.clock, 24 * 3600 * (uint64_t)Q_NS_PER_S);
+    scrub_for(10);
+    cr_assert_geq(counters_now().scrubbed, 2 * sealed);
+    cr_assert_eq(counters_now().rotten, 0);
+    cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 0);
+}
+
+/* What rotted where nobody reads is told, frame by frame, and the walk goes on behind it. */
+Test(store_read, scrubber_finds_rot)
+{
+    publish_many(BATCHES);
+    fixture_reopen(&fixture);
+    damage(3);
+    damage(4);
+    damage(70);
+    scrub_for(10);
+    cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 2);
+    cr_assert_eq(counters_now().rotten, 3 * 8192);
+    cr_assert_geq(counters_now().scrubbed, sealed_bytes());
+    cr_assert_eq(fixture.events[QLOG_EVENT_READ_FAILED], 0);
+}
+
+/* A read that fails twice is told, and the walk goes on. */
+Test(store_read, scrubber_meets_a_bad_sector)
+{
+    publish_many(BATCHES);
+    fixture_reopen(&fixture);
+    fate = RAMDISK_FAIL;
+    times = 2;
+    scrub_for(10);
+    cr_assert_eq(fixture.events[QLOG_EVENT_READ_FAILED], 1);
+    cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 0);
+    cr_assert_gt(counters_now().scrubbed, sealed_bytes() / 2);
+}
+
 /* --- Ranges in memory. */
 
 static uint8_t

@@ -69,6 +69,9 @@ struct qlog_store_options {
      * 0: 16 MiB, 32 MiB. */
     uint64_t tail_bytes_max;
     uint64_t read_bytes_max;
+    /* How fast sealed segments are read again, once a day, to find what has rotted. 0: 4 MiB/s;
+     * UINT64_MAX: never. */
+    uint64_t scrub_bytes_per_s;
 
     /* Retention drops whole segments of messages, the oldest first: those older than this. 0: 72 h;
      * UINT64_MAX: none for its age. */

@@ -302,6 +302,8 @@ Q_EXPORT void qlog_store_stop(struct qlog_store *store);
     X(bytes, "bytes written to logs, padding included")                                            \
     X(reads, "reads of messages that were not in memory")                                          \
     X(read_bytes, "bytes that they read")                                                          \
+    X(scrubbed, "bytes that the scrubber has read")                                                \
+    X(rotten, "bytes that it found damaged or unreadable")                                         \
     X(subjects, "subjects")                                                                        \
     X(groups, "groups")                                                                            \
     X(parked, "pulls waiting now")

@@ -35,6 +35,7 @@ struct ql_want {
     struct ql_job job;
     struct q_list link; /* free, or arrived */
     struct ql_want *next;
+    struct ql_reader *reader;
     uint32_t subject_id;
     struct ql_entry entry;
     uint64_t incarnation;
@@ -83,9 +84,9 @@ static bool read_may_grow(
     const struct ql_read *read, const struct ql_segment *segment, uint64_t from, uint64_t to);
 static void read_on_done(struct ql_transfer *transfer);
 static void read_end(struct ql_read *read, int error);
-static void turn_collect(struct ql_reader *reader);
 static void turn_give(struct ql_reader *reader);
 static void want_check(struct ql_job *job);
+static void want_on_checked(struct ql_job *job);
 static bool want_is_right(const struct ql_want *want);
 static void want_judge(struct ql_reader *reader, struct ql_want *want);
 static void want_mark(struct ql_want *want);
@@ -123,8 +124,6 @@ ql_reader_init(
 void
 ql_reader_fini(struct ql_reader *reader)
 {
-    if (reader->log == NULL) return;
-    ql_worker_stop(&reader->worker);
     struct qlog_io *io = reader->log->env->io;
     while (reader->under_way > 0)
         if (io->table->enter(io, Q_NS_PER_MS) < 0) break;
@@ -242,8 +241,9 @@ want_new(struct ql_reader *reader, uint32_t subject_id, const struct ql_entry *e
     }
     struct ql_want **bucket = bucket_of(reader, envelope_of(entry));
     *want = (struct ql_want){
-        .job.run = want_check,
+        .job = { .run = want_check, .done = want_on_checked },
         .next = *bucket,
+        .reader = reader,
         .subject_id = subject_id,
         .entry = *entry,
         .whole = whole,
@@ -501,11 +501,11 @@ ql_reader_turn(struct ql_reader *reader, uint64_t now_ns)
 {
     reader->now_ns = now_ns;
     reader->keep.now_ns = now_ns;
-    turn_collect(reader);
+    ql_worker_collect(&reader->worker);
     if (!q_list_is_empty(&reader->arrived)) {
         turn_give(reader);
         /* Without a thread they are done. */
-        turn_collect(reader);
+        ql_worker_collect(&reader->worker);
     }
     if (now_ns < reader->shrink_ns) return;
     reader->shrink_ns = now_ns + Q_NS_PER_S;
@@ -515,25 +515,7 @@ ql_reader_turn(struct ql_reader *reader, uint64_t now_ns)
 bool
 ql_reader_is_due(const struct ql_reader *reader)
 {
-    bool done = reader->checking > 0 && !reader->worker.started;
-    return done || !q_list_is_empty(&reader->arrived);
-}
-
-/* What the worker has looked at. */
-static void
-turn_collect(struct ql_reader *reader)
-{
-    if (reader->checking == 0) return;
-    struct q_list jobs;
-    q_list_init(&jobs);
-    ql_worker_take(&reader->worker, &jobs);
-    struct q_list *link;
-    while ((link = q_list_pop_front(&jobs)) != NULL) {
-        struct ql_job *job = q_container_of(link, struct ql_job, link);
-        struct ql_want *want = q_container_of(job, struct ql_want, job);
-        reader->checking--;
-        want_judge(reader, want);
-    }
+    return ql_worker_is_due(&reader->worker) || !q_list_is_empty(&reader->arrived);
 }
 
 static void
@@ -563,6 +545,14 @@ want_check(struct ql_job *job)
 {
     struct ql_want *want = q_container_of(job, struct ql_want, job);
     want->right = want_is_right(want) || QL_PLANTED(read_unchecked);
+}
+
+static void
+want_on_checked(struct ql_job *job)
+{
+    struct ql_want *want = q_container_of(job, struct ql_want, job);
+    want->reader->checking--;
+    want_judge(want->reader, want);
 }
 
 static bool

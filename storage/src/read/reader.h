@@ -112,7 +112,7 @@ enum ql_wanted {
 /* `log` is there until the reader is gone. */
 void ql_reader_init(
     struct ql_reader *reader, struct ql_log *log, const struct ql_reader_options *options);
-/* Nothing of it is under way afterwards. Before the log goes. No pins. */
+/* Its worker has stopped. Nothing of it is under way afterwards. Before the log goes. No pins. */
 void ql_reader_fini(struct ql_reader *reader);
 
 /*

@@ -62,11 +62,24 @@ worker_start(struct ql_worker *worker)
 }
 
 void
-ql_worker_take(struct ql_worker *worker, struct q_list *jobs)
+ql_worker_collect(struct ql_worker *worker)
 {
+    struct q_list jobs;
+    q_list_init(&jobs);
     (void)pthread_mutex_lock(&worker->lock);
-    q_list_splice_back(jobs, &worker->done);
+    q_list_splice_back(&jobs, &worker->done);
     (void)pthread_mutex_unlock(&worker->lock);
+    struct q_list *link;
+    while ((link = q_list_pop_front(&jobs)) != NULL) {
+        struct ql_job *job = q_container_of(link, struct ql_job, link);
+        job->done(job);
+    }
+}
+
+bool
+ql_worker_is_due(const struct ql_worker *worker)
+{
+    return !worker->started && !q_list_is_empty(&worker->done);
 }
 
 static void *

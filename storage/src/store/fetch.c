@@ -8,13 +8,17 @@
 #include "store/store.h"
 
 enum {
-    AHEAD_SHARE = 8,     /* of the memory for what was read back, for one group */
-    AHEAD_ENTRIES = 1024 /* bounds a turn */
+    AHEAD_SHARE = 8,      /* of the memory for what was read back, for one group */
+    AHEAD_ENTRIES = 1024, /* bounds a turn */
+    TAIL_BYTES_DEFAULT = 16 * 1024 * 1024,
+    READ_BYTES_DEFAULT = 32 * 1024 * 1024,
+    SCRUB_RATE_DEFAULT = 4 * 1024 * 1024,
 };
 
 static void fetch_on_news(void *context, uint32_t subject_id);
 static void fetch_on_bad(
     void *context, uint32_t subject_id, const struct ql_entry *entry, enum q_err err, int sys);
+static void fetch_on_rot(void *context, uint64_t position, uint64_t bytes, enum q_err err, int sys);
 static enum q_err fetch(
     struct qlog_store *store,
     struct ql_group *group,
@@ -27,11 +31,13 @@ static enum ql_wanted fetch_wanted(
     struct qlog_store *store, struct ql_group *group, const struct ql_entry *entry);
 
 void
-ql_fetch_init(struct qlog_store *store, uint64_t tail_bytes, uint64_t read_bytes)
+ql_fetch_init(struct qlog_store *store, const struct qlog_store_options *given)
 {
+    uint64_t tail_bytes = given->tail_bytes_max;
+    uint64_t read_bytes = given->read_bytes_max;
     struct ql_reader_options options = {
-        .tail_bytes = tail_bytes,
-        .read_bytes = read_bytes,
+        .tail_bytes = tail_bytes == 0 ? TAIL_BYTES_DEFAULT : tail_bytes,
+        .read_bytes = read_bytes == 0 ? READ_BYTES_DEFAULT : read_bytes,
         .threaded = store->home->io_owned,
         .context = store,
         .on_news = fetch_on_news,
@@ -40,6 +46,22 @@ ql_fetch_init(struct qlog_store *store, uint64_t tail_bytes, uint64_t read_bytes
     ql_reader_init(&store->reader, store->messages, &options);
     store->messages->on_frame = ql_reader_on_frame;
     store->messages->frame_context = &store->reader;
+    uint64_t scrub_rate = given->scrub_bytes_per_s;
+    struct ql_scrub_options scrub_options = {
+        .bytes_per_s = scrub_rate == 0 ? SCRUB_RATE_DEFAULT : scrub_rate,
+        .context = store,
+        .on_bad = fetch_on_rot,
+    };
+    ql_scrub_init(&store->scrub, store->messages, &store->reader.worker, &scrub_options);
+}
+
+void
+ql_fetch_fini(struct qlog_store *store)
+{
+    if (store->reader.log == NULL) return;
+    ql_worker_stop(&store->reader.worker);
+    ql_scrub_fini(&store->scrub);
+    ql_reader_fini(&store->reader);
 }
 
 static void
@@ -79,6 +101,27 @@ fetch_on_bad(
         "and it is tried again",
         first, last, name, q_err_name(err), sys);
     ql_env_tell(&store->home->env, QLOG_EVENT_READ_FAILED, &args);
+}
+
+/* The scrubber's. */
+static void
+fetch_on_rot(void *context, uint64_t position, uint64_t bytes, enum q_err err, int sys)
+{
+    struct qlog_store *store = context;
+    const struct ql_env *env = &store->home->env;
+    store->counters.rotten += bytes;
+    if (err == Q_E_CORRUPT)
+        QL_TELL(
+            env, ROT, .log = store->messages->name, .path = env->path, .position = position,
+            .bytes = bytes,
+            .text =
+                "damaged below the durable mark, and found by the scrubber: kept, and not handed "
+                "out; run: qlog verify DIR");
+    else
+        QL_TELL(
+            env, READ_FAILED, .log = store->messages->name, .path = env->path, .position = position,
+            .bytes = bytes,
+            .text = q_text("the scrubber can not read: %s (errno %d)", q_err_name(err), sys));
 }
 
 enum q_err

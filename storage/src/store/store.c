@@ -13,8 +13,6 @@ enum {
     CONSUMER_TIMEOUT_DEFAULT_S = 30,
     SUBJECTS_DEFAULT = 1000 * 1000,
     GROUPS_DEFAULT = 200 * 1000,
-    TAIL_BYTES_DEFAULT = 16 * 1024 * 1024,
-    READ_BYTES_DEFAULT = 32 * 1024 * 1024,
 };
 
 static void store_set_options(struct qlog_store *store, const struct qlog_store_options *options);
@@ -48,9 +46,7 @@ qlog_store_open(
     store->messages->yields_files = QL_ACTION_FILES;
     store->now_ns = q_clock_monotonic_ns(store->clock);
     ql_index_attach(&store->index, store->messages, store->actions, store->home->io_owned);
-    ql_fetch_init(
-        store, options->tail_bytes_max == 0 ? TAIL_BYTES_DEFAULT : options->tail_bytes_max,
-        options->read_bytes_max == 0 ? READ_BYTES_DEFAULT : options->read_bytes_max);
+    ql_fetch_init(store, options);
     err = ql_store_recover(store);
     if (err == Q_OK) err = ql_home_start(store->home);
     if (err == Q_OK) err = ql_store_finish_recovery(store);
@@ -97,7 +93,7 @@ qlog_store_close(struct qlog_store *store)
     ql_pulls_end(store);
     /* Pushed by a thread that had looked at `stopping` just before it was set. */
     store_refuse(store);
-    ql_reader_fini(&store->reader);
+    ql_fetch_fini(store);
     ql_index_detach(&store->index);
     store->home->super.sessions = store->session_count;
     enum q_err close_err = ql_home_close(store->home);
@@ -116,7 +112,7 @@ store_free(struct qlog_store *store)
 {
     while (store->consumer_deadlines.count > 0)
         q_heap_remove(&store->consumer_deadlines, q_heap_first(&store->consumer_deadlines));
-    ql_reader_fini(&store->reader);
+    ql_fetch_fini(store);
     ql_index_detach(&store->index);
     if (store->home != NULL) (void)ql_home_close(store->home);
     for (uint32_t i = 0; i < store->group_count; i++)
@@ -168,6 +164,7 @@ qlog_store_turn(struct qlog_store *store)
     ql_retention_step(store);
     ql_home_write(home, store->now_ns);
     ql_reader_submit(&store->reader);
+    ql_scrub_step(&store->scrub, store->now_ns, store->reader.under_way > 0);
     ql_index_make(&store->index, store->now_ns);
     return ql_env_check(&home->env);
 }
@@ -178,6 +175,7 @@ qlog_store_wait(struct qlog_store *store, uint64_t timeout_ns)
     const struct qlog_io_table *table = store->home->env.io->table;
     uint64_t deadline = ql_home_deadline_ns(store->home);
     deadline = q_min_u64(deadline, store->retention.next_ns);
+    deadline = q_min_u64(deadline, ql_scrub_deadline_ns(&store->scrub));
     const struct q_heap_node *pull = q_heap_first(&store->pull_deadlines);
     const struct q_heap_node *consumer = q_heap_first(&store->consumer_deadlines);
     if (pull != NULL) deadline = q_min_u64(deadline, pull->key);
@@ -293,6 +291,7 @@ qlog_store_counters(struct qlog_store *store, struct qlog_counters *ret_counters
     ret_counters->subjects = store->index.count;
     ret_counters->reads = store->reader.read_count;
     ret_counters->read_bytes = store->reader.read_bytes;
+    ret_counters->scrubbed = store->scrub.bytes;
     ret_counters->generation = store->home->env.generation;
     ret_counters->io_name = store->home->env.io->table->name;
     ret_counters->io_note = store->home->io_note;

@@ -28,6 +28,7 @@
 #include "consume/group.h"
 #include "log/index.h"
 #include "read/reader.h"
+#include "read/scrub.h"
 #include "segment/home.h"
 #include "store/retention.h"
 
@@ -90,6 +91,7 @@ struct qlog_store {
     uint64_t passed_over; /* such records */
 
     struct ql_reader reader; /* batches of the message log in memory */
+    struct ql_scrub scrub;
 
     struct ql_statements statements;
     uint64_t replayed_actions; /* where the action log was read from */
@@ -203,7 +205,9 @@ void ql_subjects_look(struct qlog_store *store);
 uint64_t ql_store_visible_end(const struct qlog_store *store, const struct ql_subject *subject);
 
 /* --- fetch.c --- */
-void ql_fetch_init(struct qlog_store *store, uint64_t tail_bytes, uint64_t read_bytes);
+void ql_fetch_init(struct qlog_store *store, const struct qlog_store_options *given);
+/* Nothing of it is under way in the log's io any more. Before the log goes; a second time is fine. */
+void ql_fetch_fini(struct qlog_store *store);
 /*
  * The batch of an entry, for a pull of this group. Q_OK: the piece is pinned. Q_AGAIN: it is being
  * read; the subject's parked pulls are tried again when it has come. Q_E_CORRUPT: it is damaged, which
