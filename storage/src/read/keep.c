@@ -90,6 +90,8 @@ keep_room(struct ql_keep *keep, enum ql_keep_kind kind, uint64_t size, bool alwa
     struct ql_keep_block *block = keep->blocks[kind];
     if (block != NULL && block_has_room(block, size)) return block;
     uint64_t wanted = q_max_u64(q_align_up(size, QL_BLOCK), QL_KEEP_BLOCK);
+    /* What never fits is no reason to give up anything. */
+    if (wanted > keep->bytes_max[kind] && !always) return NULL;
     if (!keep_make_room(keep, kind, wanted) && !always) return NULL;
     block = block_new(keep, kind, wanted);
     if (block == NULL) return NULL;

@@ -15,6 +15,8 @@ enum {
     SCRUB_RATE_DEFAULT = 4 * 1024 * 1024,
 };
 
+#define TELL_NS (10 * (uint64_t)Q_NS_PER_S)
+
 static void fetch_on_news(void *context, uint32_t subject_id);
 static void fetch_on_bad(
     void *context, uint32_t subject_id, const struct ql_entry *entry, enum q_err err, int sys);
@@ -59,6 +61,7 @@ void
 ql_fetch_fini(struct qlog_store *store)
 {
     if (store->reader.log == NULL) return;
+    store->messages->on_frame = NULL;
     ql_worker_stop(&store->reader.worker);
     ql_scrub_fini(&store->scrub);
     ql_reader_fini(&store->reader);
@@ -77,7 +80,7 @@ static void
 fetch_on_bad(
     void *context, uint32_t subject_id, const struct ql_entry *entry, enum q_err err, int sys)
 {
-    const struct qlog_store *store = context;
+    struct qlog_store *store = context;
     const struct ql_subject *subject = ql_index_get(&store->index, subject_id);
     const char *name = subject == NULL ? "?" : subject->name;
     unsigned long long first = entry->first_sequence;
@@ -95,6 +98,9 @@ fetch_on_bad(
         ql_env_tell(&store->home->env, QLOG_EVENT_ROT, &args);
         return;
     }
+    /* A disk that fails gives many. Who pulls them is told each time. */
+    if (store->now_ns < store->tell_read_ns) return;
+    store->tell_read_ns = store->now_ns + TELL_NS;
     args.text = q_text(
         "messages %llu to %llu of \"%s\" can not be read: %s (errno %d); who pulls them is "
         "refused, "

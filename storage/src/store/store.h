@@ -92,6 +92,7 @@ struct qlog_store {
 
     struct ql_reader reader; /* batches of the message log in memory */
     struct ql_scrub scrub;
+    uint64_t tell_read_ns; /* not before: that a read failed */
 
     struct ql_statements statements;
     uint64_t replayed_actions; /* where the action log was read from */
