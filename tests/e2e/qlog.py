@@ -289,7 +289,8 @@ def check_mistakes(t, qlog, directory):
         refuses(NOT_FOUND, command, t.path("nowhere"), says=["nowhere", "check the path"])
         refuses(USAGE, command, directory, "-o", "xml", says=["xml"])
         refuses(USAGE, command, says=["which directory"])
-    for command in ("info", "ls", "dump", "cat", "grep", "stat", "verify", "repair", "track", "gc"):
+    for command in ("info", "ls", "dump", "cat", "grep", "stat", "verify", "repair", "track", "gc",
+                    "index"):
         help_text = qlog(command, "--help")
         t.check("example:\n  qlog %s " % command in help_text, "no example: %s" % help_text)
 

@@ -28,7 +28,7 @@ teardown(void)
     fixture_close(&fixture);
 }
 
-TestSuite(qlog_tool, .init = setup, .fini = teardown);
+TestSuite(qlog_tool, .init = setup, .fini = teardown, .timeout = 120);
 
 /* Exit code of a shell command. */
 static int
@@ -249,6 +249,35 @@ Test(qlog_tool, gc_drops_what_nothing_holds)
     assert_says("orders");
     cr_assert_eq(qlog("cat", "orders --to 0 | wc -c"), 0);
     assert_says("0\n");
+}
+
+/* Each segment is there with its index file, or with what is the matter with it. */
+Test(qlog_tool, index_tells_what_files_have)
+{
+    q_clock_manual_advance_ns(&fixture.clock, Q_NS_PER_S);
+    fill_segments();
+    /* The action log, which names the subject, is flushed first. */
+    q_clock_manual_advance_ns(&fixture.clock, Q_NS_PER_S);
+    while (fixture.store->index.files.count == 0)
+        fixture_settle(&fixture);
+    cr_assert_eq(qlog("index", ""), 0, "%s", output);
+    assert_says("whole");
+    const struct ql_index_file *file = fixture.store->index.files.files[0];
+    char path[128];
+    (void)snprintf(path, sizeof(path), "%s/message/index-%06u", fixture.directory, file->number);
+    close_clean();
+    FILE *handle = fopen(path, "r+b");
+    cr_assert_not_null(handle);
+    (void)fseek(handle, QL_INDEX_HEADER_SIZE + 17, SEEK_SET);
+    (void)fwrite("damage", 1, 6, handle);
+    (void)fclose(handle);
+    cr_assert_eq(qlog("index", ""), 8);
+    assert_says("damaged");
+    cr_assert_eq(remove(path), 0);
+    cr_assert_eq(qlog("index", "-o json | python3 -m json.tool"), 0);
+    assert_says("\"state\": \"missing\"");
+    assert_says("\"state\": \"whole\"");
+    assert_says("\"batches\": ");
 }
 
 Test(qlog_tool, gc_does_not_touch_a_running_store)

@@ -41,6 +41,7 @@ struct command {
 };
 
 enum tool_exit info_run(const struct command *command, int argc, char **argv);
+enum tool_exit index_run(const struct command *command, int argc, char **argv);
 enum tool_exit ls_run(const struct command *command, int argc, char **argv);
 enum tool_exit dump_run(const struct command *command, int argc, char **argv);
 enum tool_exit cat_run(const struct command *command, int argc, char **argv);

@@ -51,6 +51,12 @@ static const struct command commands[] = {
       "MESSAGE is an id, or SUBJECT@SEQUENCE. What happened is what the action log still "
       "has.",
       "qlog track qmq-data orders@1047", track_run, false },
+    { "index", "DIR", "how much of each message segment is in an index file",
+      WHAT_STORE
+      "Every page of every file is checked. A start reads what no file has, and makes "
+      "missing and\ndamaged files again: to have one made anew, stop the node and remove it. "
+      "`verify --deep`\nholds files against their segments.",
+      "qlog index qmq-data -o json", index_run, false },
     { "gc", "DIR", "which segments retention may drop, and what holds the others",
       WHAT_DIR "\nOnly whole segments go, from the head of a log. With both AGE and SIZE, either "
                "is enough.\nIt changes nothing unless --apply is given. What subjects and groups "
