@@ -7,6 +7,15 @@
 /* clang-format off */
 #define AckAnswer_DESCRIPTOR      qmq__wire__ack_answer__descriptor
 #define AckRequest_DESCRIPTOR     qmq__wire__ack_request__descriptor
+#define DelayHistogramAnswer_DESCRIPTOR   qmq__wire__delay_histogram_answer__descriptor
+#define DelayHistogramRequest_DESCRIPTOR  qmq__wire__delay_histogram_request__descriptor
+#define DelayLagAnswer_DESCRIPTOR         qmq__wire__delay_lag_answer__descriptor
+#define DelayListAnswer_DESCRIPTOR        qmq__wire__delay_list_answer__descriptor
+#define DelayListRequest_DESCRIPTOR       qmq__wire__delay_list_request__descriptor
+#define DelayMessage_DESCRIPTOR           qmq__wire__delay_message__descriptor
+#define DelayNameRequest_DESCRIPTOR       qmq__wire__delay_name_request__descriptor
+#define DelayRescheduleAnswer_DESCRIPTOR  qmq__wire__delay_reschedule_answer__descriptor
+#define DelayRescheduleRequest_DESCRIPTOR qmq__wire__delay_reschedule_request__descriptor
 #define Empty_DESCRIPTOR          qmq__wire__empty__descriptor
 #define HelloAnswer_DESCRIPTOR    qmq__wire__hello_answer__descriptor
 #define HelloRequest_DESCRIPTOR   qmq__wire__hello_request__descriptor

@@ -4,6 +4,7 @@
  *   DIR/qmq-node   marker, node id, lock; names the process that holds it
  *   DIR/meta/      role meta: meta.db
  *   DIR/broker/    role broker: a store, which `qlog` can read
+ *   DIR/delay/     role delay: a delay store
  *
  * A directory is taken only when it is absent, empty, or has our marker: nothing is ever written
  * beside files of somebody else. The lock is the kernel's and goes with the process, so that a

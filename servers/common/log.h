@@ -42,7 +42,11 @@ enum {
     X(META_FAILED, ERROR, "meta's database refused a read or a write")                             \
     X(BROKER_STORE, INFO, "what the store reports while it is opened and works")                   \
     X(BROKER_STORE_WARNING, WARN, "the same, where an operator should look")                       \
-    X(BROKER_ROT, ERROR, "a stored batch failed its check and was not delivered")
+    X(BROKER_ROT, ERROR, "a stored batch failed its check and was not delivered")                  \
+    X(DELAY_STORE, INFO, "what the delay store reports while it is opened and works")              \
+    X(DELAY_STORE_WARNING, WARN, "the same, where an operator should look")                        \
+    X(DELAY_GROUP_AWAY, WARN, "due messages can't be stored at a broker group: tried for ever")    \
+    X(DELAY_GROUP_BACK, INFO, "a broker group stores due messages again")
 
 enum srv_event {
 #define SRV_EVENT_ENUM(name, level, meaning) SRV_##name,

@@ -27,7 +27,8 @@ struct words {
     bool version;
 };
 
-/* Which programs have an option: those with this role. NULL: all. */
+/* Which programs have an option: those with this role; "store": with a store; "*": with more than one.
+ * NULL: all. */
 struct row {
     const char *role;
     struct q_opt opt;
@@ -92,23 +93,23 @@ collect(const struct srv_program *program, struct words *words, struct q_opt *op
     /* clang-format off */
     const struct row rows[] = {
         { "*",      { "roles", 0, Q_OPT_TEXT, &words->roles, "LIST",
-                      "what this process is: any of meta,broker (both)", 0, 0 } },
+                      "what this process is: any of meta,broker,delay (all)", 0, 0 } },
         { NULL,     { "dir", 0, Q_OPT_TEXT, &to->directory, "DIR",
                       "data directory; made when it does not exist", 0, 0 } },
         { NULL,     { "port-base", 0, Q_OPT_NUMBER, &to->port_base, "N",
-                      "port of meta; the broker's is N+1 (20880; 0: any free ports)",
+                      "port of meta; broker N+1, delay N+2 (20880; 0: any free ports)",
                       0, PORT_BASE_MAX } },
         { NULL,     { "listen", 0, Q_OPT_TEXT, &to->listen, "ADDR",
                       "IP address to listen on (127.0.0.1: this machine only)", 0, 0 } },
-        { "broker", { "advertise", 0, Q_OPT_TEXT, &to->advertise, "HOST",
+        { "store",  { "advertise", 0, Q_OPT_TEXT, &to->advertise, "HOST",
                       "host that clients use, when it is not the one of --listen", 0, 0 } },
-        { "broker", { "meta", 0, Q_OPT_TEXT, &to->meta_url, "URL",
+        { "store",  { "meta", 0, Q_OPT_TEXT, &to->meta_url, "URL",
                       "meta to register at (the node's own, or tcp://127.0.0.1:PORT-BASE)", 0, 0 } },
-        { "broker", { "broker-group", 0, Q_OPT_TEXT, &to->broker_group, "NAME",
+        { "store",  { "broker-group", 0, Q_OPT_TEXT, &to->broker_group, "NAME",
                       "name of this store among all (made from the node id)", 0, 0 } },
-        { "broker", { "cluster", 0, Q_OPT_TEXT, &to->cluster, "NAME",
+        { "store",  { "cluster", 0, Q_OPT_TEXT, &to->cluster, "NAME",
                       "cluster the node belongs to (default)", 0, 0 } },
-        { "broker", { "segment-size", 0, Q_OPT_SIZE, &to->storage.segment_bytes, "SIZE",
+        { "store",  { "segment-size", 0, Q_OPT_SIZE, &to->storage.segment_bytes, "SIZE",
                       "of a log file (256MiB, less on small disks)", SEGMENT_BYTES_MIN, 0 } },
         { "broker", { "retention", 0, Q_OPT_DURATION, &to->storage.retention_ns, "TIME",
                       "messages older than this may go (72h)", Q_NS_PER_S, 0 } },
@@ -138,7 +139,9 @@ collect(const struct srv_program *program, struct words *words, struct q_opt *op
     size_t count = 0;
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
         const char *role = rows[i].role;
-        bool is_ours = !role || (*role == '*' ? program->role_count > 1 : has_role(program, role));
+        bool is_store = has_role(program, "broker") || has_role(program, "delay");
+        bool is_ours = !role || (*role == '*' && program->role_count > 1) ||
+                       (strcmp(role, "store") == 0 && is_store) || has_role(program, role);
         if (is_ours) options[count++] = rows[i].opt;
     }
     return count;
@@ -200,7 +203,8 @@ unknown_role(const struct srv_program *program, const char *word)
             Q_INVALID,
             .what = q_text("--roles: unknown role '%s'; did you mean '%s'?", word, near));
     return Q_FAIL(
-        Q_INVALID, .what = q_text("--roles: unknown role '%s'; there are meta and broker", word));
+        Q_INVALID,
+        .what = q_text("--roles: unknown role '%s'; there are meta, broker and delay", word));
 }
 
 static enum q_err

@@ -271,7 +271,7 @@ handle_route(struct meta_call *call, struct q_bytes header)
     struct meta *meta = call->meta;
     Qmq__Wire__RouteRequest *request;
     Q_TRY(QPROTO_UNPACK(header, route_request, &meta->arena, &request));
-    if (*request->subject)
+    if (*request->subject && strcmp(request->subject, META_DELAY_GROUPS) != 0)
         Q_TRY(qproto_check_name("subject", request->subject, QPROTO_SUBJECT_MAX));
 
     (void)snprintf(call->subject, sizeof(call->subject), "%s", request->subject);

@@ -31,7 +31,7 @@ static bool extend(
     const struct meta_nodes *nodes, const char *subject, struct assignment *assignment);
 static const struct meta_node *choose(
     const struct meta_nodes *nodes, const char *subject, const struct assignment *assignment);
-static bool is_broker(const struct meta_node *node);
+static bool has_role(const struct meta_node *node, const char *role);
 static bool is_in(const struct assignment *assignment, const char *broker_group);
 static unsigned count_names(const struct assignment *assignment);
 static uint64_t route_version(const struct meta_route *route);
@@ -42,7 +42,8 @@ meta_route_find(
     struct meta_nodes *nodes, const char *subject, bool assign, struct meta_route *ret_route)
 {
     struct assignment assignment = { .version = 0 };
-    bool is_all = !*subject;
+    bool is_delay = strcmp(subject, META_DELAY_GROUPS) == 0;
+    bool is_all = !*subject || is_delay;
     ret_route->assigned_now = false;
     if (!is_all)
         Q_TRY(find_assigned(nodes, subject, assign, &assignment, &ret_route->assigned_now));
@@ -51,7 +52,7 @@ meta_route_find(
     meta_nodes_for_each(at, nodes)
     {
         const struct meta_node *node = meta_node_of(at);
-        if (!is_broker(node) || !node->alive) continue;
+        if (!has_role(node, is_delay ? "delay" : "broker") || !node->alive) continue;
         if (!is_all && !is_in(&assignment, node->record->broker_group)) continue;
         if (ret_route->group_count == META_ROUTE_GROUPS_MAX) break;
         ret_route->groups[ret_route->group_count++] = node;
@@ -128,7 +129,7 @@ choose(const struct meta_nodes *nodes, const char *subject, const struct assignm
     meta_nodes_for_each(at, nodes)
     {
         const struct meta_node *node = meta_node_of(at);
-        if (!is_broker(node) || !node->alive || node->record->read_only) continue;
+        if (!has_role(node, "broker") || !node->alive || node->record->read_only) continue;
         if (is_in(assignment, node->record->broker_group)) continue;
 
         uint64_t weight = hash_text(hash_text(0, subject), node->record->broker_group);
@@ -140,9 +141,9 @@ choose(const struct meta_nodes *nodes, const char *subject, const struct assignm
 }
 
 static bool
-is_broker(const struct meta_node *node)
+has_role(const struct meta_node *node, const char *role)
 {
-    return node->record && strcmp(node->record->role, "broker") == 0;
+    return node->record && strcmp(node->record->role, role) == 0;
 }
 
 static bool

@@ -23,6 +23,9 @@ enum {
     META_ROUTE_GROUPS_MAX = 256
 };
 
+/* In the place of a subject: all delay groups. */
+#define META_DELAY_GROUPS "%delay"
+
 struct meta_route {
     uint64_t version; /* never 0 */
     size_t group_count;
@@ -31,7 +34,7 @@ struct meta_route {
 };
 
 /*
- * The route of `subject`, "": all broker groups. `assign`: somebody is about to use the subject.
+ * The route of `subject`, "": all broker groups, META_DELAY_GROUPS: all delay groups. `assign`: somebody is about to use the subject.
  * A route without groups is a valid answer: nobody serves it now. Q_OK or failures of the store.
  */
 Q_MUST_CHECK enum q_err meta_route_find(

@@ -17,6 +17,12 @@
     X(ACK,             19, AckRequest,     AckAnswer,      "broker") \
     X(KEEP_ALIVE,      20, SessionRequest, Empty,          "broker") \
     X(LEAVE,           21, SessionRequest, Empty,          "broker") \
+    X(DELAY_CANCEL,    32, DelayNameRequest, Empty,        "delay") \
+    X(DELAY_RESCHEDULE,33, DelayRescheduleRequest, DelayRescheduleAnswer, "delay") \
+    X(DELAY_SHOW,      34, DelayNameRequest, DelayMessage, "delay") \
+    X(DELAY_LIST,      35, DelayListRequest, DelayListAnswer, "delay") \
+    X(DELAY_HISTOGRAM, 36, DelayHistogramRequest, DelayHistogramAnswer, "delay") \
+    X(DELAY_LAG,       37, Empty,          DelayLagAnswer, "delay") \
     X(META_REGISTER,   64, NodeRecord,     RegisterAnswer, "meta") \
     X(META_HEARTBEAT,  65, NodeRecord,     RegisterAnswer, "meta") \
     X(META_ROUTE,      66, RouteRequest,   RouteAnswer,    "meta") \
