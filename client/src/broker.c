@@ -6,6 +6,7 @@
 #include "client.h"
 
 #define ROLE_BROKER "broker"
+#define ROLE_DELAY  "delay"
 
 static enum q_err get_broker(
     struct qmq_client *client, const Qmq__Wire__RouteGroup *group, struct broker **ret_broker);
@@ -78,7 +79,9 @@ brokers_update(struct qmq_client *client, const Qmq__Wire__RouteAnswer *route)
 static bool
 is_broker(const Qmq__Wire__RouteGroup *group)
 {
-    return strcmp(group->role, ROLE_BROKER) == 0 || group->role[0] == '\0';
+    /* Delay groups are told only to who asks for them. */
+    return strcmp(group->role, ROLE_BROKER) == 0 || strcmp(group->role, ROLE_DELAY) == 0 ||
+           group->role[0] == '\0';
 }
 
 static enum q_err

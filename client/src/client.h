@@ -92,6 +92,8 @@ uint64_t client_route_changes(struct qmq_client *client);
 bool client_should_leave_broker(struct qmq_client *client, struct broker *broker);
 uint64_t client_now_ns(const struct qmq_client *client);
 
+/* In the place of a subject: where delay groups are. */
+#define ROUTE_OF_DELAY "%delay"
 /* The request for where a subject is served. */
 Q_MUST_CHECK enum q_err route_build(const char *subject, struct qnet_buffer **ret_buffer);
 struct route {

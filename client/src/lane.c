@@ -176,6 +176,7 @@ write_batches(struct request *request, uint8_t *payload)
 
     q_list_for_each(node, &request->batches) {
         struct batch *batch = q_container_of(node, struct batch, node);
+        place.due_ms = batch->due_ms;
         qbatch_builder_write(batch->builder, &place, envelope_to, payload_to);
         envelope_to += batch->envelope_size;
         payload_to += batch->payload_size;

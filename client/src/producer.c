@@ -41,8 +41,12 @@ static enum q_err send_message(
 static enum q_err translate(const struct qmq_outgoing *outgoing, struct translation *translation);
 static enum q_err wait_for_memory(struct qmq_producer *producer, size_t size);
 static enum q_err add(
-    struct subject *subject, struct qbatch_message *message, qmq_sent_fn *sent, void *context);
-static enum q_err open_batch(struct subject *subject);
+    struct subject *subject,
+    struct qbatch_message *message,
+    uint64_t due_ms,
+    qmq_sent_fn *sent,
+    void *context);
+static enum q_err open_batch(struct subject *subject, uint64_t due_ms);
 static void drop_if_empty(struct batch *batch);
 static struct q_bytes bytes_of(struct qmq_bytes bytes);
 static void wake_sender(void *context, const struct qmq_sent *sent);
@@ -152,9 +156,9 @@ send_message(
 
     pthread_mutex_lock(&producer->lock);
     struct subject *subject;
-    enum q_err err = subject_get(producer, name, &subject);
+    enum q_err err = subject_get(producer, name, outgoing->due_ms != 0, &subject);
     if (err == Q_OK) err = wait_for_memory(producer, outgoing->body.size);
-    if (err == Q_OK) err = add(subject, &translation.message, sent, context);
+    if (err == Q_OK) err = add(subject, &translation.message, outgoing->due_ms, sent, context);
     if (err == Q_OK && subject->lane) lane_pump(subject->lane);
     if (err == Q_OK && !subject->lane) subject_wants_route(subject);
     pthread_mutex_unlock(&producer->lock);
@@ -232,7 +236,11 @@ wait_for_memory(struct qmq_producer *producer, size_t size)
 }
 
 static enum q_err
-add(struct subject *subject, struct qbatch_message *message, qmq_sent_fn *sent, void *context)
+add(struct subject *subject,
+    struct qbatch_message *message,
+    uint64_t due_ms,
+    qmq_sent_fn *sent,
+    void *context)
 {
     struct qmq_producer *producer = subject->producer;
     struct note note = {
@@ -244,11 +252,12 @@ add(struct subject *subject, struct qbatch_message *message, qmq_sent_fn *sent, 
     message->time_ms = note.time_ms;
     message->counter = note.counter;
 
-    if (!subject->open) Q_TRY(open_batch(subject));
+    /* A batch is due as a whole. */
+    if (!subject->open || subject->open->due_ms != due_ms) Q_TRY(open_batch(subject, due_ms));
     uint64_t held_before = subject->open->held_bytes;
     enum q_err err = batch_add(subject->open, message, &note);
     if (err == Q_AGAIN) {
-        Q_TRY(open_batch(subject));
+        Q_TRY(open_batch(subject, due_ms));
         held_before = 0;
         err = batch_add(subject->open, message, &note);
     }
@@ -263,9 +272,10 @@ add(struct subject *subject, struct qbatch_message *message, qmq_sent_fn *sent, 
 
 /* The batch that was open before stays where it waits, and gets nothing more. */
 static enum q_err
-open_batch(struct subject *subject)
+open_batch(struct subject *subject, uint64_t due_ms)
 {
     Q_TRY(batch_get(subject, &subject->open));
+    subject->open->due_ms = due_ms;
     q_list_push_back(
         subject->lane ? &subject->lane->waiting : &subject->unrouted, &subject->open->node);
     return Q_OK;

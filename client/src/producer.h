@@ -44,6 +44,7 @@ struct batch {
     uint32_t note_capacity;
     uint64_t held_bytes; /* counted against the producer's limit */
     uint64_t deadline_ns;
+    uint64_t due_ms; /* of all its messages; 0: at once */
     bool is_closed;
     uint32_t envelope_size; /* once closed */
     uint32_t payload_size;
@@ -58,6 +59,7 @@ struct batch {
 
 struct subject {
     struct qmq_producer *producer;
+    bool is_delayed;   /* its messages go to a delay group */
     struct lane *lane; /* NULL: the route is not known */
     struct batch *open;
     struct q_list unrouted; /* batches */
@@ -114,7 +116,7 @@ struct qmq_producer {
 
 /* subject.c */
 Q_MUST_CHECK enum q_err subject_get(
-    struct qmq_producer *producer, const char *name, struct subject **ret_subject);
+    struct qmq_producer *producer, const char *name, bool is_delayed, struct subject **ret_subject);
 /* A batch was put into subject.unrouted: have its route asked for. */
 void subject_wants_route(struct subject *subject);
 /* Ask for routes that are due. Returns when to come back. */

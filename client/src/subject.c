@@ -10,9 +10,15 @@ enum {
     ROUTES_AT_ONCE = 256, /* the first messages of ten thousand subjects should not flood meta */
 };
 
+/* What is looked for: a subject has two ways, of messages that are due at once, and of others. */
+struct wanted {
+    const char *name;
+    bool is_delayed;
+};
+
 static enum q_err subject_new(
-    struct qmq_producer *producer, const char *name, struct subject **ret_subject);
-static uint64_t hash_name(const char *name);
+    struct qmq_producer *producer, const char *name, bool is_delayed, struct subject **ret_subject);
+static uint64_t hash_name(const char *name, bool is_delayed);
 static bool is_subject(const void *key, uint32_t value, const void *context);
 static enum q_err ask_route(struct subject *subject);
 static void on_routed(struct qnet_request *request, enum q_err err, struct qnet_buffer *answer);
@@ -21,17 +27,21 @@ static enum q_err pick_lane(
 static void enter_lane(struct subject *subject, struct lane *lane);
 
 enum q_err
-subject_get(struct qmq_producer *producer, const char *name, struct subject **ret_subject)
+subject_get(
+    struct qmq_producer *producer, const char *name, bool is_delayed, struct subject **ret_subject)
 {
     uint32_t index;
-    if (!q_map_get(&producer->map, hash_name(name), is_subject, name, producer, &index))
-        return subject_new(producer, name, ret_subject);
+    const struct wanted wanted = { name, is_delayed };
+    uint64_t hash = hash_name(name, is_delayed);
+    if (!q_map_get(&producer->map, hash, is_subject, &wanted, producer, &index))
+        return subject_new(producer, name, is_delayed, ret_subject);
     *ret_subject = producer->subjects[index];
     return Q_OK;
 }
 
 static enum q_err
-subject_new(struct qmq_producer *producer, const char *name, struct subject **ret_subject)
+subject_new(
+    struct qmq_producer *producer, const char *name, bool is_delayed, struct subject **ret_subject)
 {
     Q_TRY(qproto_check_name("subject", name, QPROTO_SUBJECT_MAX));
 
@@ -46,7 +56,7 @@ subject_new(struct qmq_producer *producer, const char *name, struct subject **re
     size_t length = strlen(name);
     struct subject *subject = calloc(1, sizeof(*subject) + length + 1);
     if (!subject) return Q_FAIL(Q_E_NOMEM);
-    enum q_err err = q_map_put(&producer->map, hash_name(name), index);
+    enum q_err err = q_map_put(&producer->map, hash_name(name, is_delayed), index);
     if (err != Q_OK) {
         free(subject);
         return err;
@@ -54,6 +64,7 @@ subject_new(struct qmq_producer *producer, const char *name, struct subject **re
 
     memcpy(subject->name, name, length + 1);
     subject->producer = producer;
+    subject->is_delayed = is_delayed;
     q_list_init(&subject->unrouted);
     q_list_init(&subject->node);
     producer->subjects[index] = subject;
@@ -64,9 +75,9 @@ subject_new(struct qmq_producer *producer, const char *name, struct subject **re
 
 /* FNV-1a: names are short, and no stranger chooses them. */
 static uint64_t
-hash_name(const char *name)
+hash_name(const char *name, bool is_delayed)
 {
-    uint64_t hash = 0xcbf29ce484222325u;
+    uint64_t hash = 0xcbf29ce484222325u + is_delayed;
     for (; *name; name++)
         hash = (hash ^ (uint8_t)*name) * 0x100000001b3u;
     return hash;
@@ -76,7 +87,9 @@ static bool
 is_subject(const void *key, uint32_t value, const void *context)
 {
     const struct qmq_producer *producer = context;
-    return strcmp(producer->subjects[value]->name, key) == 0;
+    const struct wanted *wanted = key;
+    const struct subject *subject = producer->subjects[value];
+    return subject->is_delayed == wanted->is_delayed && strcmp(subject->name, wanted->name) == 0;
 }
 
 void
@@ -96,7 +109,8 @@ ask_route(struct subject *subject)
     struct qmq_producer *producer = subject->producer;
 
     subject->route.net = (struct qnet_request){ .timeout_ms = ROUTE_TIMEOUT_MS, .done = on_routed };
-    Q_TRY(route_build(subject->name, &subject->route.net.buffer));
+    const char *name = subject->is_delayed ? ROUTE_OF_DELAY : subject->name;
+    Q_TRY(route_build(name, &subject->route.net.buffer));
     Q_TRY(link_submit(producer->client->meta, &subject->route));
     subject->is_routing = true;
     producer->routing_count++;

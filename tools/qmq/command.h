@@ -44,6 +44,13 @@ int pub_run(const struct command *command, int argc, char **argv);
 int sub_run(const struct command *command, int argc, char **argv);
 int bench_pub_run(const struct command *command, int argc, char **argv);
 int bench_sub_run(const struct command *command, int argc, char **argv);
+int bench_delay_run(const struct command *command, int argc, char **argv);
+int delay_list_run(const struct command *command, int argc, char **argv);
+int delay_show_run(const struct command *command, int argc, char **argv);
+int delay_cancel_run(const struct command *command, int argc, char **argv);
+int delay_reschedule_run(const struct command *command, int argc, char **argv);
+int delay_histogram_run(const struct command *command, int argc, char **argv);
+int delay_lag_run(const struct command *command, int argc, char **argv);
 int version_run(const struct command *command, int argc, char **argv);
 int help_run(const struct command *command, int argc, char **argv);
 

@@ -15,8 +15,19 @@ static const struct command commands[] = {
       "Without BODY and --from the body is read from stdin.", pub_run },
     { "sub", "SUBJECT", "join a group, print its messages and acknowledge them",
       "To a pipe or file only bodies are written, one per line.", sub_run },
+    { "delay list", "", "list messages that wait until they are due", NULL, delay_list_run },
+    { "delay show", "HANDLE|ID", "tell of one of them", NULL, delay_show_run },
+    { "delay cancel", "HANDLE|ID", "never deliver it",
+      "HANDLE is what `qmq pub --delay` and `qmq delay list` print. An ID needs --due.",
+      delay_cancel_run },
+    { "delay reschedule", "HANDLE|ID", "deliver it at another time; prints its new handle", NULL,
+      delay_reschedule_run },
+    { "delay histogram", "", "count messages by the time at which they are due", NULL,
+      delay_histogram_run },
+    { "delay lag", "", "tell how delay groups are doing", NULL, delay_lag_run },
     { "bench pub", "", "measure publishing", NULL, bench_pub_run },
     { "bench sub", "", "measure consuming what `bench pub` has published", NULL, bench_sub_run },
+    { "bench delay", "", "measure how late delayed messages are", NULL, bench_delay_run },
     { "version", "", "print the version", NULL, version_run },
     { "help", "[COMMAND]", "print this, or the help of a command", NULL, help_run },
 };
@@ -70,8 +81,9 @@ unknown(int argc, char **argv)
     for (size_t index = 0; index < COMMAND_COUNT; index++)
         names[index] = commands[index].name;
 
-    const char *word =
-        argc > 2 && strcmp(argv[1], "bench") == 0 ? q_text("%s %s", argv[1], argv[2]) : argv[1];
+    const char *word = argc > 2 && (strcmp(argv[1], "bench") == 0 || strcmp(argv[1], "delay") == 0)
+                           ? q_text("%s %s", argv[1], argv[2])
+                           : argv[1];
     const char *near = q_text_nearest(word, names, COMMAND_COUNT);
     (void)fprintf(stderr, "qmq: there is no command \"%s\"\n", word);
     for (size_t index = 0; index < COMMAND_COUNT; index++) {
@@ -118,7 +130,7 @@ print_overview(FILE *out)
     (void)fprintf(
         out, "qmq %s: a message queue\n\nusage: qmq COMMAND [OPTIONS]\n\n", qmq_version());
     for (size_t index = 0; index < COMMAND_COUNT; index++)
-        (void)fprintf(out, "  %-10s  %s\n", commands[index].name, commands[index].what);
+        (void)fprintf(out, "  %-16s  %s\n", commands[index].name, commands[index].what);
     (void)fprintf(out, "\nqmq COMMAND --help tells more.\n\nexit codes:\n");
 #define EXIT_LINE(name, code, meaning) (void)fprintf(out, "  %3d  %s\n", code, meaning);
     QMQ_EXIT_LIST(EXIT_LINE)

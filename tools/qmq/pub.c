@@ -13,6 +13,7 @@
 
 #include "command.h"
 #include "interrupt.h"
+#include "when.h"
 
 enum {
     READ_SIZE = 64 * 1024,
@@ -31,6 +32,9 @@ struct pub {
     struct qmq_bytes tags[TAGS_MAX];
     size_t tag_count;   /* of every message */
     uint64_t tag_field; /* 0: none */
+    const char *at;     /* due then */
+    uint64_t delay_ns;  /* due so long after it is sent */
+    uint64_t due_ms;    /* of --at */
     struct qmq_producer *producer;
 
     uint64_t lines;
@@ -73,6 +77,9 @@ pub_run(const struct command *command, int argc, char **argv)
     const struct q_opt options[] = {
         { "tag", 't', Q_OPT_LIST, &tags, "TAG", "give each message this tag; up to 10 times", 0,
           0 },
+        { "delay", 0, Q_OPT_DURATION, &pub.delay_ns, "D",
+          "deliver so long after it is published: 5s, 30m, 7d", 0, 0 },
+        { "at", 0, Q_OPT_TEXT, &pub.at, "TIME", "deliver then: 2026-01-11T04:15:02Z", 0, 0 },
         { "from", 0, Q_OPT_TEXT, &pub.from, "FILE", "one message per line; - is stdin", 0, 0 },
         { "tag-field", 0, Q_OPT_NUMBER, &pub.tag_field, "N",
           "with --from: the N-th word of a line is a tag, too", 1, UINT32_MAX },
@@ -92,6 +99,9 @@ pub_run(const struct command *command, int argc, char **argv)
     unsigned tag_count = tags.count + (pub.tag_field ? 1 : 0);
     if (tag_count > TAGS_MAX)
         return usage_error(command, "%u tags, a message has %d at most", tag_count, TAGS_MAX);
+    if (pub.at && pub.delay_ns > 0) return usage_error(command, "either --delay or --at, not both");
+    if (pub.at && when_parse(pub.at, q_clock_wall_ms(q_clock_system()), &pub.due_ms) != Q_OK)
+        return usage_error(command, "--at: %s", q_fault_last()->what);
     pub.subject = result.args[0];
     for (; pub.tag_count < tags.count; pub.tag_count++)
         pub.tags[pub.tag_count] =
@@ -148,11 +158,18 @@ send_one(struct pub *pub, struct q_bytes body)
 
     uint64_t took_ns = q_clock_monotonic_ns(q_clock_system()) - begin_ns;
     char id[QMQ_ID_TEXT_SIZE];
-    (void)fprintf(
-        stderr, "sent  %s  id %s  seq %llu  broker %s  %.1f ms%s\n", pub->subject,
-        qmq_id_text(&sent.id, id), (unsigned long long)sent.sequence, sent.broker_group,
-        (double)took_ns / Q_NS_PER_MS,
-        sent.maybe_duplicate ? "  (maybe twice: an answer was lost)" : "");
+    if (message.due_ms > 0)
+        (void)fprintf(
+            stderr, "kept  %s  id %s  handle %llu-%llu@%s  %.1f ms%s\n", pub->subject,
+            qmq_id_text(&sent.id, id), (unsigned long long)message.due_ms,
+            (unsigned long long)sent.sequence, sent.broker_group, (double)took_ns / Q_NS_PER_MS,
+            sent.maybe_duplicate ? "  (maybe twice: an answer was lost)" : "");
+    else
+        (void)fprintf(
+            stderr, "sent  %s  id %s  seq %llu  broker %s  %.1f ms%s\n", pub->subject,
+            qmq_id_text(&sent.id, id), (unsigned long long)sent.sequence, sent.broker_group,
+            (double)took_ns / Q_NS_PER_MS,
+            sent.maybe_duplicate ? "  (maybe twice: an answer was lost)" : "");
     return EXIT_OK;
 }
 
@@ -279,7 +296,9 @@ field(struct q_bytes line, uint64_t number)
 static struct qmq_outgoing
 message_of(const struct pub *pub, struct q_bytes body)
 {
+    uint64_t delay_ms = pub->delay_ns / Q_NS_PER_MS;
     return (struct qmq_outgoing){
+        .due_ms = delay_ms > 0 ? q_clock_wall_ms(q_clock_system()) + delay_ms : pub->due_ms,
         .body = { body.data, body.size },
         .tags = pub->tags,
         .tag_count = pub->tag_count,

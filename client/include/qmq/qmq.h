@@ -50,7 +50,9 @@ enum qmq_code {
     QMQ_UNAVAILABLE = 18, /* not reachable */
     QMQ_WINDOW_FULL = 19, /* acknowledge some */
     QMQ_STOPPING = 21,
-    QMQ_STORAGE_FULL = 22, /* publishes are refused until space is free */
+    QMQ_STORAGE_FULL = 22,    /* publishes are refused until space is free */
+    QMQ_DUE_TOO_FAR = 30,     /* later than a delay group takes */
+    QMQ_BEING_DELIVERED = 31, /* too late to cancel or move it */
     QMQ_E_NOMEM = -1,
     QMQ_E_CORRUPT = -4,
     QMQ_E_CONNECTION = -13, /* lost; the outcome is unknown */
@@ -140,6 +142,9 @@ struct qmq_outgoing {
     const struct qmq_bytes *keys; /* up to 8 */
     size_t key_count;
     struct qmq_bytes order_key; /* size 0: none */
+    /* ms since 1970: it goes to a delay group, which publishes it to its subject then; with
+     * (due_ms, sequence) of its outcome it can be cancelled or moved. 0: at once. */
+    uint64_t due_ms;
 };
 
 /* The outcome of one message. */
@@ -187,6 +192,95 @@ QMQ_API int qmq_send_wait(
     struct qmq_sent *ret_sent);
 /* Wait until every message has its outcome, good or bad. QMQ_OK or QMQ_TIMED_OUT. */
 QMQ_API int qmq_flush(struct qmq_producer *producer, uint32_t timeout_ms);
+
+/* --- Delayed messages ------------------------------------------------------------------------ */
+
+/* A message that a delay group keeps: by due time and the sequence of its outcome, or by due time and
+ * id. */
+struct qmq_delay_name {
+    const char *delay_group; /* broker_group of its outcome; NULL: all are asked in turn */
+    uint64_t due_ms;
+    uint64_t sequence;
+    bool by_id; /* `id` counts, `sequence` does not */
+    struct qmq_id id;
+};
+
+/* Such a message. The texts live until the callback returns, or the next call of this thread. */
+struct qmq_delayed {
+    const char *delay_group;
+    uint64_t due_ms;
+    uint64_t sequence;
+    struct qmq_id id;
+    const char *subject;
+    uint64_t stored_ms;
+    uint32_t size; /* properties and body */
+    bool being_delivered;
+    const char *broker_group; /* "" unless it is being delivered */
+};
+
+/*
+ * Never deliver it. Blocks. QMQ_OK: that is durable. QMQ_NOT_FOUND: it was delivered or cancelled
+ * before, or was never there. QMQ_BEING_DELIVERED. QMQ_BUSY: not flushed yet, ask again.
+ */
+QMQ_API int qmq_delay_cancel(struct qmq_client *client, const struct qmq_delay_name *name);
+/*
+ * Deliver it at another time. Blocks. Its id stays; its sequence becomes `*ret_sequence` (may be NULL).
+ * As qmq_delay_cancel(), and QMQ_DUE_TOO_FAR.
+ */
+QMQ_API int qmq_delay_reschedule(
+    struct qmq_client *client,
+    const struct qmq_delay_name *name,
+    uint64_t due_ms,
+    uint64_t *ret_sequence);
+typedef bool qmq_delayed_fn(void *context, const struct qmq_delayed *message);
+/* Tell of one message: `each` is called once. Blocks. QMQ_OK, QMQ_NOT_FOUND. */
+QMQ_API int qmq_delay_show(
+    struct qmq_client *client,
+    const struct qmq_delay_name *name,
+    qmq_delayed_fn *each,
+    void *context);
+/*
+ * Messages that wait and are due in [from_ms, to_ms), of one delay group after the other, each in the
+ * order of due times; to_ms 0: no end. Blocks. Ends early when `each` says false.
+ */
+QMQ_API int qmq_delay_list(
+    struct qmq_client *client,
+    uint64_t from_ms,
+    uint64_t to_ms,
+    qmq_delayed_fn *each,
+    void *context);
+/*
+ * How many messages are due in each of `count` (1 … 1000) stretches of `width_ms` from `*from_ms` on
+ * (0: now; the time that was meant comes back), before, and after. Of all delay groups. Blocks.
+ */
+QMQ_API int qmq_delay_histogram(
+    struct qmq_client *client,
+    uint64_t *from_ms,
+    uint64_t width_ms,
+    uint64_t *counts,
+    uint32_t count,
+    uint64_t *ret_before,
+    uint64_t *ret_after);
+
+/* How a delay group is doing. */
+struct qmq_delay_lag {
+    const char *delay_group;
+    uint64_t pending;       /* messages that wait */
+    uint64_t overdue;       /* of those, due and not handed over: the backlog */
+    uint64_t oldest_due_ms; /* 0: none */
+    uint64_t open;          /* messages handed over and not known to be stored */
+    uint64_t accepted;      /* since its start, as the rest */
+    uint64_t delivered;
+    uint64_t cancelled;
+    uint64_t damaged;
+    uint64_t late_max_ms;
+    int64_t clock_off_ms; /* its wall clock - the clock that due times are held against */
+    uint32_t failing;     /* broker groups that it can't deliver to now */
+};
+
+typedef void qmq_delay_lag_fn(void *context, const struct qmq_delay_lag *lag);
+/* Each delay group that is alive. Blocks. */
+QMQ_API int qmq_delay_lag(struct qmq_client *client, qmq_delay_lag_fn *each, void *context);
 
 /* --- Consumer -------------------------------------------------------------------------------- */
 
