@@ -41,6 +41,7 @@ static struct request *seal(struct lane *lane);
 static enum q_err take_batches(struct lane *lane, struct request *request);
 static enum q_err submit(struct request *request);
 static enum q_err build(struct request *request);
+static uint64_t settled_below(const struct lane *lane);
 static void write_batches(struct request *request, uint8_t *payload);
 static void on_published(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffer);
 static enum q_err check_answer(const struct request *request, const struct answer *answer);
@@ -65,6 +66,7 @@ lane_get(struct qmq_producer *producer, struct broker *broker, struct lane **ret
     if (!lane) return Q_FAIL(Q_E_NOMEM);
     lane->producer = producer;
     lane->broker = broker;
+    lane->next_sequence = 1;
     q_list_init(&lane->waiting);
     q_list_init(&lane->requests);
     q_list_push_back(&producer->lanes, &lane->node);
@@ -153,6 +155,8 @@ build(struct request *request)
     header.subjects = subjects;
     header.envelopes_length = request->envelopes_size;
     header.mode = request->lane->producer->mode;
+    header.settled_below = settled_below(request->lane);
+    header.again = request->may_be_stored;
     q_list_for_each(node, &request->batches) {
         subjects[header.n_subjects++] = q_container_of(node, struct batch, node)->subject->name;
     }
@@ -162,6 +166,17 @@ build(struct request *request)
     Q_TRY(call_build(QPROTO_PUBLISH, &header.base, size, &request->call.net.buffer, &payload));
     write_batches(request, payload);
     return Q_OK;
+}
+
+/* All requests of the lane below have their outcome. */
+static uint64_t
+settled_below(const struct lane *lane)
+{
+    q_list_for_each(node, &lane->requests) {
+        const struct request *request = q_container_of(node, struct request, node);
+        if (!request->is_settled) return request->sequence;
+    }
+    return lane->next_sequence;
 }
 
 static void

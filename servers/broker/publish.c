@@ -46,6 +46,8 @@ publish_on_net(
     publish->payloads = publish->envelopes + header->envelopes_length;
     publish->payloads_size = (uint32_t)(payload.size - header->envelopes_length);
     publish->mode = (enum qlog_mode)header->mode;
+    publish->settled = header->settled_below;
+    publish->again = header->again;
     return qlog_publish_check(publish);
 }
 

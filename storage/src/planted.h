@@ -49,6 +49,11 @@
     X(index_page_unchecked, "hashes of pages of an index file are not looked at")                  \
     X(index_next_forgotten, "a start learns no sequences from index files")                        \
     X(index_before_durable, "an index file has what power loss may take")                          \
+    X(request_stored_again, "a request that is known is stored again")                             \
+    X(repeat_undurable, "a repeated request is answered whatever the marks are")                   \
+    X(request_overtakes, "a request that comes early does not wait for those before it")           \
+    X(producers_dropped, "producers are not stated before their records go")                       \
+    X(producers_unread, "a start reads no requests of what index files cover")                     \
     X(retention_unconsumed, "retention drops what groups still need")                              \
     X(full_disk_admits, "publishes are taken whatever space is left")                              \
     X(log_yields_nothing, "the message log leaves no space for the action log")                    \

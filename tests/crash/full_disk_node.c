@@ -185,6 +185,7 @@ slot_fill(struct slot *slot)
         .subjects = slot->names,
         .batch_count = 1 + random_below(random, BATCHES_MAX),
         .mode = random_below(random, 3) == 0 ? QLOG_MODE_ASYNC : QLOG_MODE_SYNC,
+        .settled = slot->number,
         .ret_first_sequences = slot->first_sequences,
     };
     uint32_t room = PUBLISH_BYTES_MAX / slot->publish.batch_count;

@@ -41,6 +41,8 @@ enum {
 extern const char *const subject_names[SUBJECTS];
 
 struct ledger {
+    /* Publishes that were sent again, in all lives. */
+    atomic_uint repeated;
     /* Of this life; written by the child. */
     atomic_uint submitted;
     atomic_uchar acknowledged[PUBLISHES_MAX];

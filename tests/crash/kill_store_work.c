@@ -9,6 +9,9 @@ struct slot {
     struct qlog_publish publish;
     struct worker *worker;
     uint32_t number;
+    bool again;   /* it is stored, and sent once more */
+    bool earlier; /* by a life before this one */
+    uint64_t first_sequences[BATCHES_MAX];
     struct q_bytes subjects[BATCHES_MAX];
     uint8_t envelopes[PUBLISH_BYTES_MAX];
     uint8_t payloads[PUBLISH_BYTES_MAX];
@@ -49,7 +52,12 @@ struct worker {
 
 static void worker_start(struct worker *worker, struct history *history);
 static void worker_publish(struct worker *worker);
+static void worker_repeat_earlier(struct worker *worker);
+static struct qbatch_builder *builder_of(struct history *history, uint32_t life);
+static void slot_prepare(struct slot *slot, uint32_t life);
 static void slot_fill(struct slot *slot, const struct shape *shape);
+static void slot_repeat(struct slot *slot);
+static void slot_check_repeat(const struct slot *slot);
 static void on_published(struct qlog_request *request, enum q_err err);
 static void reader_go_on(struct reader *reader);
 static void on_joined(struct qlog_request *request, enum q_err err);
@@ -93,18 +101,61 @@ worker_start(struct worker *worker, struct history *history)
         worker->readers[i].worker = worker;
         worker->readers[i].subject = i;
     }
-    struct qbatch_builder_options options = { .compress = history->seed % 2 == 0 };
-    if (qbatch_builder_new(&options, &worker->builder) != Q_OK) child_failed(history, "builder");
+    worker->builder = builder_of(history, history->life);
     if (open_store(history, history_io(history), &worker->store) != Q_OK)
         child_failed(history, "open in the child");
+    worker_repeat_earlier(worker);
+}
+
+/* Each life is a producer of its own. */
+static struct qbatch_builder *
+builder_of(struct history *history, uint32_t life)
+{
+    struct qbatch_builder_options options = { .compress = history->seed % 2 == 0 };
+    q_store_le64(options.producer_id, history->seed);
+    q_store_le64(options.producer_id + 8, life);
+    struct qbatch_builder *builder;
+    if (qbatch_builder_new(&options, &builder) != Q_OK) child_failed(history, "builder");
+    return builder;
+}
+
+/* The last publish that was found of an earlier life is known, whatever has happened since. */
+static void
+worker_repeat_earlier(struct worker *worker)
+{
+    struct ledger *ledger = worker->ledger;
+    if (ledger->kept == 0) return;
+    struct slot *slot = worker->free[--worker->free_count];
+    uint32_t life = ledger->kept_life[ledger->kept - 1];
+    slot->number = ledger->kept_number[ledger->kept - 1];
+    slot->earlier = true;
+    struct qbatch_builder *own = worker->builder;
+    worker->builder = builder_of(worker->history, life);
+    slot_prepare(slot, life);
+    slot_repeat(slot);
+    qbatch_builder_free(worker->builder);
+    worker->builder = own;
 }
 
 static void
 worker_publish(struct worker *worker)
 {
-    struct slot *slot = worker->free[worker->free_count - 1];
+    struct slot *slot = worker->free[--worker->free_count];
     slot->number = atomic_load(&worker->ledger->submitted);
-    struct shape shape = shape_of(worker->history, worker->history->life, slot->number);
+    slot->earlier = false;
+    slot_prepare(slot, worker->history->life);
+    slot->publish.ret_first_sequences = worker->ledger->first_sequences[slot->number];
+    atomic_store(&worker->ledger->submitted, slot->number + 1);
+    if (qlog_store_submit(worker->store, &slot->publish.request) != Q_OK)
+        child_failed(worker->history, "submit");
+}
+
+static void
+slot_prepare(struct slot *slot, uint32_t life)
+{
+    struct worker *worker = slot->worker;
+    struct shape shape = shape_of(worker->history, life, slot->number);
+    slot->again = false;
     slot->publish = (struct qlog_publish){
         .request = { .kind = QLOG_PUBLISH, .done = on_published, .context = slot },
         .envelopes = slot->envelopes,
@@ -112,14 +163,10 @@ worker_publish(struct worker *worker)
         .subjects = slot->subjects,
         .batch_count = shape.batch_count,
         .mode = (enum qlog_mode)random_below(&worker->random, QLOG_MODE_SYNC + 1),
-        .ret_first_sequences = worker->ledger->first_sequences[slot->number],
+        .settled = slot->number + 1,
     };
     slot_fill(slot, &shape);
     if (qlog_publish_check(&slot->publish) != Q_OK) child_failed(worker->history, "check");
-    worker->free_count--;
-    atomic_store(&worker->ledger->submitted, slot->number + 1);
-    if (qlog_store_submit(worker->store, &slot->publish.request) != Q_OK)
-        child_failed(worker->history, "submit");
 }
 
 static void
@@ -144,7 +191,7 @@ slot_fill(struct slot *slot, const struct shape *shape)
         Q_ASSERT(publish->envelopes_size + envelope_size <= PUBLISH_BYTES_MAX);
         Q_ASSERT(publish->payloads_size + payload_size <= PUBLISH_BYTES_MAX);
         struct qbatch_request_place place = {
-            .request_sequence = slot->number,
+            .request_sequence = slot->number + 1,
             .request_index = i,
             .request_count = shape->batch_count,
         };
@@ -163,9 +210,37 @@ on_published(struct qlog_request *request, enum q_err err)
     struct slot *slot = request->context;
     struct worker *worker = slot->worker;
     if (err != Q_OK) child_failed(worker->history, "publish");
-    atomic_store(&worker->ledger->acknowledged[slot->number], 1);
-    worker->free[worker->free_count++] = slot;
+    if (slot->again) slot_check_repeat(slot);
+    if (!slot->earlier) atomic_store(&worker->ledger->acknowledged[slot->number], 1);
     worker->answers++;
+    if (!slot->again && random_below(&worker->random, 4) == 0) {
+        slot_repeat(slot);
+        return;
+    }
+    worker->free[worker->free_count++] = slot;
+}
+
+/* The same bytes, but for the prefix, which is the store's. */
+static void
+slot_repeat(struct slot *slot)
+{
+    struct worker *worker = slot->worker;
+    slot->again = true;
+    slot->publish.again = true;
+    slot->publish.ret_first_sequences = slot->first_sequences;
+    atomic_fetch_add(&worker->ledger->repeated, 1);
+    if (qlog_store_submit(worker->store, &slot->publish.request) != Q_OK)
+        child_failed(worker->history, "submit");
+}
+
+static void
+slot_check_repeat(const struct slot *slot)
+{
+    struct worker *worker = slot->worker;
+    if (!slot->publish.duplicate) child_failed(worker->history, "a repeat that was stored again");
+    for (uint32_t i = 0; i < slot->publish.batch_count && !slot->earlier; i++)
+        if (slot->first_sequences[i] != worker->ledger->first_sequences[slot->number][i])
+            child_failed(worker->history, "a repeat with another sequence");
 }
 
 static void

@@ -16,6 +16,7 @@ enum {
     PIECES_MAX = 16,
     RANGES_MAX = 16,
     MESSAGES_MAX = 6, /* of a batch */
+    AGAIN_MAX = 40,   /* numbers back that are sent again; the store knows 64 */
 };
 
 /* A request on its way, with all that it points to. */
@@ -33,6 +34,7 @@ struct ticket {
     struct client_consumer *consumer;
     unsigned index; /* of its entry in the history */
     unsigned count; /* of such entries */
+    bool again;     /* a publish that was submitted before */
     struct q_bytes subjects[MODEL_BATCHES_MAX];
     uint64_t firsts[MODEL_BATCHES_MAX];
     struct qlog_run runs[RUNS_MAX];
@@ -288,27 +290,27 @@ consumer_who(const struct client_consumer *consumer)
 
 static void
 build_batch(
-    struct store_client *client,
     struct ticket *ticket,
     struct model_publish *entry,
     unsigned index,
-    uint32_t body)
+    struct random_source *random)
 {
     struct model_batch *batch = &entry->batches[index];
     struct qbatch_builder *builder;
     struct qbatch_builder_options options = { .bytes_max = 1024 * 1024 };
+    memcpy(options.producer_id, "crash rig client", sizeof(options.producer_id));
     enum q_err err = qbatch_builder_new(&options, &builder);
     Q_ASSERT(err == Q_OK);
-    uint8_t *padded = calloc(1, body + 32);
+    uint8_t *padded = calloc(1, entry->body + 32);
     Q_ASSERT(padded != NULL);
     struct q_bytes tag = q_bytes_from_text(model_tag_name(batch->tag));
     for (uint32_t i = 0; i < batch->count; i++) {
         model_body((char *)padded, entry->id, index, i);
         struct qbatch_message message = {
-            .body = q_bytes_from(padded, 32 + random_below(&client->random, body + 1)),
+            .body = q_bytes_from(padded, 32 + random_below(random, entry->body + 1)),
             .tags = &tag,
             .tag_count = 1,
-            .time_ms = client->clock.wall_ms,
+            .time_ms = entry->time_ms,
             .counter = i,
         };
         err = qbatch_builder_add(builder, &message);
@@ -335,19 +337,43 @@ build_batch(
     batch->payload_hash = opened.payload_hash;
 }
 
-void
-client_publish(struct store_client *client, unsigned batches, uint32_t body, bool async)
+/* The same bytes, whenever it is built. */
+static void
+build_publish(struct ticket *ticket, struct model_publish *entry, bool async)
+{
+    struct random_source random = { .state = entry->seed };
+    for (unsigned i = 0; i < entry->batch_count; i++) {
+        ticket->subjects[i] = q_bytes_from_text(model_subject_name(entry->batches[i].subject));
+        build_batch(ticket, entry, i, &random);
+    }
+    ticket->publish.envelopes = ticket->envelopes;
+    ticket->publish.payloads = ticket->payloads;
+    ticket->publish.subjects = ticket->subjects;
+    ticket->publish.batch_count = entry->batch_count;
+    ticket->publish.mode = async ? QLOG_MODE_ASYNC : QLOG_MODE_DEFAULT;
+    ticket->publish.ret_first_sequences = ticket->firsts;
+    /* What has no outcome is on its way, and comes first. */
+    ticket->publish.settled = entry->id;
+    enum q_err err = qlog_publish_check(&ticket->publish);
+    Q_ASSERT(err == Q_OK);
+}
+
+static struct ticket *
+new_publish(struct store_client *client, unsigned batches, uint32_t body, bool async)
 {
     struct ticket *ticket = ticket_new(client, NULL, QLOG_PUBLISH);
     struct store_history *history = client->history;
     ticket->index = history->publish_count;
     struct model_publish *entry = model_add(history->publishes, history->publish_count);
     entry->id = ++history->next_id;
+    entry->seed = random_u64(&client->random);
+    entry->time_ms = client->clock.wall_ms;
+    entry->body = body;
     entry->promise = promise_new(client_now(client));
     entry->bound = MODEL_UNKNOWN;
     entry->frame = MODEL_UNKNOWN;
     entry->batch_count = batches;
-    for (unsigned i = 0; i < batches; i++) {
+    for (unsigned i = 0; i < batches; i++)
         entry->batches[i] = (struct model_batch){
             .subject = random_below(&client->random, 3) == 0
                            ? random_below(&client->random, MODEL_SUBJECTS)
@@ -356,17 +382,52 @@ client_publish(struct store_client *client, unsigned batches, uint32_t body, boo
             .tag = (int)random_below(&client->random, 2),
             .first = MODEL_UNKNOWN,
         };
-        ticket->subjects[i] = q_bytes_from_text(model_subject_name(entry->batches[i].subject));
-        build_batch(client, ticket, entry, i, body);
+    build_publish(ticket, entry, async);
+    return ticket;
+}
+
+void
+client_publish(struct store_client *client, unsigned batches, uint32_t body, bool async)
+{
+    ticket_submit(new_publish(client, batches, body, async));
+}
+
+void
+client_publish_crossed(struct store_client *client, unsigned batches, uint32_t body)
+{
+    struct ticket *first = new_publish(client, batches, body, false);
+    struct ticket *second = new_publish(client, batches, body, false);
+    second->publish.settled = first->publish.settled;
+    ticket_submit(second);
+    ticket_submit(first);
+}
+
+void
+client_publish_again(struct store_client *client, bool async)
+{
+    struct store_history *history = client->history;
+    unsigned back = 1 + random_below(&client->random, 8);
+    if (back > history->publish_count) return;
+    unsigned index = history->publish_count - back;
+    /* Where it counts: the last entry of this number. */
+    for (unsigned i = index + 1; i < history->publish_count; i++)
+        if (history->publishes[i].id == history->publishes[index].id) index = i;
+    struct model_publish *entry = &history->publishes[index];
+    if (history->next_id - entry->id >= AGAIN_MAX) return;
+    struct ticket *ticket = ticket_new(client, NULL, QLOG_PUBLISH);
+    ticket->again = entry->promise.dropped == MEDIA_NEVER;
+    if (!ticket->again) {
+        /* It is not stored: if it is now, then as the last one. */
+        struct model_publish copy = *entry;
+        index = history->publish_count;
+        entry = model_add(history->publishes, history->publish_count);
+        *entry = copy;
+        entry->promise = promise_new(client_now(client));
+        entry->bound = MODEL_UNKNOWN;
     }
-    ticket->publish.envelopes = ticket->envelopes;
-    ticket->publish.payloads = ticket->payloads;
-    ticket->publish.subjects = ticket->subjects;
-    ticket->publish.batch_count = batches;
-    ticket->publish.mode = async ? QLOG_MODE_ASYNC : QLOG_MODE_DEFAULT;
-    ticket->publish.ret_first_sequences = ticket->firsts;
-    enum q_err err = qlog_publish_check(&ticket->publish);
-    Q_ASSERT(err == Q_OK);
+    ticket->index = index;
+    build_publish(ticket, entry, async);
+    ticket->publish.again = true;
     ticket_submit(ticket);
 }
 
@@ -376,16 +437,38 @@ on_publish(struct ticket *ticket, enum q_err err)
     struct store_client *client = ticket->client;
     struct model_publish *entry = &client->history->publishes[ticket->index];
     if (err != Q_OK) {
+        bool stored = ticket->again && promise_holds(&entry->promise);
+        if (err == Q_E_BROKEN || client->dying) return;
         /* Refused, and the store goes on: it is nowhere. */
-        if (err != Q_E_BROKEN && !client->dying)
-            promise_settle(&entry->promise, client_now(client), false);
+        if (!ticket->again) promise_settle(&entry->promise, client_now(client), false);
+        if (stored)
+            verdict_add_error(
+                client->verdict, client->disk, "publish %u is stored, and sent again it gets %s",
+                entry->id, q_err_name(err));
         return;
     }
-    entry->promise.answered = client_now(client);
-    if (ticket->publish.achieved == QLOG_MODE_SYNC) entry->promise.durable = client_now(client);
-    entry->bound = client->store->messages->written;
+    /* It was stored, and trimmed before anybody looked. */
+    bool trimmed = client->history->trim_count > 0 && ticket->firsts[0] == QLOG_SEQUENCE_GONE;
+    if (ticket->publish.duplicate && !ticket->again && trimmed) {
+        promise_settle(&entry->promise, client_now(client), false);
+        return;
+    }
+    if (ticket->publish.duplicate && !ticket->again)
+        verdict_add(
+            client->verdict, VERDICT_LOST, "publish %u is not stored, and called a duplicate",
+            entry->id);
+    if (entry->promise.answered == MEDIA_NEVER) entry->promise.answered = client_now(client);
+    if (ticket->publish.achieved == QLOG_MODE_SYNC && entry->promise.durable == MEDIA_NEVER)
+        entry->promise.durable = client_now(client);
+    if (entry->bound == MODEL_UNKNOWN) entry->bound = client->store->messages->written;
     for (unsigned i = 0; i < entry->batch_count; i++) {
-        entry->batches[i].first = ticket->firsts[i];
+        struct model_batch *batch = &entry->batches[i];
+        if (ticket->firsts[i] == QLOG_SEQUENCE_GONE && ticket->publish.duplicate) continue;
+        if (batch->first != MODEL_UNKNOWN && batch->first != ticket->firsts[i])
+            verdict_add(
+                client->verdict, VERDICT_PHANTOM, "publish %u has sequence %llu, then %llu",
+                entry->id, (unsigned long long)batch->first, (unsigned long long)ticket->firsts[i]);
+        batch->first = ticket->firsts[i];
         struct ql_subject *subject;
         struct ql_entry stored;
         struct ql_index *index = &client->store->index;

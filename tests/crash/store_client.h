@@ -69,6 +69,10 @@ bool client_settle(struct store_client *client);
 void client_verify(struct store_client *client);
 
 void client_publish(struct store_client *client, unsigned batches, uint32_t body, bool async);
+/* Two of them, the second before the first. */
+void client_publish_crossed(struct store_client *client, unsigned batches, uint32_t body);
+/* One of the last is sent once more, whatever became of it. */
+void client_publish_again(struct store_client *client, bool async);
 void client_join(struct store_client *client, struct client_consumer *consumer, bool latest);
 void client_pull(
     struct store_client *client, struct client_consumer *consumer, uint32_t max, uint64_t wait_ns);

@@ -30,7 +30,11 @@ struct model_batch {
 };
 
 struct model_publish {
-    uint32_t id;
+    uint32_t
+        id; /* and its request's number; one that is sent again as a new one has an entry more */
+    uint64_t seed; /* of its bytes */
+    uint64_t time_ms;
+    uint32_t body;
     struct promise promise;
     uint64_t bound; /* durable once the message log's mark is here */
     uint64_t frame; /* where it is, once known */

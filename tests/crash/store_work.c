@@ -117,9 +117,12 @@ step_submit(struct store_client *client, const struct store_plan *plan)
     unsigned at = random_below(
         &client->random, plan->publish + plan->consume + plan->leave + plan->die + plan->trim);
     if (at < plan->publish) {
-        client_publish(
-            client, 1 + random_below(&client->random, plan->batches), plan->body,
-            chance(client, plan->async));
+        unsigned batches = 1 + random_below(&client->random, plan->batches);
+        if (chance(client, 10))
+            client_publish_crossed(client, batches, plan->body);
+        else
+            client_publish(client, batches, plan->body, chance(client, plan->async));
+        if (chance(client, 30)) client_publish_again(client, chance(client, plan->async));
         return;
     }
     at -= plan->publish;
@@ -231,6 +234,8 @@ store_check(struct history *history, uint64_t seed, struct simdisk *disk, struct
         client_stop(&client, chance(&client, 50));
         if (!client_open(&client)) return;
     }
+    for (unsigned i = 0; i < 3; i++)
+        client_publish_again(&client, chance(&client, 50));
     client_publish(&client, 1, plan->body, chance(&client, 50));
     for (unsigned i = random_below(&client.random, 4); i > 0; i--)
         step_submit(&client, plan);

@@ -147,6 +147,12 @@ try_lists(struct q_bytes bytes)
     }
     struct ql_cursor_record cursor;
     if (ql_cursor_record_decode(bytes, &cursor) == Q_OK) Q_ASSERT(bytes.size >= 24);
+    struct ql_producer_record producer;
+    if (ql_producer_record_decode(bytes, &producer) == Q_OK) {
+        Q_ASSERT(producer.result_count <= QL_PRODUCER_RESULTS_MAX);
+        for (uint32_t i = 0; i < producer.result_count; i++)
+            Q_ASSERT(ql_producer_result_at(&producer, i).sequence > 0);
+    }
     struct ql_release_record release;
     if (ql_release_record_decode(bytes, &release) == Q_OK) Q_ASSERT(release.reason > 0);
 }

@@ -87,6 +87,10 @@ write_records(const char *directory)
     SEED(directory, ranges, ql_ranges_record_size(1), QL_RECORD_HELD, &held, items);
     struct ql_cursor_record cursor = { 3, 110 };
     SEED(directory, cursor, ql_cursor_record_size(), &cursor);
+    struct ql_producer_record producer = { { 1, 2, 3 }, 1700000000000, .result_count = 2 };
+    const struct ql_producer_result results[] = { { 7, 4096, 128, 512, 11, 1 },
+                                                  { 9, 8192, 128, 900, 12, 3 } };
+    SEED(directory, producer, ql_producer_record_size(2), &producer, results);
     struct q_bytes bytes = q_bytes_from_text("bytes of a program's own");
     SEED(directory, bytes, ql_bytes_record_size(bytes.size), bytes);
 

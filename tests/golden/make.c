@@ -115,6 +115,7 @@ publish(const char *subject, const char *body, unsigned count, const char *tags,
         .subjects = &name,
         .batch_count = 1,
         .mode = QLOG_MODE_SYNC,
+        .settled = counter,
         .ret_first_sequences = &first,
     };
     Q_ASSERT(qlog_publish_check(&request) == Q_OK);

@@ -20,6 +20,7 @@ enum {
 static struct broker *broker;
 static struct qnet_caller *caller;
 static uint64_t request_sequence;
+static uint8_t producer_id[16] = "a-test-of-broke";
 static atomic_int failures;
 
 static void
@@ -80,13 +81,14 @@ struct payload {
     uint8_t *data;
     size_t size;
     uint32_t envelopes_size;
+    uint64_t sequence; /* of the request */
 };
 
 static struct payload
 make_payload(const char *text, uint32_t count)
 {
     struct qbatch_builder_options options = { .messages_max = 0 };
-    memcpy(options.producer_id, "a-test-of-broker", sizeof(options.producer_id));
+    memcpy(options.producer_id, producer_id, sizeof(options.producer_id));
     struct qbatch_builder *builder;
     cr_assert_eq(qbatch_builder_new(&options, &builder), Q_OK);
     for (uint32_t i = 0; i < count; i++) {
@@ -104,9 +106,10 @@ make_payload(const char *text, uint32_t count)
         .data = malloc(envelope_size + payload_size),
         .size = envelope_size + payload_size,
         .envelopes_size = envelope_size,
+        .sequence = ++request_sequence,
     };
     const struct qbatch_request_place place = {
-        .request_sequence = ++request_sequence,
+        .request_sequence = payload.sequence,
         .request_count = 1,
     };
     qbatch_builder_write(builder, &place, payload.data, payload.data + envelope_size);
@@ -115,12 +118,14 @@ make_payload(const char *text, uint32_t count)
 }
 
 static struct test_call *
-publish_begin(const char *subject, const struct payload *payload)
+publish_begin(const char *subject, const struct payload *payload, bool again)
 {
     Qmq__Wire__PublishRequest request = QMQ__WIRE__PUBLISH_REQUEST__INIT;
     request.n_subjects = 1;
     request.subjects = (char **)&subject;
     request.envelopes_length = payload->envelopes_size;
+    request.settled_below = payload->sequence;
+    request.again = again;
     return test_call_begin(
         caller, QPROTO_PUBLISH, &request.base, q_bytes_from(payload->data, payload->size));
 }
@@ -130,7 +135,7 @@ static uint64_t
 publish(const char *subject, const char *text, uint32_t count)
 {
     struct payload payload = make_payload(text, count);
-    struct test_call *call = publish_begin(subject, &payload);
+    struct test_call *call = publish_begin(subject, &payload, false);
     cr_assert_eq(test_call_wait(call), Q_OK);
     const Qmq__Wire__PublishAnswer *answer = (const Qmq__Wire__PublishAnswer *)call->header;
     cr_assert_eq(answer->n_first_sequences, 1);
@@ -270,6 +275,37 @@ Test(broker_calls, publish_pull_ack)
     cr_expect_eq(pull("orders", "c1", session).count, 1);
 }
 
+/* A request that is sent again is stored once, and told to be a duplicate, while its first sending is
+ * under way and later. */
+Test(broker_calls, a_repeated_publish)
+{
+    struct payload payload = make_payload("order", 3);
+    struct test_call *calls[3];
+    calls[0] = publish_begin("orders", &payload, false);
+    calls[1] = publish_begin("orders", &payload, true);
+    for (unsigned i = 0; i < 3; i++) {
+        if (i == 2) calls[2] = publish_begin("orders", &payload, true);
+        cr_assert_eq(test_call_wait(calls[i]), Q_OK);
+        const Qmq__Wire__PublishAnswer *answer = (const Qmq__Wire__PublishAnswer *)calls[i]->header;
+        cr_assert_eq(answer->n_first_sequences, 1);
+        cr_expect_eq(answer->first_sequences[0], 0);
+        cr_expect_eq(answer->duplicate, i > 0);
+        cr_expect_eq(answer->mode, QLOG_MODE_SYNC);
+    }
+    for (unsigned i = 0; i < 3; i++)
+        test_call_free(calls[i]);
+    free(payload.data);
+    cr_expect_eq(publish("orders", "later", 1), 3);
+
+    /* One that nobody can say whether it is stored. */
+    memset(producer_id, 7, sizeof(producer_id));
+    payload = make_payload("unknown", 1);
+    calls[0] = publish_begin("orders", &payload, true);
+    cr_expect_eq(test_call_wait(calls[0]), Q_UNKNOWN_PRODUCER);
+    test_call_free(calls[0]);
+    free(payload.data);
+}
+
 /* A pull that waits is answered as soon as its subject has a message, and by no other subject. */
 Test(broker_calls, a_waiting_pull_is_woken)
 {
@@ -334,17 +370,17 @@ Test(broker_calls, a_damaged_publish_is_refused)
 {
     struct payload payload = make_payload("order", 3);
     payload.data[payload.envelopes_size + 5] ^= 1;
-    struct test_call *call = publish_begin("orders", &payload);
+    struct test_call *call = publish_begin("orders", &payload, false);
     cr_expect_eq(test_call_wait(call), Q_E_CORRUPT);
     test_call_free(call);
     payload.data[payload.envelopes_size + 5] ^= 1;
 
     payload.envelopes_size += 8;
-    call = publish_begin("orders", &payload);
+    call = publish_begin("orders", &payload, false);
     cr_expect_neq(test_call_wait(call), Q_OK);
     test_call_free(call);
     payload.envelopes_size = UINT32_MAX;
-    call = publish_begin("orders", &payload);
+    call = publish_begin("orders", &payload, false);
     cr_expect_eq(test_call_wait(call), Q_INVALID);
     test_call_free(call);
     free(payload.data);
@@ -355,7 +391,7 @@ Test(broker_calls, a_damaged_publish_is_refused)
 Test(broker_calls, wrong_calls_are_answered)
 {
     struct payload payload = make_payload("order", 1);
-    struct test_call *call = publish_begin("no spaces", &payload);
+    struct test_call *call = publish_begin("no spaces", &payload, false);
     cr_expect_eq(test_call_wait(call), Q_INVALID);
     cr_expect(strstr(test_call_error(call)->message, "subject"));
     test_call_free(call);
@@ -388,7 +424,7 @@ Test(broker_calls, stop_answers_everything)
     for (int i = 0; i < CALLS; i++) {
         free(payload.data);
         payload = make_payload("order", 10);
-        calls[i] = publish_begin("orders", &payload);
+        calls[i] = publish_begin("orders", &payload, false);
     }
     cr_assert_eq(broker_stop(broker), Q_OK);
 
@@ -432,7 +468,7 @@ Test(broker_calls, a_failed_write_is_final)
     struct test_call *calls[CALLS];
     for (int i = 0; i < CALLS; i++) {
         struct payload payload = make_payload("lost", 1);
-        calls[i] = publish_begin("orders", &payload);
+        calls[i] = publish_begin("orders", &payload, false);
         free(payload.data);
     }
     for (int ms = 0; ms < PATIENCE_MS && !atomic_load(&failures); ms++) {

@@ -62,6 +62,10 @@ struct qlog_store_options {
     /* Subjects, groups. 0: 1,000,000; 200,000. */
     uint32_t subjects_max;
     uint32_t groups_max;
+    /* Producers whose last requests are known, at most 1.7 KiB of memory each; the one that was seen
+     * least recently is forgotten first, and each when it was not seen for so long. 0: 100,000; 24 h. */
+    uint32_t producers_max;
+    uint64_t producer_keep_ms;
     /* Durability of subjects that do not say otherwise. 0: sync. */
     enum qlog_mode mode;
     /* Memory for messages: for those written lately, while somebody reads them, and for those read back

@@ -37,6 +37,10 @@ struct qlog_private {
     uint64_t words[12];
 };
 
+struct qlog_publish_private {
+    uint64_t words[20];
+};
+
 enum qlog_request_kind {
     QLOG_PUBLISH,
     QLOG_JOIN,
@@ -63,7 +67,14 @@ struct qlog_request {
 /*
  * Put batches of one or several subjects into the store, all or none.
  *
- * Q_OK, Q_BUSY (a queue is full), Q_STORAGE_FULL (the disk), Q_TOO_BIG, Q_NO_SUCH_MODE, Q_E_BROKEN.
+ * A producer numbers its requests from 1 on, and sends one that has no answer again as it is: it is
+ * stored once, and requests of a producer are stored in their order. A store knows the last 64 of each
+ * producer, through restarts. A request with number 0 is stored whenever it comes.
+ *
+ * Q_OK, Q_BUSY (a queue is full), Q_STORAGE_FULL (the disk), Q_TOO_BIG, Q_NO_SUCH_MODE, Q_E_BROKEN;
+ * Q_OUT_OF_SEQUENCE (requests before this one did not come within a second, or it is older than what
+ * is known), Q_UNKNOWN_PRODUCER (it was sent before, and its producer is not known any more), Q_CONFLICT
+ * (its number is stored with other bytes).
  */
 struct qlog_publish {
     struct qlog_request request;
@@ -76,19 +87,30 @@ struct qlog_publish {
     const struct q_bytes *subjects; /* of each batch */
     uint32_t batch_count;
     enum qlog_mode mode;
+    /* The producer has an outcome for all its requests below, and won't send them again. 0: says
+     * nothing; above its own number: the number itself. */
+    uint64_t settled;
+    bool again;                    /* an earlier sending of this request may have been stored */
     uint64_t *ret_first_sequences; /* room for batch_count */
 
     /* Set by qlog_publish_check(). */
     bool checked;
     bool delayed; /* all of it is for a delay store, which alone takes it */
     uint32_t message_count;
+    uint8_t producer[16];
+    uint64_t sequence; /* the request's number */
+    uint32_t digest;
 
     /* Set by the store before `done`. */
     enum qlog_mode achieved;
+    /* An earlier sending had stored it. Sequences are QLOG_SEQUENCE_GONE when the messages are not
+     * stored any more. */
     bool duplicate;
 
-    struct qlog_private private_;
+    struct qlog_publish_private private_;
 };
+
+#define QLOG_SEQUENCE_GONE UINT64_MAX
 
 enum {
     QLOG_REQUEST_BYTES_MAX = 8 * 1024 * 1024,
@@ -292,6 +314,8 @@ Q_EXPORT void qlog_store_stop(struct qlog_store *store);
 #define QLOG_COUNTER_LIST(X)                                                                       \
     X(messages, "messages published")                                                              \
     X(publishes, "publish requests")                                                               \
+    X(duplicates, "publish requests that were stored before")                                      \
+    X(producers, "producers whose last requests are known")                                        \
     X(pulls, "pulls answered")                                                                     \
     X(pulled, "messages handed out")                                                               \
     X(acks, "ack requests")                                                                        \

@@ -50,6 +50,7 @@ ql_super_encode(const struct ql_super *super, uint8_t block[QL_SUPER_SIZE])
         q_store_le64(block + QL_SUPER_REPLAY + i * 8u, log->replay);
     }
     q_store_le64(block + QL_SUPER_SESSIONS, super->sessions);
+    q_store_le64(block + QL_SUPER_PRODUCERS, super->producers);
     q_store_le64(block + QL_SUPER_HASH, ql_hash(block + 8, QL_SUPER_SIZE - 8));
 }
 
@@ -68,6 +69,7 @@ ql_super_decode(const uint8_t block[QL_SUPER_SIZE], struct ql_super *ret_super)
         .created_ms = q_load_le64(block + QL_SUPER_CREATED_MS),
         .written_ms = q_load_le64(block + QL_SUPER_WRITTEN_MS),
         .sessions = q_load_le64(block + QL_SUPER_SESSIONS),
+        .producers = q_load_le64(block + QL_SUPER_PRODUCERS),
     };
     memcpy(super.store_id, block + QL_SUPER_STORE_ID, sizeof(super.store_id));
     for (unsigned i = 0; i < super.log_count; i++) {

@@ -41,6 +41,7 @@ struct ql_super {
     uint64_t created_ms;
     uint64_t written_ms;
     uint64_t sessions;
+    uint64_t producers;
     struct ql_super_log logs[QL_LOGS_MAX];
 };
 

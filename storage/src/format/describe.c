@@ -260,6 +260,34 @@ ql_describe_cursor(struct line *line, const struct ql_record *record)
 }
 
 static bool
+ql_describe_producer(struct line *line, const struct ql_record *record)
+{
+    struct ql_producer_record producer;
+    if (ql_producer_record_decode(record->bytes, &producer) != Q_OK) return false;
+    char id[2 * sizeof(producer.id) + 1];
+    char time[32];
+    for (size_t i = 0; i < sizeof(producer.id); i++)
+        (void)snprintf(id + 2 * i, 3, "%02x", producer.id[i]);
+    line_bytes(line, "producer", q_bytes_from_text(id));
+    line_bytes(
+        line, "seen", q_bytes_from_text(q_text_format_time(producer.seen_ms, time, sizeof(time))));
+    line_begin_list(line, "requests");
+    for (uint32_t i = 0; i < producer.result_count; i++) {
+        struct ql_producer_result result = ql_producer_result_at(&producer, i);
+        const char *comma = line->first ? "" : ",";
+        line->first = false;
+        if (line->json)
+            line_raw(
+                line, "%s{\"request\":%" PRIu64 ",\"batches\":%u,\"position\":%" PRIu64 "}", comma,
+                result.sequence, result.batch_count, result.frame);
+        else
+            line_raw(line, "%s%" PRIu64 "@%" PRIu64, comma, result.sequence, result.frame);
+    }
+    line_end_list(line);
+    return true;
+}
+
+static bool
 ql_describe_bytes(struct line *line, const struct ql_record *record)
 {
     struct q_bytes bytes;

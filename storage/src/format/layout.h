@@ -62,6 +62,7 @@ enum {
     QL_SUPER_LOG_ZEROED   = 56,   /* u64: the active segment was written up to here at least once */
     QL_SUPER_REPLAY       = 320,  /* QL_LOGS_MAX x u64: a start reads from here on; 0: from FIRST */
     QL_SUPER_SESSIONS     = 352,  /* u64: sessions given in this generation, at an orderly stop */
+    QL_SUPER_PRODUCERS    = 360,  /* u64: requests below this position of the message log are in statements */
     QL_SUPER_SIZE         = 4096,
 };
 

@@ -528,6 +528,78 @@ ql_range_item_at(const struct ql_ranges_record *record, uint32_t index)
     };
 }
 
+enum {
+    PRODUCER_RESULT_SIZE = 32
+};
+
+uint32_t
+ql_producer_record_size(uint32_t result_count)
+{
+    return record_size(16 + 8 + 4 + 4 + (size_t)result_count * PRODUCER_RESULT_SIZE);
+}
+
+void
+ql_producer_record_encode(
+    const struct ql_producer_record *record, const struct ql_producer_result *results, uint8_t *out)
+{
+    struct writer writer =
+        writer_of(out, QL_RECORD_PRODUCER, ql_producer_record_size(record->result_count));
+    put(&writer, record->id, sizeof(record->id));
+    put_u64(&writer, record->seen_ms);
+    put_u32(&writer, record->result_count);
+    put_u32(&writer, 0);
+    for (uint32_t i = 0; i < record->result_count; i++) {
+        put_u64(&writer, results[i].sequence);
+        put_u64(&writer, results[i].frame);
+        put_u32(&writer, results[i].from);
+        put_u32(&writer, results[i].to);
+        put_u32(&writer, results[i].digest);
+        put_u32(&writer, results[i].batch_count);
+    }
+}
+
+enum q_err
+ql_producer_record_decode(struct q_bytes bytes, struct ql_producer_record *ret_record)
+{
+    struct reader reader = reader_of(bytes);
+    struct ql_producer_record record = { 0 };
+    const uint8_t *id = take(&reader, sizeof(record.id));
+    if (id != NULL) memcpy(record.id, id, sizeof(record.id));
+    record.seen_ms = take_u64(&reader);
+    record.result_count = take_u32(&reader);
+    (void)take_u32(&reader);
+    if (record.result_count > reader.left.size / PRODUCER_RESULT_SIZE) reader.short_ = true;
+    Q_TRY(reader_check(&reader, "PRODUCER record is cut"));
+    if (record.result_count == 0 || record.result_count > QL_PRODUCER_RESULTS_MAX)
+        return Q_FAIL(
+            Q_E_CORRUPT, .what = q_text("PRODUCER record of %u results", record.result_count));
+    record.results = reader.left.data;
+    uint64_t sequence = 0;
+    for (uint32_t i = 0; i < record.result_count; i++) {
+        struct ql_producer_result result = ql_producer_result_at(&record, i);
+        if (result.sequence <= sequence || result.sequence > INT64_MAX || result.frame > INT64_MAX)
+            return Q_FAIL(Q_E_CORRUPT, .what = "PRODUCER record with an impossible result");
+        sequence = result.sequence;
+    }
+    *ret_record = record;
+    return Q_OK;
+}
+
+struct ql_producer_result
+ql_producer_result_at(const struct ql_producer_record *record, uint32_t index)
+{
+    Q_ASSERT(index < record->result_count);
+    const uint8_t *at = record->results + (size_t)index * PRODUCER_RESULT_SIZE;
+    return (struct ql_producer_result){
+        .sequence = q_load_le64(at),
+        .frame = q_load_le64(at + 8),
+        .from = q_load_le32(at + 16),
+        .to = q_load_le32(at + 20),
+        .digest = q_load_le32(at + 24),
+        .batch_count = q_load_le32(at + 28),
+    };
+}
+
 uint32_t
 ql_cursor_record_size(void)
 {

@@ -154,6 +154,31 @@ enum {
     QL_RANGE_ITEMS_MAX = 1000
 };
 
+/*
+ * --- PRODUCER ---
+ * The last of a producer's requests that are stored, and where. What is behind `frame` in the message
+ * log tells the same of those that came later.
+ */
+enum {
+    QL_PRODUCER_RESULTS_MAX = 64
+};
+
+struct ql_producer_result {
+    uint64_t sequence;
+    uint64_t frame; /* position in the message log */
+    uint32_t from;  /* its envelopes lie in [from, to) of the frame */
+    uint32_t to;
+    uint32_t digest;
+    uint32_t batch_count;
+};
+
+struct ql_producer_record {
+    uint8_t id[16];
+    uint64_t seen_ms;
+    uint32_t result_count;  /* 1 … QL_PRODUCER_RESULTS_MAX, by sequence */
+    const uint8_t *results; /* encoded; see ql_producer_result_at() */
+};
+
 /* Sizes (multiples of 8) and encoders. */
 uint32_t ql_subject_record_size(const struct ql_subject_record *record);
 void ql_subject_record_encode(const struct ql_subject_record *record, uint8_t *out);
@@ -180,6 +205,11 @@ void ql_ranges_record_encode(
     uint8_t *out);
 uint32_t ql_cursor_record_size(void);
 void ql_cursor_record_encode(const struct ql_cursor_record *record, uint8_t *out);
+uint32_t ql_producer_record_size(uint32_t result_count);
+void ql_producer_record_encode(
+    const struct ql_producer_record *record,
+    const struct ql_producer_result *results,
+    uint8_t *out);
 /* A record of a program's own bytes: head, u32 length, bytes, padding. */
 uint32_t ql_bytes_record_size(size_t size);
 void ql_bytes_record_encode(struct q_bytes bytes, uint8_t *out);
@@ -203,11 +233,15 @@ Q_MUST_CHECK enum q_err ql_ranges_record_decode(
     struct q_bytes bytes, struct ql_ranges_record *ret_record);
 Q_MUST_CHECK enum q_err ql_cursor_record_decode(
     struct q_bytes bytes, struct ql_cursor_record *ret_record);
+Q_MUST_CHECK enum q_err ql_producer_record_decode(
+    struct q_bytes bytes, struct ql_producer_record *ret_record);
 Q_MUST_CHECK enum q_err ql_bytes_record_decode(struct q_bytes bytes, struct q_bytes *ret_bytes);
 
 struct ql_pull_run ql_pull_run_at(const struct ql_pull_record *record, uint32_t index);
 struct qlog_range ql_ack_range_at(const struct ql_ack_record *record, uint32_t index);
 
 struct ql_range_item ql_range_item_at(const struct ql_ranges_record *record, uint32_t index);
+struct ql_producer_result ql_producer_result_at(
+    const struct ql_producer_record *record, uint32_t index);
 
 #endif /* QL_FORMAT_RECORD_H */

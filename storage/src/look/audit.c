@@ -310,6 +310,10 @@ audit_apply(struct ql_audit *audit, const struct qlog_record *record)
     switch (record->kind) {
     case QL_RECORD_SUBJECT:
         return apply_subject(audit, record);
+    case QL_RECORD_PRODUCER: {
+        struct ql_producer_record producer;
+        return ql_producer_record_decode(record->bytes, &producer);
+    }
     case QL_RECORD_GROUP:
         return audit_group(audit, record);
     case QL_RECORD_JOIN:

@@ -176,6 +176,28 @@ ql_log_append(struct ql_log *log, struct ql_append *append)
 }
 
 void
+ql_log_await(struct ql_log *log, struct ql_append *append, uint64_t position)
+{
+    /* Marks move by whole frames. */
+    append->end = position + 1;
+    struct ql_append_queue *waiting = append->flushed ? &log->wait_durable : &log->wait_written;
+    struct ql_append **at = &waiting->first;
+    while (*at != NULL && (*at)->end <= append->end)
+        at = &(*at)->next;
+    append->next = *at;
+    if (*at == NULL) waiting->last = &append->next;
+    *at = append;
+}
+
+enum q_err
+ql_log_refuses(const struct ql_log *log)
+{
+    if (log->refused.first == NULL) return Q_OK;
+    q_fault_adopt(&log->refused_fault);
+    return log->refused_fault.err;
+}
+
+void
 ql_log_write(struct ql_log *log, uint64_t now_ns)
 {
     while (log_may_start(log) && log_build(log, now_ns))

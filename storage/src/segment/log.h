@@ -186,6 +186,10 @@ void ql_log_fini(struct ql_log *log);
 
 /* Q_OK or Q_TOO_BIG (does not fit into a segment). Never calls back. */
 Q_MUST_CHECK enum q_err ql_log_append(struct ql_log *log, struct ql_append *append);
+/* Have `done` called as for an append that lies in the frame at this position: nothing is added. */
+void ql_log_await(struct ql_log *log, struct ql_append *append, uint64_t position);
+/* Q_OK, or why appends were refused that `done` has not been called for yet. */
+Q_MUST_CHECK enum q_err ql_log_refuses(const struct ql_log *log);
 /* Build and submit frames as far as they may go now. */
 void ql_log_write(struct ql_log *log, uint64_t now_ns);
 /* Move the marks. `force_flush`: flush what is written whether or not somebody waits. */

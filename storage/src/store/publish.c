@@ -7,23 +7,13 @@
 
 #include "log/index_scan.h"
 #include "planted.h"
-#include "store/store.h"
-
-/* What a publish carries between submit and done, in its private words. */
-struct publish_state {
-    struct ql_append append;
-    struct qlog_store *store;
-};
-
-_Static_assert(
-    sizeof(struct publish_state) <= sizeof(struct qlog_private), "private words are too few");
+#include "store/publish.h"
 
 static enum q_err publish_accept(struct qlog_store *store, struct qlog_publish *publish);
 static void publish_measure(struct ql_append *append, uint64_t incarnation);
 static void publish_fill(
     struct ql_append *append, const struct ql_place *place, uint8_t *records, uint8_t *payloads);
 static void publish_done(struct ql_append *append, enum q_err err);
-static void publish_finish(struct qlog_publish *publish, enum q_err err);
 static void publish_withdraw(
     struct qlog_store *store, struct qlog_publish *publish, uint32_t batch_count);
 
@@ -33,17 +23,10 @@ static const struct ql_append_table publish_table = {
     .done = publish_done,
 };
 
-static struct publish_state *
-publish_state_of(struct qlog_publish *publish)
-{
-    return (struct publish_state *)(void *)&publish->private_;
-}
-
 static struct qlog_publish *
 publish_of(struct ql_append *append)
 {
-    struct publish_state *state = q_container_of(append, struct publish_state, append);
-    return q_container_of(state, struct qlog_publish, private_);
+    return ql_publish_of(q_container_of(append, struct ql_publish_state, append));
 }
 
 enum q_err
@@ -66,6 +49,7 @@ qlog_publish_check(struct qlog_publish *publish)
         .payloads = q_bytes_from(publish->payloads, publish->payloads_size),
     };
     uint32_t messages = 0;
+    uint32_t digest = 0;
     for (uint32_t i = 0; i < publish->batch_count; i++) {
         struct qbatch batch;
         const uint8_t *payload;
@@ -81,6 +65,15 @@ qlog_publish_check(struct qlog_publish *publish)
                 Q_E_CORRUPT, .what = q_text(
                                  "batch %u says that it is %u of %u", i, batch.request_index,
                                  batch.request_count));
+        if (i == 0) {
+            memcpy(publish->producer, batch.producer_id, sizeof(publish->producer));
+            publish->sequence = batch.request_sequence;
+        }
+        if (batch.request_sequence != publish->sequence || batch.request_sequence > INT64_MAX ||
+            memcmp(batch.producer_id, publish->producer, sizeof(publish->producer)) != 0)
+            return Q_FAIL(
+                Q_E_CORRUPT, .what = q_text("batch %u is not of the same request as the first", i));
+        digest = ql_request_digest(digest, batch.envelope);
         if (publish->subjects[i].size == 0 || publish->subjects[i].size > QLOG_SUBJECT_MAX)
             return Q_FAIL(
                 Q_INVALID, .what = q_text("subject of %zu bytes", publish->subjects[i].size));
@@ -95,6 +88,7 @@ qlog_publish_check(struct qlog_publish *publish)
     if (qbatch_set_next(&walk, false, &batch, &payload) != Q_END)
         return Q_FAIL(Q_E_CORRUPT, .what = "more batches than are said");
     publish->message_count = messages;
+    publish->digest = digest;
     publish->checked = true;
     return Q_OK;
 }
@@ -103,23 +97,37 @@ void
 ql_publish_start(struct qlog_store *store, struct qlog_publish *publish)
 {
     Q_ASSERT(publish->checked);
-    struct publish_state *state = publish_state_of(publish);
+    struct ql_publish_state *state = ql_publish_state(publish);
     memset(state, 0, sizeof(*state));
     state->store = store;
     state->append.table = &publish_table;
+    publish->duplicate = false;
     enum q_err err = Q_OK;
     if (publish->delayed)
         err = Q_FAIL(
             Q_INVALID, .what = "a delayed message for a broker",
             .hint = "delayed messages go to a delay group");
-    if (err == Q_OK) err = ql_retention_admits(store);
-    if (err == Q_OK) err = publish_accept(store, publish);
-    if (err == Q_OK) {
-        err = ql_log_append(store->messages, &state->append);
-        if (err == Q_OK) return;
-        publish_withdraw(store, publish, publish->batch_count);
-    }
-    publish_finish(publish, err);
+    else if (publish->mode > QLOG_MODE_SYNC)
+        err = Q_FAIL(
+            Q_NO_SUCH_MODE,
+            .what = q_text("mode %s needs a replica", qlog_mode_name(publish->mode)));
+    else
+        err = publish->sequence == 0 ? ql_publish_append(store, publish)
+                                     : ql_once_start(store, publish);
+    if (err != Q_OK) ql_publish_finish(publish, err);
+}
+
+enum q_err
+ql_publish_append(struct qlog_store *store, struct qlog_publish *publish)
+{
+    struct ql_publish_state *state = ql_publish_state(publish);
+    /* Behind one that is refused, and not told yet, none of its producer may follow. */
+    if (state->producer != NULL) Q_TRY(ql_log_refuses(store->messages));
+    Q_TRY(ql_retention_admits(store));
+    Q_TRY(publish_accept(store, publish));
+    enum q_err err = ql_log_append(store->messages, &state->append);
+    if (err != Q_OK) publish_withdraw(store, publish, publish->batch_count);
+    return err;
 }
 
 /* Length of the envelope at `at`; qlog_publish_check() has checked it. */
@@ -133,11 +141,8 @@ envelope_length(const uint8_t *at)
 static enum q_err
 publish_accept(struct qlog_store *store, struct qlog_publish *publish)
 {
-    struct publish_state *state = publish_state_of(publish);
+    struct ql_publish_state *state = ql_publish_state(publish);
     enum qlog_mode achieved = publish->mode;
-    if (achieved > QLOG_MODE_SYNC)
-        return Q_FAIL(
-            Q_NO_SUCH_MODE, .what = q_text("mode %s needs a replica", qlog_mode_name(achieved)));
     uint8_t *at = publish->envelopes;
     for (uint32_t i = 0; i < publish->batch_count; i++) {
         struct ql_subject *subject;
@@ -154,7 +159,6 @@ publish_accept(struct qlog_store *store, struct qlog_publish *publish)
         at += envelope_length(at);
     }
     publish->achieved = achieved;
-    publish->duplicate = false;
     state->append.flushed = achieved == QLOG_MODE_SYNC;
     return Q_OK;
 }
@@ -163,7 +167,7 @@ publish_accept(struct qlog_store *store, struct qlog_publish *publish)
 static void
 publish_withdraw(struct qlog_store *store, struct qlog_publish *publish, uint32_t batch_count)
 {
-    const struct ql_append *append = &publish_state_of(publish)->append;
+    const struct ql_append *append = &ql_publish_state(publish)->append;
     const uint8_t *at = publish->envelopes;
     for (uint32_t i = 0; i < batch_count; i++) {
         struct ql_subject *subject =
@@ -198,7 +202,7 @@ static void
 publish_measure(struct ql_append *append, uint64_t incarnation)
 {
     struct qlog_publish *publish = publish_of(append);
-    struct qlog_store *store = publish_state_of(publish)->store;
+    struct qlog_store *store = ql_publish_state(publish)->store;
     append->records_size = publish->envelopes_size;
     append->payloads_size = publish->payloads_size;
     append->record_count = publish->batch_count;
@@ -221,10 +225,11 @@ publish_fill(
     struct ql_append *append, const struct ql_place *place, uint8_t *records, uint8_t *payloads)
 {
     struct qlog_publish *publish = publish_of(append);
-    struct qlog_store *store = publish_state_of(publish)->store;
+    struct qlog_store *store = ql_publish_state(publish)->store;
     const uint8_t *from = publish->envelopes;
     uint8_t *to = records;
     uint32_t payload_at = place->payloads_at;
+    uint32_t first_at = 0;
     for (uint32_t i = 0; i < publish->batch_count; i++) {
         struct ql_subject *subject =
             ql_index_get(&store->index, q_load_le32(from + QBATCH_SUBJECT_ID));
@@ -247,6 +252,7 @@ publish_fill(
             .payload_size = (uint32_t)q_align_up(q_load_le32(from + QBATCH_PAYLOAD_LENGTH), 8),
             .count = q_load_le32(from + QBATCH_MESSAGE_COUNT),
         };
+        if (i == 0) first_at = entry.envelope_at;
         publish->ret_first_sequences[i] = entry.first_sequence;
         ql_index_add(&store->index, subject, &entry, place->wall_ms);
         ql_subject_stir(store, subject);
@@ -258,21 +264,32 @@ publish_fill(
     Q_ASSERT((uint32_t)(to - records) == append->records_size);
     Q_ASSERT(payload_at - place->payloads_at == publish->payloads_size);
     memcpy(payloads, publish->payloads, publish->payloads_size);
+    struct ql_result result = {
+        .frame = place->frame,
+        .from = first_at,
+        .to = place->records_at + append->records_size,
+    };
+    if (ql_publish_state(publish)->producer != NULL) ql_once_placed(publish, &result);
 }
 
 static void
 publish_done(struct ql_append *append, enum q_err err)
 {
     struct qlog_publish *publish = publish_of(append);
-    struct qlog_store *store = publish_state_of(publish)->store;
-    if (append->end == 0) publish_withdraw(store, publish, publish->batch_count);
+    struct qlog_store *store = ql_publish_state(publish)->store;
+    const struct ql_publish_state *state = ql_publish_state(publish);
+    if (state->repeat && err == Q_OK) err = ql_once_repeat(publish);
+    if (append->end == 0) {
+        publish_withdraw(store, publish, publish->batch_count);
+        if (state->producer != NULL) ql_once_refused(publish, err);
+    }
     store->counters.publishes++;
-    publish_finish(publish, err);
+    ql_publish_finish(publish, err);
 }
 
 /* A full disk is one answer, whoever met it first: the level, or a log that could not go on. */
-static void
-publish_finish(struct qlog_publish *publish, enum q_err err)
+void
+ql_publish_finish(struct qlog_publish *publish, enum q_err err)
 {
     if (err == Q_E_NO_SPACE) {
         struct q_fault fault = *q_fault_last();
@@ -302,5 +319,5 @@ ql_publish_replay(
                              (unsigned long long)batch.first_sequence, subject->name));
     Q_TRY(ql_index_promise(&store->index));
     ql_index_add(&store->index, subject, &entry, batch.store_time_ms);
-    return Q_OK;
+    return ql_producers_replay(store, &batch, &entry);
 }

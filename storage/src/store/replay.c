@@ -50,6 +50,7 @@ ql_store_recover(struct qlog_store *store)
     store->statements.messages_from = recover_messages_replay(store);
     store->statements.actions_end = recover.from;
     store->statements.ended_ns = store->now_ns;
+    Q_TRY(ql_producers_recover(store));
     return recover_names(store);
 }
 
@@ -93,6 +94,7 @@ recover_messages(struct qlog_store *store)
         }
         recover.from = next->base;
     }
+    store->messages_read = recover.from;
     Q_TRY(ql_home_recover(store->home, QL_LOG_MESSAGE, &recover));
     index->recovered_end = recover.end;
     index->recovered_generation = recover.scan.generation;
@@ -329,6 +331,14 @@ apply_subject(struct qlog_store *store, const struct ql_scan *scan, const struct
         stated->stated_next = subject.next_sequence;
     }
     return Q_OK;
+}
+
+static enum q_err
+apply_producer(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+{
+    struct ql_producer_record producer;
+    Q_TRY(ql_producer_record_decode(record->bytes, &producer));
+    return ql_producers_apply_statement(store, &producer, scan->frame.position);
 }
 
 static enum q_err

@@ -32,6 +32,8 @@ static void trim_begin(struct qlog_store *store, struct qlog_trim *trim);
 static void trim_on_dropped(struct ql_home_trim *home_trim, enum q_err err);
 static void trim_finish(struct qlog_store *store, enum q_err err);
 static enum q_err trim_groups(struct qlog_store *store);
+static enum q_err state_producers(
+    struct statement *statement, uint64_t message_first, uint64_t action_first);
 static bool subject_is_due(
     const struct qlog_store *store,
     const struct ql_subject *subject,
@@ -73,6 +75,7 @@ trim_begin(struct qlog_store *store, struct qlog_trim *trim)
     struct statement statement = { .store = store };
     enum q_err err = ql_env_check(&store->home->env);
     if (err == Q_OK) err = state_subjects(&statement, message_first, action_first);
+    if (err == Q_OK) err = state_producers(&statement, message_first, action_first);
     for (uint32_t i = 0; err == Q_OK && i < store->group_count; i++)
         if (store->groups[i] != NULL && !QL_PLANTED(state_dropped) &&
             !is_stated(store, store->groups[i]->stated_at, action_first))
@@ -183,6 +186,24 @@ state_subjects(struct statement *statement, uint64_t message_first, uint64_t act
     return Q_OK;
 }
 
+static enum q_err
+state_producers(struct statement *statement, uint64_t message_first, uint64_t action_first)
+{
+    struct qlog_store *store = statement->store;
+    for (uint32_t i = 0; i < store->producers.count; i++) {
+        struct ql_producer *producer = store->producers.producers[i];
+        if (producer == NULL || QL_PLANTED(producers_dropped) ||
+            !ql_producer_is_due(store, producer, message_first, action_first))
+            continue;
+        struct ql_action *action;
+        enum q_err err = ql_state_producer(store, producer, &action);
+        if (err == Q_NOT_FOUND) continue;
+        if (err != Q_OK) return err;
+        statement_push(statement, action);
+    }
+    return Q_OK;
+}
+
 static bool
 subject_is_due(
     const struct qlog_store *store,
@@ -242,6 +263,7 @@ ql_store_state_hash(const struct qlog_store *store)
         };
         hash = ql_hash(words, sizeof(words));
     }
+    hash += ql_producers_state_hash(&store->producers);
     for (uint32_t i = 0; i < store->group_count; i++) {
         if (store->groups[i] == NULL) continue;
         uint64_t words[2] = { hash, ql_group_state_hash(store->groups[i]) };

@@ -32,6 +32,7 @@ static bool round_is_due(const struct qlog_store *store);
 static void round_begin(struct qlog_store *store);
 static void round_slice(struct qlog_store *store);
 static enum q_err slice_subjects(struct qlog_store *store, uint32_t *size, uint32_t *visits);
+static enum q_err slice_producers(struct qlog_store *store, uint32_t *size, uint32_t *visits);
 static enum q_err slice_groups(struct qlog_store *store, uint32_t *size, uint32_t *visits);
 static void round_end(struct qlog_store *store);
 
@@ -73,6 +74,7 @@ round_begin(struct qlog_store *store)
     uint64_t tail = store->actions->tail;
     round->state = QL_ROUND_SAYING;
     round->next_subject = 0;
+    round->next_producer = 0;
     round->next_group = 0;
     round->messages_from = store->messages->durable;
     round->actions_from = tail;
@@ -90,6 +92,7 @@ round_slice(struct qlog_store *store)
     round->stuck = false;
     if (store->actions->queued_bytes >= QUEUE_BYTES_MAX) return;
     enum q_err err = slice_subjects(store, &size, &visits);
+    if (err == Q_OK) err = slice_producers(store, &size, &visits);
     if (err == Q_OK) err = slice_groups(store, &size, &visits);
     round->said_bytes += size;
     if (err == Q_END) {
@@ -140,12 +143,39 @@ slice_subjects(struct qlog_store *store, uint32_t *size, uint32_t *visits)
     return Q_OK;
 }
 
+/* What was said of producers. What was not yet is not for a round of these (store/producers.c). */
+static enum q_err
+slice_producers(struct qlog_store *store, uint32_t *size, uint32_t *visits)
+{
+    struct ql_statements *round = &store->statements;
+    const struct ql_producers *producers = &store->producers;
+    if (round->next_subject < store->index.count) return Q_OK;
+    for (; round->next_producer < producers->count; round->next_producer++) {
+        if (*size >= SLICE_BYTES || *visits >= SLICE_OBJECTS) return Q_OK;
+        struct ql_producer *producer = producers->producers[round->next_producer];
+        ++*visits;
+        if (producer == NULL || producer->stated_at == UINT64_MAX) continue;
+        if (producer->stated_at >= round->keep_from) {
+            round->oldest = q_min_u64(round->oldest, producer->stated_at);
+            continue;
+        }
+        struct ql_action *action;
+        enum q_err err = ql_state_producer(store, producer, &action);
+        if (err == Q_NOT_FOUND) continue;
+        if (err != Q_OK) return err;
+        *size += action->record_size;
+        ql_action_append(action, NULL);
+    }
+    return Q_OK;
+}
+
 /* Q_OK, or Q_END behind the last one. */
 static enum q_err
 slice_groups(struct qlog_store *store, uint32_t *size, uint32_t *visits)
 {
     struct ql_statements *round = &store->statements;
     if (round->next_subject < store->index.count) return Q_OK;
+    if (round->next_producer < store->producers.count) return Q_OK;
     while (round->next_group < store->group_count) {
         if (*size >= SLICE_BYTES || *visits >= SLICE_OBJECTS) return Q_OK;
         struct ql_group *group = store->groups[round->next_group];

@@ -13,6 +13,8 @@ enum {
     CONSUMER_TIMEOUT_DEFAULT_S = 30,
     SUBJECTS_DEFAULT = 1000 * 1000,
     GROUPS_DEFAULT = 200 * 1000,
+    PRODUCERS_DEFAULT = 100 * 1000,
+    PRODUCER_KEEP_DEFAULT_H = 24,
 };
 
 static void store_set_options(struct qlog_store *store, const struct qlog_store_options *options);
@@ -74,6 +76,10 @@ store_set_options(struct qlog_store *store, const struct qlog_store_options *opt
                                      : options->consumer_timeout_ns;
     store->groups_max = options->groups_max == 0 ? GROUPS_DEFAULT : options->groups_max;
     store->mode = options->mode == QLOG_MODE_DEFAULT ? QLOG_MODE_SYNC : options->mode;
+    ql_producers_init(
+        &store->producers, options->producers_max == 0 ? PRODUCERS_DEFAULT : options->producers_max,
+        options->producer_keep_ms == 0 ? PRODUCER_KEEP_DEFAULT_H * 3600ull * Q_MS_PER_S
+                                       : options->producer_keep_ms);
     ql_retention_init(&store->retention, options);
     ql_index_init(
         &store->index, options->subjects_max == 0 ? SUBJECTS_DEFAULT : options->subjects_max);
@@ -86,6 +92,7 @@ qlog_store_close(struct qlog_store *store)
     store->now_ns = q_clock_monotonic_ns(store->clock);
     store_take(store);
     ql_pulls_end(store);
+    ql_once_end(store);
     while (store->consumer_deadlines.count > 0)
         q_heap_remove(&store->consumer_deadlines, q_heap_first(&store->consumer_deadlines));
     enum q_err err = ql_home_drain(store->home);
@@ -120,6 +127,7 @@ store_free(struct qlog_store *store)
     free(store->groups);
     q_map_fini(&store->groups_by_name);
     ql_index_fini(&store->index);
+    ql_producers_fini(&store->producers);
     ql_actions_free(store);
     q_heap_fini(&store->pull_deadlines);
     q_heap_fini(&store->consumer_deadlines);
@@ -153,13 +161,16 @@ qlog_store_turn(struct qlog_store *store)
         ql_log_finish(&home->logs[i]);
     if (err != Q_OK) {
         ql_pulls_end(store);
+        ql_once_end(store);
         return ql_env_check(&home->env);
     }
     if (store->counters.parked > 0) ql_reader_expect(&store->reader);
     ql_subjects_look(store);
     ql_pulls_expire(store);
     ql_consumers_expire(store);
+    ql_once_expire(store);
     ql_statements_turn(store);
+    ql_producers_turn(store);
     ql_index_cut(&store->index);
     ql_retention_step(store);
     ql_home_write(home, store->now_ns);
@@ -176,6 +187,7 @@ qlog_store_wait(struct qlog_store *store, uint64_t timeout_ns)
     uint64_t deadline = ql_home_deadline_ns(store->home);
     deadline = q_min_u64(deadline, store->retention.next_ns);
     deadline = q_min_u64(deadline, ql_scrub_deadline_ns(&store->scrub));
+    deadline = q_min_u64(deadline, ql_producers_deadline_ns(&store->producers));
     const struct q_heap_node *pull = q_heap_first(&store->pull_deadlines);
     const struct q_heap_node *consumer = q_heap_first(&store->consumer_deadlines);
     if (pull != NULL) deadline = q_min_u64(deadline, pull->key);
@@ -183,7 +195,7 @@ qlog_store_wait(struct qlog_store *store, uint64_t timeout_ns)
     uint64_t now_ns = q_clock_monotonic_ns(store->clock);
     uint64_t wait_ns = deadline <= now_ns ? 0 : q_min_u64(timeout_ns, deadline - now_ns);
     if (store->look_again || ql_statements_are_due(store) || ql_reader_is_due(&store->reader) ||
-        !q_mailbox_sleep(&store->mailbox))
+        ql_producers_are_due(store) || !q_mailbox_sleep(&store->mailbox))
         wait_ns = 0;
     int rv = table->enter(store->home->env.io, wait_ns);
     q_mailbox_awake(&store->mailbox);
@@ -292,6 +304,7 @@ qlog_store_counters(struct qlog_store *store, struct qlog_counters *ret_counters
     ret_counters->reads = store->reader.read_count;
     ret_counters->read_bytes = store->reader.read_bytes;
     ret_counters->scrubbed = store->scrub.bytes;
+    ret_counters->producers = store->producers.count - store->producers.free_count;
     ret_counters->generation = store->home->env.generation;
     ret_counters->io_name = store->home->env.io->table->name;
     ret_counters->io_note = store->home->io_note;

@@ -26,6 +26,7 @@
 #include <qlog/store.h>
 
 #include "consume/group.h"
+#include "consume/producer.h"
 #include "log/index.h"
 #include "read/reader.h"
 #include "read/scrub.h"
@@ -50,6 +51,7 @@ struct ql_statements {
     enum ql_round state;
     bool stuck; /* the last slice could not be said */
     uint32_t next_subject;
+    uint32_t next_producer;
     uint32_t next_group;
     uint64_t messages_from; /* of the last round: durable when it began */
     uint64_t actions_from;  /* tail when it began */
@@ -59,6 +61,24 @@ struct ql_statements {
     uint64_t said_end;    /* behind the last of the round; 0: not known yet */
     uint64_t actions_end; /* the same of the round before */
     uint64_t ended_ns;
+};
+
+/* store/producers.c */
+struct ql_producer_round {
+    enum ql_round state;
+    bool stuck;
+    uint32_t next;          /* number of a producer */
+    uint64_t messages_from; /* durable when it began */
+    uint64_t actions_from;  /* tail when it began */
+    uint64_t said_bytes;
+    uint64_t said_end; /* behind its last statement; 0: not known yet */
+};
+
+/* Of a request whose batches are read one by one. */
+struct ql_replayed {
+    uint32_t index; /* of the next batch */
+    uint32_t from;  /* in the frame, where the first one begins */
+    uint32_t digest;
 };
 
 struct qlog_store {
@@ -79,6 +99,12 @@ struct qlog_store {
     uint32_t group_capacity;
     struct q_map groups_by_name; /* subject id and name */
     uint32_t session_count;
+
+    struct ql_producers producers;
+    struct ql_producer_round producer_round;
+    struct ql_replayed replayed;
+    uint64_t messages_read; /* a start read the message log from here on */
+    bool going_on;          /* requests that were held are being looked at */
 
     struct q_heap pull_deadlines;     /* struct ql_park */
     struct q_heap consumer_deadlines; /* struct ql_consumer */
@@ -154,6 +180,34 @@ void ql_publish_start(struct qlog_store *store, struct qlog_publish *publish);
 /* Apply a batch record of the message log in recovery. */
 Q_MUST_CHECK enum q_err ql_publish_replay(
     struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record);
+
+/* --- once.c --- */
+/* Requests that were held too long, and producers that were away too long. */
+void ql_once_expire(struct qlog_store *store);
+/* End all that is held: the store stops, or broke. */
+void ql_once_end(struct qlog_store *store);
+
+/* --- producers.c --- */
+void ql_producers_turn(struct qlog_store *store);
+/* The next turn has something to say. */
+bool ql_producers_are_due(const struct qlog_store *store);
+/* An action that states a producer, not appended yet. As ql_action_new(); Q_NOT_FOUND: nothing to say. */
+Q_MUST_CHECK enum q_err ql_state_producer(
+    struct qlog_store *store, struct ql_producer *producer, struct ql_action **ret_action);
+/* Whether it has to be stated again before the logs begin at these positions. */
+bool ql_producer_is_due(
+    const struct qlog_store *store,
+    const struct ql_producer *producer,
+    uint64_t message_first,
+    uint64_t action_first);
+/* A batch of the message log; the batches of a request come in their order. */
+Q_MUST_CHECK enum q_err ql_producers_replay(
+    struct qlog_store *store, const struct qbatch *batch, const struct ql_entry *entry);
+/* A PRODUCER record of the action log. */
+Q_MUST_CHECK enum q_err ql_producers_apply_statement(
+    struct qlog_store *store, const struct ql_producer_record *record, uint64_t position);
+/* What neither statements nor the end of the message log tell: requests in what index files cover. */
+Q_MUST_CHECK enum q_err ql_producers_recover(struct qlog_store *store);
 
 /* --- session.c --- */
 void ql_join_start(struct qlog_store *store, struct qlog_join *join);
