@@ -95,6 +95,7 @@ struct ql_group {
     struct q_list subject_link; /* in ql_subject.groups */
     struct q_list parked_link;  /* in ql_subject.parked_groups while `parked` is not empty */
     struct q_list parked;       /* pulls, first come first served */
+    uint32_t fetching;          /* of them, that wait for the disk */
     uint64_t ahead;             /* messages below were read ahead of it, */
     uint64_t ahead_halfway;     /* and from here on it is time for more */
 

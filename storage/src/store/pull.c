@@ -38,8 +38,13 @@ _Static_assert(sizeof(struct ql_park) <= sizeof(struct qlog_private), "private w
 enum {
     FILTER_MESSAGES_MAX = 20 * 1000
 };
-/* How long a pull that would not wait may still be looked for by its filter, or on the disk. */
-#define LOOK_WAIT_NS (10 * (uint64_t)Q_NS_PER_S)
+/* Rotten ranges that are dropped in one try. */
+enum {
+    ROT_RANGES_MAX = 256
+};
+/* How long a pull that would not wait may still be looked for by its filter, or on the disk. Clients
+ * wait for five seconds more than they ask for. */
+#define LOOK_WAIT_NS (3 * (uint64_t)Q_NS_PER_S)
 
 struct plan {
     struct qlog_store *store;
@@ -54,7 +59,8 @@ struct plan {
     bool full;
     bool fetching; /* what comes next is being read from the disk */
     uint64_t cursor;
-    uint64_t last_piece; /* position of its envelope */
+    uint64_t last_piece;    /* position of its envelope */
+    struct qlog_range *rot; /* of what was handed out before, and is damaged; first > last: none */
     enum q_err err;
 };
 
@@ -65,6 +71,8 @@ enum taken {
 };
 
 static bool pull_try(struct qlog_store *store, struct qlog_pull *pull);
+static bool pull_try_once(
+    struct qlog_store *store, struct qlog_pull *pull, struct qlog_range *ret_rot);
 static bool pull_repeat(struct plan *plan);
 static enum q_err pull_hand_out(struct plan *plan, bool *ret_answered);
 static uint64_t plan_range(
@@ -95,6 +103,22 @@ static struct qlog_pull *
 pull_of_park(struct ql_park *park)
 {
     return q_container_of(park, struct qlog_pull, private_);
+}
+
+static void
+park_set_fetching(struct ql_park *park, bool fetching)
+{
+    if (park->parked) {
+        park->consumer->group->fetching -= park->fetching;
+        park->consumer->group->fetching += fetching;
+    }
+    park->fetching = fetching;
+}
+
+static bool
+plan_met_rot(const struct plan *plan)
+{
+    return plan->rot->first <= plan->rot->last;
 }
 
 /* It waits for messages, and not for what is there already to come from the disk. */
@@ -153,9 +177,32 @@ ql_pull_start(struct qlog_store *store, struct qlog_pull *pull)
     ql_request_finish(&pull->request, Q_OK);
 }
 
-/* True when the pull was answered, or is going to be when its action is written. */
+/*
+ * True when the pull was answered, or is going to be when its action is written. What was handed out
+ * before, and has rotted since, is held and pending no more: nobody can be given it, and it would keep
+ * windows full and retention waiting. A restart, which finds it held again, finds this again, too.
+ */
 static bool
 pull_try(struct qlog_store *store, struct qlog_pull *pull)
+{
+    struct ql_group *group = park_of(pull)->consumer->group;
+    struct ql_subject *subject = group->subject;
+    for (unsigned i = 0; i < ROT_RANGES_MAX; i++) {
+        struct qlog_range rot = { .first = 1, .last = 0 };
+        bool answered = pull_try_once(store, pull, &rot);
+        if (rot.first > rot.last) return answered;
+        uint64_t dropped = ql_group_drop(group, rot.first, rot.last + 1);
+        store->passed_over += dropped;
+        if (answered || dropped == 0) return answered;
+    }
+    ql_subject_stir(store, subject);
+    store->look_again = true;
+    park_of(pull)->unseen = true;
+    return false;
+}
+
+static bool
+pull_try_once(struct qlog_store *store, struct qlog_pull *pull, struct qlog_range *ret_rot)
 {
     struct ql_consumer *consumer = park_of(pull)->consumer;
     struct plan plan = {
@@ -167,14 +214,15 @@ pull_try(struct qlog_store *store, struct qlog_pull *pull)
         .pull_sequence = consumer->next_pull_sequence,
         .messages_max = pull->messages_max,
         .cursor = consumer->group->cursor,
+        .rot = ret_rot,
     };
     bool answered = false;
     enum q_err err = Q_OK;
     if (pull_repeat(&plan))
         answered = true;
-    else if (plan.err == Q_OK && !plan.fetching)
+    else if (plan.err == Q_OK && !plan.fetching && !plan_met_rot(&plan))
         err = pull_hand_out(&plan, &answered);
-    if (!answered) park_of(pull)->fetching = plan.fetching;
+    if (!answered) park_set_fetching(park_of(pull), plan.fetching);
     if (plan.err != Q_OK) err = plan.err;
     if (err == Q_OK) return answered;
     plan_undo(&plan);
@@ -242,6 +290,7 @@ pull_hand_out(struct plan *plan, bool *ret_answered)
         (void)plan_range(
             plan, item->sequence, item->sequence + item->count, item->attempt, NULL, NULL);
     }
+    if (plan_met_rot(plan) && plan->messages == 0) return plan->err;
     if (!plan->full && plan->visible_end > plan->cursor)
         plan->cursor = plan_range(plan, plan->cursor, plan->visible_end, 1, NULL, &group->filter);
     if (plan->err != Q_OK) return plan->err;
@@ -292,6 +341,11 @@ plan_range(
             uint64_t count = q_min_u64(stop - sequence, plan->messages_max - plan->messages);
             enum taken taken = count == 0 ? TAKEN_NOT : plan_piece(plan, &entry);
             if (taken == TAKEN_NOT) {
+                plan->full = true;
+                return sequence;
+            }
+            if (taken == TAKEN_ROT && filter == NULL) {
+                *plan->rot = (struct qlog_range){ sequence, stop - 1 };
                 plan->full = true;
                 return sequence;
             }
@@ -464,6 +518,7 @@ pull_park(struct qlog_store *store, struct qlog_pull *pull, struct ql_consumer *
         return;
     }
     park->parked = true;
+    group->fetching += park->fetching;
     consumer->parked = pull;
     /* Those that would not wait for messages, but for the disk, come first. */
     struct q_list *before = pull_is_patient(park) ? &group->parked : group->parked.next;
@@ -485,6 +540,7 @@ pull_leave_park(struct qlog_store *store, struct qlog_pull *pull)
     if (!park->parked) return;
     struct ql_group *group = park->consumer->group;
     park->parked = false;
+    group->fetching -= park->fetching;
     park->consumer->parked = NULL;
     q_list_remove(&park->link);
     q_heap_remove(&store->pull_deadlines, &park->deadline);
@@ -492,12 +548,31 @@ pull_leave_park(struct qlog_store *store, struct qlog_pull *pull)
     store->counters.parked--;
 }
 
+/* What there is though nothing is handed out: it is still on its way from the disk. */
+static uint64_t
+pull_waiting(const struct qlog_store *store, struct qlog_pull *pull)
+{
+    const struct ql_park *park = park_of(pull);
+    const struct ql_consumer *consumer = park->consumer;
+    const struct ql_group *group = consumer->group;
+    uint64_t visible_end = ql_store_visible_end(store, group->subject);
+    uint64_t waiting = visible_end > group->cursor ? visible_end - group->cursor : 0;
+    if (!park->fetching) return waiting;
+    waiting += group->pending_messages;
+    for (uint32_t i = 0; i < consumer->held_count; i++) {
+        const struct ql_held *held = &consumer->held[i];
+        uint64_t end = held->pull_sequence + held->count;
+        if (end > pull->received) waiting += end - q_max_u64(held->pull_sequence, pull->received);
+    }
+    return waiting;
+}
+
 void
 ql_pull_unpark(struct qlog_store *store, struct qlog_pull *pull, enum q_err err)
 {
     pull_leave_park(store, pull);
     pull->unacked = park_of(pull)->consumer->held_messages;
-    pull->waiting = 0;
+    pull->waiting = err == Q_OK ? pull_waiting(store, pull) : 0;
     if (err == Q_CONSUMER_REPLACED || err == Q_NO_SESSION)
         err = Q_FAIL(err, .what = "the session ended while the pull was waiting");
     if (err == Q_STOPPING) err = Q_FAIL(err, .what = "the pull was ended while it was waiting");
@@ -551,8 +626,9 @@ ql_group_try(struct qlog_store *store, struct ql_group *group)
         bool nothing_left = group->pending_count == 0 &&
                             ql_store_visible_end(store, group->subject) <= group->cursor;
         struct qlog_pull *pull = pull_of_park(park);
-        /* What is being read may be what this one holds already. */
-        if (nothing_left && pull_is_patient(park)) return;
+        /* What is being read may be what a pull behind this one holds already. */
+        if (nothing_left && group->fetching == 0 && pull_is_patient(park)) return;
+        if (nothing_left && pull_is_patient(park)) continue;
         if (pull_try(store, pull) || pull->wait_ns > 0 || park->fetching) continue;
         /* It did not want to wait, only for its filter to see everything, or for the disk. */
         if (ql_store_visible_end(store, group->subject) <= group->cursor)
