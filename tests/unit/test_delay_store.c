@@ -3,13 +3,16 @@
  */
 #include <criterion/criterion.h>
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <qbatch/batch.h>
 #include <qbatch/build.h>
 #include <qlog/delay.h>
+#include <qlog/io.h>
 
 #include "delay/clock.h"
 #include "delay/marks.h"
@@ -233,6 +236,103 @@ Test(delay_store, full)
     sleep_ms(&fixture, 1000);
     fixture_until(&fixture, fixture.delivered == 10);
     fixture_free(&fixture);
+}
+
+/* A disk with room for the delay log, and from some time on with none for the dispatch log. */
+static struct {
+    struct qlog_io *io;
+    const struct qlog_io_table *real;
+    struct qlog_io_table table;
+    bool is_dispatch[1024]; /* by file */
+    bool refuses;
+    unsigned refused;
+} disk;
+
+static int
+disk_open(struct qlog_io *io, const char *path, unsigned flags)
+{
+    int file = disk.real->open(io, path, flags);
+    cr_assert_lt(file, 1024);
+    if (file >= 0) disk.is_dispatch[file] = strstr(path, "/dispatch/") != NULL;
+    return file;
+}
+
+static int
+disk_allocate(struct qlog_io *io, int file, uint64_t size)
+{
+    bool refused = disk.refuses && disk.is_dispatch[file];
+    disk.refused += refused;
+    return refused ? -ENOSPC : disk.real->allocate(io, file, size);
+}
+
+static uint64_t
+fixture_pass(struct fixture *fixture, unsigned turns)
+{
+    for (unsigned i = 0; i < turns; i++) {
+        fixture_turn(fixture);
+        sleep_ms(fixture, 20);
+    }
+    return fixture->delivered;
+}
+
+/* What can't be said in the dispatch log is not done: it is delivered, or cancelled, when there is room
+ * again; once, though the segments that hold it would have been empty. */
+Test(delay_store, no_room_in_the_dispatch_log)
+{
+    enum {
+        BATCHES = 1500
+    };
+    struct fixture fixture;
+    cr_assert_eq(qlog_io_plain_new(&disk.io), 0);
+    disk.real = disk.io->table;
+    disk.table = *disk.real;
+    disk.table.open = disk_open;
+    disk.table.allocate = disk_allocate;
+    disk.io->table = &disk.table;
+    /* Nothing of it is said again, so nothing of it can go. */
+    const struct qlog_delay_options options = { .log.io = disk.io,
+                                                .round_bytes = 1024 * 1024 * 1024 };
+    fixture_new(&fixture, &options);
+    uint64_t sequence = 0;
+    for (unsigned i = 0; i < BATCHES; i++)
+        cr_assert_eq(publish(&fixture, start_ms + 60000 + 20 * i, 2, &sequence), Q_OK);
+    uint64_t last_due_ms = start_ms + 60000 + 20 * (BATCHES - 1);
+    disk.refuses = true;
+    sleep_ms(&fixture, 59000);
+    uint64_t before = 0;
+    for (unsigned i = 0; i < 60 && (disk.refused < 3 || before != fixture.delivered); i++) {
+        before = fixture.delivered;
+        (void)fixture_pass(&fixture, 100);
+    }
+    cr_assert_geq(disk.refused, 3);
+    cr_assert_lt(fixture.delivered, 2 * BATCHES);
+    /* Not cancelled either, and told so. */
+    struct qlog_delay_cancel cancel = { .name = { last_due_ms, sequence } };
+    cr_assert_lt(fixture.delivered, sequence);
+    cr_assert_eq(call(&fixture, &cancel.request, QLOG_DELAY_CANCEL), Q_STORAGE_FULL);
+    /* All the rest at once: whole segments are under way together. */
+    sleep_ms(&fixture, 60000);
+    (void)fixture_pass(&fixture, 400);
+    disk.refuses = false;
+    for (unsigned i = 0; i < 200 && fixture.delivered < 2 * BATCHES; i++)
+        (void)fixture_pass(&fixture, 100);
+    cr_assert_eq(fixture.delivered, 2 * BATCHES);
+    (void)fixture_pass(&fixture, 200);
+    cr_assert_eq(pending(&fixture), 0);
+
+    /* A start finds nothing that waits, and gives numbers that were never given. */
+    fixture_close(&fixture);
+    fixture_open(&fixture, &options);
+    cr_assert_eq(pending(&fixture), 0);
+    uint64_t next;
+    cr_assert_eq(publish(&fixture, last_due_ms, 1, &next), Q_OK);
+    cr_assert_gt(next, sequence + 1);
+    for (unsigned i = 0; i < 200 && fixture.delivered < 2 * BATCHES + 1; i++)
+        (void)fixture_pass(&fixture, 20);
+    cr_assert_eq(fixture.delivered, 2 * BATCHES + 1);
+    fixture_free(&fixture);
+    disk.io->table = disk.real;
+    disk.io->table->destroy(disk.io);
 }
 
 /* Cancelled in the middle of a batch: the others are delivered. Twice is once. */

@@ -75,6 +75,7 @@ delay_set_options(struct qlog_delay *delay, const struct qlog_delay_options *opt
     /* What was handed over comes back, however much else waits. */
     q_mailbox_init(&delay->sent, UINT32_MAX);
     q_list_init(&delay->free_opens);
+    delay->refused_last = &delay->refused_notes;
     delay->skipped_from = UINT64_MAX;
     /* What is on the disk is taken in by a start, whatever the limit. */
     set->batches_max = UINT32_MAX;

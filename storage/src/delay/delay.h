@@ -160,6 +160,7 @@ struct ql_open {
     uint64_t due_min_ms;
     uint64_t due_max_ms;
     bool built;
+    uint32_t read_tries;
     uint8_t *envelopes;
     uint32_t envelopes_capacity;
     uint8_t *payloads;
@@ -175,6 +176,7 @@ struct ql_note {
     struct ql_open *open;               /* DISPATCHED: whose */
     uint64_t sequence;                  /* WITHDRAWN: unmarked when it can't be appended */
     bool withdraws;
+    bool of_round; /* a round is said anew as a whole */
     uint8_t *record;
     uint32_t size;
     uint32_t capacity;
@@ -243,7 +245,9 @@ struct qlog_delay {
     bool again; /* the last turn left something to do */
 
     struct ql_note *free_notes;
-    struct ql_note *refused_notes; /* for want of space: again when space_retry_ns has come */
+    struct ql_note *refused_notes; /* again, in this order, when space_retry_ns has come */
+    struct ql_note **refused_last;
+    uint32_t withdrawals; /* notes under way that mark a message */
     struct ql_put *free_puts;
 
     /* space.c */
@@ -260,6 +264,7 @@ struct qlog_delay {
     uint64_t round_ended_at;
     uint64_t round_size;
     bool round_busy;
+    bool round_saying;
     bool round_wanted;
     bool round_failed;
 
@@ -387,6 +392,8 @@ Q_MUST_CHECK enum q_err ql_note_new(
     struct qlog_delay *delay, uint32_t size, struct ql_note **ret_note);
 /* Filled in. `flushed`: done when durable. */
 void ql_note_append(struct ql_note *note, bool flushed);
+/* A message that was marked waits again: what was held to be empty may not be. */
+void ql_space_unmarked(struct qlog_delay *delay);
 /* It is not going to be appended. */
 void ql_note_drop(struct ql_note *note);
 void ql_notes_free(struct qlog_delay *delay);

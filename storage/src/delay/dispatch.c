@@ -27,6 +27,7 @@ enum {
     FULL_MS_MAX = 100,   /* so long others wait for a group that has its fill */
     REWIND_MS_MIN = 100, /* between two looks at what was passed over */
     REWIND_MS_MAX = 5000,
+    READ_TRIES = 60, /* two minutes; then what can't be read holds up the rest no longer */
 };
 
 enum offer {
@@ -80,6 +81,8 @@ ql_dispatch_due(struct qlog_delay *delay)
 {
     delay->again = false;
     if (atomic_load_explicit(&delay->stopping, memory_order_acquire)) return;
+    /* A request's record may not come before that of its target. */
+    if (delay->refused_notes != NULL) return;
     dispatch_rewind(delay);
     struct ql_run *run;
     struct ql_delay_entry *entry;
@@ -272,6 +275,7 @@ open_new(struct qlog_delay *delay, struct ql_target *target, struct ql_open **re
     open->state = QL_OPEN_FORMING;
     open->resend = false;
     open->built = false;
+    open->read_tries = 0;
     open->item_count = 0;
     open->message_count = 0;
     open->bytes = 0;
@@ -384,7 +388,7 @@ open_done(struct ql_append *append, enum q_err err)
     struct ql_open *open = q_container_of(append, struct ql_open, append);
     if (err == Q_OK && open->state == QL_OPEN_RECORDING)
         open_hand_over(open);
-    else if (err == Q_E_NO_SPACE)
+    else if (err != Q_OK && err != Q_STOPPING && open->delay->home->env.broken == Q_OK)
         open_undo(open);
 }
 
@@ -408,6 +412,7 @@ open_undo(struct ql_open *open)
         }
         delay->live_bytes += bytes;
     }
+    ql_space_unmarked(delay);
     delay->skipped_from = q_min_u64(delay->skipped_from, open->due_min_ms);
     target->next_request = q_min_u64(target->next_request, open->request);
     target->failing = true;
@@ -541,8 +546,10 @@ open_build(struct ql_open *open)
     for (uint32_t i = 0; i < open->item_count; i++) {
         const struct ql_dispatch_item *item = &open->items[i];
         enum q_err err = open_build_item(open, item);
-        if (err == Q_E_NOMEM) return err;
         if (err == Q_OK) continue;
+        /* A disk that is away for a moment takes nothing along. */
+        bool passing = err != Q_E_CORRUPT && open->read_tries++ < READ_TRIES;
+        if (passing || err == Q_E_NOMEM) return err;
         struct qlog_delay *delay = open->delay;
         delay->counters.damaged += item->count;
         QL_TELL(

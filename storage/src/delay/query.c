@@ -120,6 +120,22 @@ ql_delay_reschedule_start(struct qlog_delay *delay, struct qlog_delay_reschedule
         delay->moving = reschedule;
 }
 
+/* Said in the dispatch log, too: what says it now, in the delay log, may go before the old place, which
+ * is written again with its batch. */
+static void
+moving_withdraw(struct qlog_delay *delay, const struct moving_state *moving)
+{
+    struct ql_note *note;
+    ql_delay_mark(delay, &moving->entry, moving->sequence, 1);
+    if (ql_note_new(delay, QL_WITHDRAWN_RECORD_SIZE, &note) != Q_OK) {
+        delay->round_wanted = true;
+        return;
+    }
+    struct ql_withdrawn_record record = { .sequence = moving->sequence };
+    ql_withdrawn_record_encode(&record, note->record);
+    ql_note_append(note, false);
+}
+
 /* The new batch is durable, and says whose place it takes: a start reads that. */
 void
 ql_delay_reschedule_go_on(
@@ -133,7 +149,7 @@ ql_delay_reschedule_go_on(
     /* What shares its batch may have been passed over. */
     delay->stirred = true;
     if (err == Q_OK) {
-        if (!QL_PLANTED(move_doubles)) ql_delay_mark(delay, &moving->entry, moving->sequence, 1);
+        if (!QL_PLANTED(move_doubles)) moving_withdraw(delay, moving);
         delay->counters.rescheduled++;
     }
     ql_delay_finish(&reschedule->request, err);

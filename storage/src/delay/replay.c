@@ -18,6 +18,7 @@ static enum q_err apply_batch(
     struct qlog_delay *delay, const struct ql_scan *scan, const struct ql_record *record);
 static enum q_err apply_marks(struct qlog_delay *delay, const struct ql_marks_record *record);
 static enum q_err mark(struct qlog_delay *delay, uint64_t sequence, uint64_t count);
+static enum q_err mark_given(struct qlog_delay *delay, uint64_t sequence, uint64_t count);
 static void on_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state state);
 static void count_waiting(struct qlog_delay *delay);
 
@@ -33,7 +34,9 @@ ql_delay_recover(struct qlog_delay *delay)
     recover.on_frame = apply_dispatch_frame;
     recover.on_rot = on_rot;
     recover.from = q_max_u64(recover.from, recover.marks.replay);
-    delay->before_round = recover.from > 0 && recover.from == recover.marks.replay;
+    /* Without a superblock nobody knows where the last round began: the first that is there will do. */
+    bool unknown = !delay->home->super_found && !delay->home->created;
+    delay->before_round = recover.from > 0 && (recover.from == recover.marks.replay || unknown);
     Q_TRY(ql_home_recover(delay->home, QL_LOG_DISPATCH, &recover));
     uint64_t stated_next = delay->next_sequence;
     delay->next_sequence = 0;
@@ -124,7 +127,7 @@ apply_dispatch_record(struct qlog_delay *delay, const struct ql_record *record)
         Q_TRY(ql_dispatch_record_decode(record->bytes, &dispatch));
         for (uint32_t i = 0; i < dispatch.item_count; i++) {
             struct ql_dispatch_item item = ql_dispatch_item_at(&dispatch, i);
-            Q_TRY(mark(delay, item.sequence, item.count));
+            Q_TRY(mark_given(delay, item.sequence, item.count));
         }
         return ql_dispatch_replay(delay, &dispatch);
     case QL_RECORD_DISPATCHED:
@@ -132,7 +135,7 @@ apply_dispatch_record(struct qlog_delay *delay, const struct ql_record *record)
         return ql_dispatched_replay(delay, &dispatched);
     case QL_RECORD_WITHDRAWN:
         Q_TRY(ql_withdrawn_record_decode(record->bytes, &withdrawn));
-        return mark(delay, withdrawn.sequence, 1);
+        return mark_given(delay, withdrawn.sequence, 1);
     case QL_RECORD_MARKS:
         Q_TRY(ql_marks_record_decode(record->bytes, &marks));
         return apply_marks(delay, &marks);
@@ -216,6 +219,15 @@ mark(struct qlog_delay *delay, uint64_t sequence, uint64_t count)
     Q_TRY(ql_marks_reserve(&delay->marks, sequence + count));
     for (uint64_t i = 0; i < count; i++)
         ql_marks_set(&delay->marks, sequence + i);
+    return Q_OK;
+}
+
+/* What the dispatch log speaks of was given, though its batch may be gone since the last round. */
+static enum q_err
+mark_given(struct qlog_delay *delay, uint64_t sequence, uint64_t count)
+{
+    Q_TRY(mark(delay, sequence, count));
+    delay->next_sequence = q_max_u64(delay->next_sequence, sequence + count);
     return Q_OK;
 }
 

@@ -50,6 +50,7 @@ ql_space_turn(struct qlog_delay *delay)
     while (delay->refused_notes != NULL && delay->now_ns >= delay->space_retry_ns) {
         struct ql_note *note = delay->refused_notes;
         delay->refused_notes = note->next;
+        if (note->next == NULL) delay->refused_last = &delay->refused_notes;
         ql_note_append(note, note->append.flushed);
     }
     round_turn(delay);
@@ -80,7 +81,10 @@ round_turn(struct qlog_delay *delay)
         delay->round_size = 0;
         delay->round_end = 0;
         delay->round_failed = false;
-        if (round_say(delay) != Q_OK) {
+        delay->round_saying = true;
+        enum q_err err = round_say(delay);
+        delay->round_saying = false;
+        if (err != Q_OK) {
             delay->space_retry_ns = delay->now_ns + (uint64_t)RETRY_S * Q_NS_PER_S;
             return;
         }
@@ -200,7 +204,7 @@ space_carry(struct qlog_delay *delay)
         if (ql_delay_is_moving(delay, entry->sequence, entry->count)) return;
         if (!ql_marks_has_all(&delay->marks, entry->sequence, entry->count)) {
             enum q_err err = ql_delay_carry(delay, run, entry);
-            if (err == Q_E_CORRUPT || err == Q_E_IO) {
+            if (err == Q_E_CORRUPT) {
                 /* It can't be written again, and is not let go in silence: the segment stays. */
                 QL_TELL(
                     &delay->home->env, RETENTION_FAILED, .log = delay->log->name,
@@ -220,11 +224,20 @@ space_carry(struct qlog_delay *delay)
         delay->carry_next++;
     }
     if (delay->carry_next < run->count || delay->carry_pending > 0) return;
+    /* What is being cancelled may be refused, and wait again. */
+    if (delay->withdrawals > 0) return;
     if (ql_dispatch_needs(delay, run->base, end) && !QL_PLANTED(open_dropped)) return;
     /* From here on nothing of it is offered: what waits is at home further on. */
     ql_schedule_drop_first(delay);
     delay->space = QL_SPACE_MARKS;
     delay->marks_end = 0;
+}
+
+void
+ql_space_unmarked(struct qlog_delay *delay)
+{
+    if (delay->run_count > 0) delay->runs[0]->gone = 0;
+    if (delay->space == QL_SPACE_CARRY) delay->carry_failed = true;
 }
 
 void
@@ -281,6 +294,7 @@ ql_note_new(struct qlog_delay *delay, uint32_t size, struct ql_note **ret_note)
     *note = (struct ql_note){
         .append.table = &note_table,
         .delay = delay,
+        .of_round = delay->round_saying,
         .record = note->record,
         .capacity = note->capacity,
         .size = size,
@@ -302,6 +316,7 @@ void
 ql_note_append(struct ql_note *note, bool flushed)
 {
     note->append.flushed = flushed;
+    note->delay->withdrawals += note->withdraws;
     enum q_err err = ql_log_append(note->delay->dispatch, &note->append);
     Q_ASSERT(err == Q_OK); /* records are far below a segment */
 }
@@ -351,22 +366,28 @@ note_done(struct ql_append *append, enum q_err err)
     struct ql_note *note = q_container_of(append, struct ql_note, append);
     struct qlog_delay *delay = note->delay;
     struct qlog_delay_request *request = note->request;
+    /* No room, no file, no memory for the next segment: anything but the end of the log. */
+    bool refused = err != Q_OK && err != Q_STOPPING && delay->home->env.broken == Q_OK;
+    delay->withdrawals -= note->withdraws;
     if (err == Q_OK && note->withdraws) delay->counters.cancelled++;
-    if (err == Q_E_NO_SPACE && !note->withdraws) {
-        /* It must be said, and there is no room: a second later. A round is begun anew then. */
-        delay->round_failed = true;
+    if (refused && !note->withdraws)
         delay->space_retry_ns = delay->now_ns + (uint64_t)RETRY_S * Q_NS_PER_S;
-        note->next = delay->refused_notes;
-        delay->refused_notes = note;
+    if (refused && note->of_round) {
+        delay->round_failed = true;
+    } else if (refused && !note->withdraws) {
+        /* It must be said: a second later, and nothing that may build on it before. */
+        note->next = NULL;
+        *delay->refused_last = note;
+        delay->refused_last = &note->next;
         return;
-    }
-    if (err == Q_E_NO_SPACE) {
+    } else if (refused) {
         struct q_fault fault = *q_fault_last();
         /* Not cancelled: it waits as before. */
         if (ql_marks_clear(&delay->marks, note->sequence) == Q_OK) delay->counters.pending++;
+        ql_space_unmarked(delay);
         delay->skipped_from = 0;
         delay->stirred = true;
-        fault.err = err = Q_STORAGE_FULL;
+        if (err == Q_E_NO_SPACE) fault.err = err = Q_STORAGE_FULL;
         q_fault_adopt(&fault);
     }
     ql_note_drop(note);
