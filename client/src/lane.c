@@ -14,8 +14,8 @@ enum {
     REQUEST_BYTES = 256 * 1024, /* full: the next batch goes into the next request */
     REQUEST_BATCHES_MAX = 512,
     /* One at a time. With more, a later request may leave on the next connection before an earlier
-     * one, which its connection took along, is sent again; only a broker that knows its producers'
-     * sequences can put that right, and then this may be 4. */
+     * one, which its connection took along, is sent again. A broker puts that right, but not for ever:
+     * with more than one, a lane has to have an answer to OUT_OF_SEQUENCE. */
     ON_AIR_MAX = 1,
     TRY_TIMEOUT_MS = 10 * 1000,
 };
