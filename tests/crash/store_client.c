@@ -414,6 +414,9 @@ client_publish_again(struct store_client *client, bool async)
         if (history->publishes[i].id == history->publishes[index].id) index = i;
     struct model_publish *entry = &history->publishes[index];
     if (history->next_id - entry->id >= AGAIN_MAX) return;
+    /* It may be refused still, and be taken when it comes once more: where it lies then has no entry. */
+    bool open = entry->promise.answered == MEDIA_NEVER && entry->promise.dropped == MEDIA_NEVER;
+    if (entry->sent_again && open) return;
     struct ticket *ticket = ticket_new(client, NULL, QLOG_PUBLISH);
     ticket->again = entry->promise.dropped == MEDIA_NEVER;
     if (!ticket->again) {
@@ -422,6 +425,7 @@ client_publish_again(struct store_client *client, bool async)
         index = history->publish_count;
         entry = model_add(history->publishes, history->publish_count);
         *entry = copy;
+        entry->sent_again = true;
         entry->promise = promise_new(client_now(client));
         entry->bound = MODEL_UNKNOWN;
     }

@@ -30,9 +30,10 @@ struct model_batch {
 };
 
 struct model_publish {
-    uint32_t
-        id; /* and its request's number; one that is sent again as a new one has an entry more */
-    uint64_t seed; /* of its bytes */
+    /* And its request's number; one that is sent again as a new one has an entry more. */
+    uint32_t id;
+    bool sent_again; /* this is such an entry */
+    uint64_t seed;   /* of its bytes */
     uint64_t time_ms;
     uint32_t body;
     struct promise promise;

@@ -321,8 +321,10 @@ take(void *context, const char *path, uint64_t from, uint64_t to)
     archive.asked++;
     cr_assert_eq(stat(path, &about), 0);
     if (archive.err == Q_OK) {
-        cr_assert(archive.to == 0 || archive.to == from, "each byte once, in order");
-        archive.to = to;
+        /* Again, when a reader (the scrubber) kept the file from going. */
+        bool again = to <= archive.to;
+        cr_assert(archive.to == 0 || archive.to == from || again, "each byte, in order");
+        if (!again) archive.to = to;
     }
     return archive.err == Q_E_IO ? Q_FAIL(Q_E_IO, .what = "the other disk is full") : archive.err;
 }
@@ -345,7 +347,7 @@ Test(store_retention, archive)
     cr_assert_eq(segments(), before);
     cr_assert_geq(fixture.events[QLOG_EVENT_ARCHIVE_FAILED], 2);
     archive.err = Q_OK;
-    pass(3);
+    pass(6);
     cr_assert_eq(segments(), 1);
     cr_assert_eq(archive.to, fixture.store->messages->segments.segments[0]->base);
 }

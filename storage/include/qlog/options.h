@@ -42,7 +42,7 @@ struct qlog_options {
  * Who wants to keep what retention drops. `take` is asked on the store thread, and must not block,
  * before a segment of the message log, positions [from, to), goes; until it says Q_OK the file stays
  * as it is. Q_AGAIN: at work on it; asked again a second later. A failure (with a fault) is told as
- * an event, and it is asked again.
+ * an event, and it is asked again. So it is after Q_OK when a reader kept the file from going.
  */
 struct qlog_archive {
     void *context;

@@ -25,6 +25,11 @@ ql_worker_stop(struct ql_worker *worker)
     (void)pthread_cond_signal(&worker->news);
     (void)pthread_mutex_unlock(&worker->lock);
     if (worker->started) (void)pthread_join(worker->thread, NULL);
+}
+
+void
+ql_worker_fini(struct ql_worker *worker)
+{
     (void)pthread_cond_destroy(&worker->news);
     (void)pthread_mutex_destroy(&worker->lock);
 }
@@ -33,8 +38,8 @@ void
 ql_worker_give(struct ql_worker *worker, struct q_list *jobs)
 {
     if (q_list_is_empty(jobs)) return;
-    if (!worker_start(worker)) {
-        /* No thread to be had, or none wanted. */
+    if (worker->stopping || !worker_start(worker)) {
+        /* No thread to be had, or none wanted, or there was one: reads end after it. */
         struct q_list *link;
         while ((link = q_list_pop_front(jobs)) != NULL) {
             struct ql_job *job = q_container_of(link, struct ql_job, link);

@@ -37,6 +37,8 @@ struct ql_worker {
 
 void ql_worker_init(struct ql_worker *worker, struct qlog_io *io, bool threaded);
 void ql_worker_stop(struct ql_worker *worker);
+/* After _stop(), when nobody gives or collects any more. */
+void ql_worker_fini(struct ql_worker *worker);
 /* All of the list, which is empty afterwards. */
 void ql_worker_give(struct ql_worker *worker, struct q_list *jobs);
 /* Call `done` of the jobs that have been run. */

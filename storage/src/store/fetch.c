@@ -65,6 +65,7 @@ ql_fetch_fini(struct qlog_store *store)
     ql_worker_stop(&store->reader.worker);
     ql_scrub_fini(&store->scrub);
     ql_reader_fini(&store->reader);
+    ql_worker_fini(&store->reader.worker);
 }
 
 static void
