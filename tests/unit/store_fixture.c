@@ -70,6 +70,8 @@ fixture_open(struct store_fixture *fixture)
         /* Whatever the disk of this machine has left. */
         .disk_soft_bytes = 1,
         .disk_hard_bytes = 1,
+        /* It pins what it reads, whenever it comes to it. */
+        .scrub_bytes_per_s = UINT64_MAX,
     };
     open_store(fixture);
 }

@@ -36,7 +36,7 @@ struct pulled {
     char text[4096]; /* bodies of the runs' messages, joined by ',' */
 };
 
-/* Small segments; the io that the environment allows. */
+/* Small segments; the io that the environment allows; no scrubber unless a test asks for it. */
 void fixture_open(struct store_fixture *fixture);
 /* Close, or leave everything as kill -9 would (the directory is unlocked), and open again. */
 void fixture_reopen(struct store_fixture *fixture);

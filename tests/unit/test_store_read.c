@@ -442,6 +442,7 @@ Test(store_read, scrubber_finds_nothing)
 /* What rotted where nobody reads is told, frame by frame, and the walk goes on behind it. */
 Test(store_read, scrubber_finds_rot)
 {
+    fixture.options.scrub_bytes_per_s = 0;
     publish_many(BATCHES);
     fixture_reopen(&fixture);
     damage(3);
@@ -457,6 +458,7 @@ Test(store_read, scrubber_finds_rot)
 /* A read that fails twice is told, and the walk goes on. */
 Test(store_read, scrubber_meets_a_bad_sector)
 {
+    fixture.options.scrub_bytes_per_s = 0;
     publish_many(BATCHES);
     fixture_reopen(&fixture);
     fate = RAMDISK_FAIL;
