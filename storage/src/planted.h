@@ -52,7 +52,6 @@
     X(request_stored_again, "a request that is known is stored again")                             \
     X(repeat_undurable, "a repeated request is answered whatever the marks are")                   \
     X(request_overtakes, "a request that comes early does not wait for those before it")           \
-    X(producers_dropped, "producers are not stated before their records go")                       \
     X(producers_unread, "a start reads no requests of what index files cover")                     \
     X(retention_unconsumed, "retention drops what groups still need")                              \
     X(full_disk_admits, "publishes are taken whatever space is left")                              \

@@ -192,8 +192,7 @@ state_producers(struct statement *statement, uint64_t message_first, uint64_t ac
     struct qlog_store *store = statement->store;
     for (uint32_t i = 0; i < store->producers.count; i++) {
         struct ql_producer *producer = store->producers.producers[i];
-        if (producer == NULL || QL_PLANTED(producers_dropped) ||
-            !ql_producer_is_due(store, producer, message_first, action_first))
+        if (producer == NULL || !ql_producer_is_due(store, producer, message_first, action_first))
             continue;
         struct ql_action *action;
         enum q_err err = ql_state_producer(store, producer, &action);
