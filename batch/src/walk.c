@@ -24,6 +24,16 @@ qbatch_entry_at(const struct qbatch *batch, uint32_t index, struct qbatch_entry 
     *ret_entry = load_entry(batch, index);
 }
 
+bool
+qbatch_is_ordered(const struct qbatch *batch)
+{
+    const uint8_t *entry = batch->envelope + QBATCH_HEADER_SIZE;
+    uint32_t keys = 0;
+    for (uint32_t i = 0; i < batch->message_count; i++, entry += QBATCH_ENTRY_SIZE)
+        keys |= q_load_le32(entry + QBATCH_ENTRY_ORDER_KEY);
+    return keys != 0;
+}
+
 struct qbatch_id
 qbatch_id_at(const struct qbatch *batch, uint32_t index)
 {

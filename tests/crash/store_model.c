@@ -440,16 +440,16 @@ places_of(struct verifying *verifying, const struct ql_group *group)
         verdict_add(verifying->verdict, VERDICT_FAILED, "the cursor is beyond the end");
     for (uint64_t i = group->cursor; i < end; i++)
         places[i] = PLACE_WAITING;
-    for (uint32_t i = 0; i < group->pending_count; i++)
+    for (uint32_t i = 0; i < group->pending.count; i++)
         places_set(
-            verifying, places, end, group->pending[i].sequence, group->pending[i].count,
-            PLACE_PENDING);
+            verifying, places, end, ql_span_at(&group->pending, i)->sequence,
+            ql_span_at(&group->pending, i)->count, PLACE_PENDING);
     for (uint32_t i = 0; i < group->consumer_count; i++) {
         const struct ql_consumer *consumer = group->consumers[i];
-        for (uint32_t j = 0; consumer != NULL && j < consumer->held_count; j++)
+        for (uint32_t j = 0; consumer != NULL && j < consumer->held.count; j++)
             places_set(
-                verifying, places, end, consumer->held[j].sequence, consumer->held[j].count,
-                PLACE_HELD);
+                verifying, places, end, ql_span_at(&consumer->held, j)->sequence,
+                ql_span_at(&consumer->held, j)->count, PLACE_HELD);
     }
     return places;
 }
@@ -520,8 +520,8 @@ verify_hand(
         verdict_add(
             verifying->verdict, VERDICT_FAILED, "pull sequence %llu of %s may be given twice",
             (unsigned long long)(hand->pull_sequence + hand->count - 1), hand->consumer);
-    for (uint32_t i = 0; i < consumer->held_count; i++) {
-        const struct ql_held *held = &consumer->held[i];
+    for (uint32_t i = 0; i < consumer->held.count; i++) {
+        const struct ql_range_item *held = ql_span_at(&consumer->held, i);
         uint64_t from = q_max_u64(held->pull_sequence, hand->pull_sequence);
         uint64_t to =
             q_min_u64(held->pull_sequence + held->count, hand->pull_sequence + hand->count);
@@ -624,22 +624,24 @@ state_hash(struct qlog_store *store)
         hash = hash_add(hash, ql_hash(group->name, group->name_size));
         hash = hash_add(hash, (uint64_t)group->id << 32 | group->subject->id);
         hash = hash_add(hash, group->cursor);
-        for (uint32_t j = 0; j < group->pending_count; j++) {
-            hash = hash_add(hash, group->pending[j].sequence);
-            hash = hash_add(hash, group->pending[j].pull_sequence);
-            hash =
-                hash_add(hash, (uint64_t)group->pending[j].count << 32 | group->pending[j].attempt);
+        for (uint32_t j = 0; j < group->pending.count; j++) {
+            hash = hash_add(hash, ql_span_at(&group->pending, j)->sequence);
+            hash = hash_add(hash, ql_span_at(&group->pending, j)->pull_sequence);
+            hash = hash_add(
+                hash, (uint64_t)ql_span_at(&group->pending, j)->count << 32 |
+                          ql_uses_attempt(ql_span_at(&group->pending, j)->uses));
         }
         for (uint32_t j = 0; j < group->consumer_count; j++) {
             const struct ql_consumer *consumer = group->consumers[j];
             if (consumer == NULL) continue;
             hash = hash_add(hash, ql_hash(consumer->name, consumer->name_size));
             hash = hash_add(hash, consumer->session);
-            for (uint32_t k = 0; k < consumer->held_count; k++) {
-                hash = hash_add(hash, consumer->held[k].sequence);
-                hash = hash_add(hash, consumer->held[k].pull_sequence);
+            for (uint32_t k = 0; k < consumer->held.count; k++) {
+                hash = hash_add(hash, ql_span_at(&consumer->held, k)->sequence);
+                hash = hash_add(hash, ql_span_at(&consumer->held, k)->pull_sequence);
                 hash = hash_add(
-                    hash, (uint64_t)consumer->held[k].count << 32 | consumer->held[k].attempt);
+                    hash, (uint64_t)ql_span_at(&consumer->held, k)->count << 32 |
+                              ql_uses_attempt(ql_span_at(&consumer->held, k)->uses));
             }
         }
     }

@@ -21,6 +21,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void try_record(const struct ql_record *record);
 static void try_describe(const struct ql_record *record, bool json, size_t text_size);
+static void try_filter(const struct ql_filter_item *item, struct q_bytes bytes);
 static void try_names(struct q_bytes bytes);
 static void try_lists(struct q_bytes bytes);
 
@@ -86,6 +87,15 @@ check_inside(struct q_bytes part, struct q_bytes whole)
 }
 
 static void
+try_filter(const struct ql_filter_item *item, struct q_bytes bytes)
+{
+    Q_ASSERT(item->slot < QLOG_FILTERS_MAX);
+    Q_ASSERT(item->filter.tag_count <= QBATCH_TAGS_MAX);
+    for (uint32_t i = 0; i < item->filter.tag_count; i++)
+        check_inside(item->filter.tags[i], bytes);
+}
+
+static void
 try_names(struct q_bytes bytes)
 {
     struct ql_subject_record subject;
@@ -94,12 +104,19 @@ try_names(struct q_bytes bytes)
     if (ql_group_record_decode(bytes, &group) == Q_OK) {
         check_inside(group.subject, bytes);
         check_inside(group.name, bytes);
-        Q_ASSERT(group.filter.tag_count <= QBATCH_TAGS_MAX);
-        for (uint32_t i = 0; i < group.filter.tag_count; i++)
-            check_inside(group.filter.tags[i], bytes);
+        Q_ASSERT(group.settings.backoff_count <= QLOG_BACKOFF_MAX);
+        for (uint32_t i = 0; i < group.filter_count; i++)
+            try_filter(&group.filters[i], bytes);
     }
     struct ql_join_record join;
-    if (ql_join_record_decode(bytes, &join) == Q_OK) check_inside(join.name, bytes);
+    if (ql_join_record_decode(bytes, &join) == Q_OK) {
+        check_inside(join.name, bytes);
+        try_filter(&join.filter, bytes);
+    }
+    struct ql_error_record error;
+    if (ql_error_record_decode(bytes, &error) == Q_OK) check_inside(error.text, bytes);
+    struct ql_nack_record nack;
+    if (ql_nack_record_decode(bytes, &nack) == Q_OK) check_inside(nack.error, bytes);
     struct ql_consumer_record consumer;
     if (ql_consumer_record_decode(bytes, &consumer) == Q_OK) check_inside(consumer.name, bytes);
     struct q_bytes own;
@@ -132,6 +149,8 @@ try_lists(struct q_bytes bytes)
     if (ql_pull_record_decode(bytes, &pull) == Q_OK) {
         for (uint32_t i = 0; i < pull.run_count; i++)
             Q_ASSERT(ql_pull_run_at(&pull, i).count > 0);
+        for (uint32_t i = 0; i < pull.pass_count; i++)
+            Q_ASSERT(ql_pull_pass_at(&pull, i).count > 0);
     }
     struct ql_ack_record ack;
     if (ql_ack_record_decode(bytes, &ack) == Q_OK) {
@@ -153,6 +172,19 @@ try_lists(struct q_bytes bytes)
         for (uint32_t i = 0; i < producer.result_count; i++)
             Q_ASSERT(ql_producer_result_at(&producer, i).sequence > 0);
     }
+    struct ql_resolve_record resolve;
+    if (ql_resolve_record_decode(bytes, &resolve) == Q_OK) {
+        for (uint32_t i = 0; i < resolve.item_count; i++) {
+            struct ql_resolve_item item = ql_resolve_item_at(&resolve, i);
+            Q_ASSERT(item.first <= item.last);
+        }
+    }
+    struct ql_unfilter_record unfilter;
+    if (ql_unfilter_record_decode(bytes, &unfilter) == Q_OK)
+        Q_ASSERT(unfilter.slot < QLOG_FILTERS_MAX);
+    struct ql_settings_record settings;
+    if (ql_settings_record_decode(bytes, &settings) == Q_OK)
+        Q_ASSERT(settings.settings.backoff_count <= QLOG_BACKOFF_MAX);
     struct ql_release_record release;
     if (ql_release_record_decode(bytes, &release) == Q_OK) Q_ASSERT(release.reason > 0);
 }

@@ -66,24 +66,56 @@ write_records(const char *directory)
         .cursor = 100,
         .subject = subject.name,
         .name = q_bytes_from_text("mail"),
-        .filter = { .tags = { q_bytes_from_text("big"), q_bytes_from_text("new") }, 2, 1 },
+        .settings = { .attempts_max = 16,
+                      .pending_max = 20000,
+                      .backoff_count = 2,
+                      .backoff_ms = { 5000, 10000 } },
+        .filter_count = 1,
+        .filters = { { 3, { { q_bytes_from_text("big"), q_bytes_from_text("new") }, 2, 1 } } },
     };
     SEED(directory, group, ql_group_record_size(&group), &group);
     struct ql_join_record join = { 3, 1, 42, 0, .name = q_bytes_from_text("host-1") };
+    join.filter = group.filters[0];
     SEED(directory, join, ql_join_record_size(&join), &join);
-    struct ql_pull_record pull = { 3, 1, 0, 110, .run_count = 2 };
-    const struct qlog_run runs[] = { { 0, 100, 4, 1 }, { 4, 105, 5, 2 } };
-    SEED(directory, pull, ql_pull_record_size(2), &pull, runs);
+    struct ql_pull_record pull = { 3, 1, 0, 112, .run_count = 2, .pass_count = 1 };
+    const struct ql_pull_run runs[] = { { 100, 4, 0, 512, 1, { 0 } },
+                                        { 105, 1, 77, 128, 1, { 1, 0, 1 } } };
+    const struct ql_pass passes[] = { { 106, 1, 77, 1, QL_REASON_KEY } };
+    SEED(directory, pull, ql_pull_record_size(2, 1), &pull, runs, passes);
     struct ql_ack_record ack = { 3, 1, .range_count = 2 };
     const struct qlog_range ranges[] = { { 0, 3 }, { 5, 5 } };
     SEED(directory, ack, ql_ack_record_size(2), &ack, ranges);
     write_delay_records(directory);
+    struct ql_nack_record nack = {
+        .ack = ack,
+        .now_ms = 1700000000000,
+        .delay_ms = 5000,
+        .error = q_bytes_from_text("no connection"),
+    };
+    SEED(directory, nack, ql_nack_record_size(2, nack.error.size), &nack, ranges);
+    struct ql_timeout_record timeout = { 3, 1, 1700000000000 };
+    SEED(directory, timeout, ql_timeout_record_size(), &timeout);
+    struct ql_seek_record seek = { 3, 90 };
+    SEED(directory, seek, ql_seek_record_size(), &seek);
+    struct ql_settings_record settings = { 3, true, group.settings };
+    SEED(directory, settings, ql_settings_record_size(&settings), &settings);
+    struct ql_delete_record delete = { 3 };
+    SEED(directory, delete, ql_delete_record_size(), &delete);
+    struct ql_unfilter_record unfilter = { 3, 3 };
+    SEED(directory, unfilter, ql_unfilter_record_size(), &unfilter);
+    struct ql_resolve_record resolve = { 3, QL_VERDICT_SKIPPED, 120, .item_count = 1 };
+    const struct ql_resolve_item resolved[] = { { 100, 119, 0 } };
+    SEED(directory, resolve, ql_resolve_record_size(1), &resolve, resolved);
+    struct ql_error_record error = { 3, 105, q_bytes_from_text("no connection") };
+    SEED(directory, error, ql_error_record_size(&error), &error);
     struct ql_release_record release = { 3, 1, QL_RELEASE_LEFT };
     SEED(directory, release, ql_release_record_size(), &release);
-    struct ql_consumer_record consumer = { 3, 1, 42, 9, 2, .name = join.name };
+    struct ql_consumer_record consumer = { 3, 1, 42, 9, 2, .filter = 3, .name = join.name };
     SEED(directory, consumer, ql_consumer_record_size(&consumer), &consumer);
     struct ql_ranges_record held = { 3, .item_count = 1 };
-    const struct ql_range_item items[] = { { 4, 105, 5, 2, 1 } };
+    const struct ql_range_item items[] = {
+        { 4, 105, 0, 1, 1, 77, 128, 1, 0, { 1, 0, 1 } },
+    };
     SEED(directory, ranges, ql_ranges_record_size(1), QL_RECORD_HELD, &held, items);
     struct ql_cursor_record cursor = { 3, 110 };
     SEED(directory, cursor, ql_cursor_record_size(), &cursor);

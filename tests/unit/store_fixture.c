@@ -19,6 +19,13 @@ enum {
 };
 /* Far more than anything takes, on any machine. */
 #define WAIT_NS (60 * (uint64_t)Q_NS_PER_S)
+static enum q_err publish(
+    struct store_fixture *fixture,
+    const char *subject,
+    const char *bodies,
+    const char *tag,
+    bool keyed,
+    uint64_t *ret_first);
 
 struct answer {
     bool done;
@@ -149,6 +156,24 @@ fixture_publish(
     const char *tag,
     uint64_t *ret_first)
 {
+    return publish(fixture, subject, bodies, tag, false, ret_first);
+}
+
+void
+fixture_publish_keyed(struct store_fixture *fixture, const char *subject, const char *bodies)
+{
+    cr_assert_eq(publish(fixture, subject, bodies, NULL, true, NULL), Q_OK);
+}
+
+static enum q_err
+publish(
+    struct store_fixture *fixture,
+    const char *subject,
+    const char *bodies,
+    const char *tag,
+    bool keyed,
+    uint64_t *ret_first)
+{
     struct qbatch_builder_options options = { 0 };
     struct qbatch_builder *builder;
     cr_assert_eq(qbatch_builder_new(&options, &builder), Q_OK);
@@ -156,8 +181,11 @@ fixture_publish(
     const char *at = bodies;
     for (;;) {
         size_t size = strcspn(at, ",");
+        size_t body_size = keyed ? strcspn(at, ":,") : size;
         struct qbatch_message message = {
-            .body = q_bytes_from(at, size),
+            .body = q_bytes_from(at, body_size),
+            .order_key = q_bytes_from(
+                at + q_min_u64(body_size + 1, size), body_size < size ? size - body_size - 1 : 0),
             .tags = &tag_bytes,
             .tag_count = tag == NULL ? 0 : 1,
             .time_ms = fixture->clock.wall_ms,
@@ -276,6 +304,9 @@ fixture_pull(
         .runs_max = FIXTURE_RUNS_MAX,
         .pieces = pieces,
         .pieces_max = FIXTURE_PIECES_MAX,
+        .messages_min = fixture->pull_extra.messages_min,
+        .invisible_ms = fixture->pull_extra.invisible_ms,
+        .once = fixture->pull_extra.once,
     };
     pulled.err = fixture_run(fixture, &pull.request);
     if (pulled.err != Q_OK) return pulled;
@@ -310,4 +341,90 @@ fixture_ack(
     enum q_err err = fixture_run(fixture, &ack.request);
     if (err == Q_OK && ack.expired_count > 0) return Q_EXPIRED;
     return err;
+}
+
+enum q_err
+fixture_nack(
+    struct store_fixture *fixture,
+    const char *group,
+    const char *consumer,
+    uint64_t session,
+    uint64_t first,
+    uint64_t last,
+    uint64_t delay_ms,
+    const char *error)
+{
+    struct qlog_range range = { .first = first, .last = last };
+    struct qlog_range expired[4];
+    struct qlog_nack nack = {
+        .request = { .kind = QLOG_NACK },
+        .who = consumer_of(group, consumer, session),
+        .ranges = &range,
+        .range_count = 1,
+        .delay_ms = delay_ms,
+        .error = q_bytes_from_text(error),
+        .expired = expired,
+        .expired_max = 4,
+    };
+    enum q_err err = fixture_run(fixture, &nack.request);
+    if (err == Q_OK && nack.expired_count > 0) return Q_EXPIRED;
+    return err;
+}
+
+enum q_err
+fixture_leave(
+    struct store_fixture *fixture, const char *group, const char *consumer, uint64_t session)
+{
+    struct qlog_session leave = {
+        .request = { .kind = QLOG_LEAVE },
+        .who = consumer_of(group, consumer, session),
+    };
+    return fixture_run(fixture, &leave.request);
+}
+
+enum q_err
+fixture_keep_alive(
+    struct store_fixture *fixture, const char *group, const char *consumer, uint64_t session)
+{
+    struct qlog_session alive = {
+        .request = { .kind = QLOG_KEEP_ALIVE },
+        .who = consumer_of(group, consumer, session),
+    };
+    return fixture_run(fixture, &alive.request);
+}
+
+static void
+on_parked(struct qlog_request *request, enum q_err err)
+{
+    struct fixture_parked *parked = request->context;
+    parked->answers++;
+    parked->err = err;
+}
+
+void
+fixture_park(
+    struct store_fixture *fixture,
+    struct fixture_parked *parked,
+    const char *group,
+    const char *consumer,
+    uint64_t session,
+    uint64_t received)
+{
+    *parked = (struct fixture_parked){
+        .pull = {
+            .request = { .kind = QLOG_PULL, .done = on_parked, .context = parked },
+            .who = consumer_of(group, consumer, session),
+            .messages_max = 10,
+            .bytes_max = 65536,
+            .wait_ns = 5ull * Q_NS_PER_S,
+            .received = received,
+            .messages_min = fixture->pull_extra.messages_min,
+            .runs = parked->runs,
+            .runs_max = 8,
+            .pieces = parked->pieces,
+            .pieces_max = 8,
+        },
+    };
+    cr_assert_eq(qlog_store_submit(fixture->store, &parked->pull.request), Q_OK);
+    fixture_settle(fixture);
 }

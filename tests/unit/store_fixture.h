@@ -24,6 +24,7 @@ struct store_fixture {
     uint32_t counter;                    /* of message ids */
     unsigned events[FIXTURE_EVENTS_MAX]; /* by kind */
     uint64_t torn_bytes;
+    struct qlog_pull pull_extra; /* of what pulls ask for beside their arguments */
 };
 
 struct pulled {
@@ -72,6 +73,38 @@ enum q_err fixture_ack(
     uint64_t session,
     uint64_t first,
     uint64_t last);
+/* Q_EXPIRED when any was. */
+enum q_err fixture_nack(
+    struct store_fixture *fixture,
+    const char *group,
+    const char *consumer,
+    uint64_t session,
+    uint64_t first,
+    uint64_t last,
+    uint64_t delay_ms,
+    const char *error);
+enum q_err fixture_leave(
+    struct store_fixture *fixture, const char *group, const char *consumer, uint64_t session);
+enum q_err fixture_keep_alive(
+    struct store_fixture *fixture, const char *group, const char *consumer, uint64_t session);
+/* A batch of "BODY:ORDERKEY,BODY,…". */
+void fixture_publish_keyed(struct store_fixture *fixture, const char *subject, const char *bodies);
+
+/* A pull that waits up to 5 s; its pieces are the test's to release. */
+struct fixture_parked {
+    struct qlog_pull pull;
+    struct qlog_run runs[8];
+    struct qlog_piece pieces[8];
+    unsigned answers;
+    enum q_err err;
+};
+void fixture_park(
+    struct store_fixture *fixture,
+    struct fixture_parked *parked,
+    const char *group,
+    const char *consumer,
+    uint64_t session,
+    uint64_t received);
 /* The subject that join, pull and ack speak of: "orders". */
 extern const char fixture_subject[];
 

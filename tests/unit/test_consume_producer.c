@@ -24,7 +24,7 @@ name_of(unsigned producer, uint64_t sequence)
 
 struct judged {
     enum q_err err;
-    enum ql_verdict verdict;
+    enum ql_request_verdict verdict;
     struct ql_producer *producer;
     struct ql_result result;
 };
@@ -59,7 +59,7 @@ store(unsigned producer, uint64_t sequence, uint64_t settled, uint64_t frame)
 }
 
 static enum q_err
-verdict_of(unsigned producer, uint64_t sequence, enum ql_verdict *ret_verdict)
+verdict_of(unsigned producer, uint64_t sequence, enum ql_request_verdict *ret_verdict)
 {
     struct ql_request_name name = name_of(producer, sequence);
     struct judged judged = judge(&name, 1000);
@@ -98,7 +98,7 @@ Test(consume_producer, a_request_is_due_once)
 
 Test(consume_producer, a_new_producer_begins_with_what_is_not_settled)
 {
-    enum ql_verdict verdict;
+    enum ql_request_verdict verdict;
     cr_assert_eq(verdict_of(1, 2, &verdict), Q_OK);
     cr_assert_eq(verdict, QL_REQUEST_EARLY, "1 has not come yet");
     store(2, 70, 70, 4096);
@@ -116,7 +116,7 @@ Test(consume_producer, what_is_settled_is_passed_over)
 {
     store(1, 1, 0, 4096);
     store(1, 5, 5, 8192);
-    enum ql_verdict verdict;
+    enum ql_request_verdict verdict;
     cr_assert_eq(verdict_of(1, 3, &verdict), Q_OUT_OF_SEQUENCE, "it was given up");
     cr_assert_eq(verdict_of(1, 1, &verdict), Q_OK);
     cr_assert_eq(verdict, QL_REQUEST_STORED);
@@ -127,7 +127,7 @@ Test(consume_producer, early_ones_wait_for_the_gap)
     store(1, 1, 0, 4096);
     struct ql_producer *producer = ql_producers_find(&table, name_of(1, 1).producer);
     struct ql_waiting waiting[QL_EARLY_MAX];
-    enum ql_verdict verdict;
+    enum ql_request_verdict verdict;
     /* Backwards, so that they are sorted. */
     for (unsigned i = 0; i < QL_EARLY_MAX; i++) {
         uint64_t sequence = 3 + QL_EARLY_MAX - 1 - i;
@@ -171,7 +171,7 @@ Test(consume_producer, the_last_64_are_known)
 {
     for (uint64_t sequence = 1; sequence <= 100; sequence++)
         store(1, sequence, 0, sequence * 4096);
-    enum ql_verdict verdict;
+    enum ql_request_verdict verdict;
     cr_assert_eq(verdict_of(1, 37, &verdict), Q_OK);
     cr_assert_eq(verdict, QL_REQUEST_STORED);
     cr_assert_eq(verdict_of(1, 36, &verdict), Q_OUT_OF_SEQUENCE);

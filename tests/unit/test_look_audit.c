@@ -88,6 +88,7 @@ group(uint32_t id, const char *name)
         .subject = q_bytes_from_text("orders"),
         .name = q_bytes_from_text(name),
     };
+    cr_assert_eq(ql_settings_complete(&record.settings), Q_OK);
     ql_group_record_encode(&record, bytes);
     action(QL_RECORD_GROUP, ql_group_record_size(&record), GENERATION);
 }
@@ -108,9 +109,9 @@ pull(uint64_t pull_sequence, uint64_t sequence, uint32_t count, uint64_t generat
         .cursor = sequence + count,
         .run_count = 1,
     };
-    struct qlog_run run = { .sequence = sequence, .count = count, .attempt = 1 };
-    ql_pull_record_encode(&record, &run, bytes);
-    action(QL_RECORD_PULL, ql_pull_record_size(1), generation);
+    struct ql_pull_run run = { .sequence = sequence, .count = count, .filters = 1 };
+    ql_pull_record_encode(&record, &run, NULL, bytes);
+    action(QL_RECORD_PULL, ql_pull_record_size(1, 0), generation);
 }
 
 static void
@@ -289,9 +290,9 @@ Test(look_audit, a_message_in_two_hands)
     a_store();
     pull(0, 0, 6, GENERATION);
     struct ql_pull_record record = { .first_pull_sequence = 6, .cursor = 6, .run_count = 1 };
-    struct qlog_run run = { .sequence = 5, .count = 1, .attempt = 2 };
-    ql_pull_record_encode(&record, &run, bytes);
-    action(QL_RECORD_PULL, ql_pull_record_size(1), GENERATION);
+    struct ql_pull_run run = { .sequence = 5, .count = 1, .filters = 1 };
+    ql_pull_record_encode(&record, &run, NULL, bytes);
+    action(QL_RECORD_PULL, ql_pull_record_size(1, 0), GENERATION);
     ql_audit_end(&audit);
     assert_told("sequence 5 is in two hands");
 }

@@ -216,11 +216,12 @@ static uint64_t
 first_needed(const struct ql_group *group)
 {
     uint64_t first = group->cursor;
-    if (group->pending_count > 0) first = q_min_u64(first, group->pending[0].sequence);
+    if (group->pending.count > 0)
+        first = q_min_u64(first, ql_span_at(&group->pending, 0)->sequence);
     for (uint32_t i = 0; i < group->consumer_count; i++) {
         const struct ql_consumer *consumer = group->consumers[i];
-        for (uint32_t j = 0; consumer != NULL && j < consumer->held_count; j++)
-            first = q_min_u64(first, consumer->held[j].sequence);
+        for (uint32_t j = 0; consumer != NULL && j < consumer->held.count; j++)
+            first = q_min_u64(first, ql_span_at(&consumer->held, j)->sequence);
     }
     return first;
 }

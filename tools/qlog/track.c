@@ -7,6 +7,7 @@
 
 #include <qbase/text.h>
 
+#include "consume/group.h"
 #include "format/record.h"
 #include "json.h"
 #include "messages.h"
@@ -39,7 +40,7 @@ struct group_track {
     enum place place;
     uint32_t consumer_id;
     uint64_t pull_sequence;
-    uint64_t cursor;
+    uint64_t until_ms;
 };
 
 struct track {
@@ -218,10 +219,23 @@ follow_pull(struct track *track, const struct qlog_record *record)
             group->place = PLACE_HELD;
             group->consumer_id = pull.consumer_id;
             group->pull_sequence = pull_sequence + (sequence - run.sequence);
+            group->until_ms = pull.until_ms;
             tell(
-                track, record, pull.group_id, group, q_text("handed out, attempt %u", run.attempt));
+                track, record, pull.group_id, group,
+                q_text("handed out, attempt %u", ql_uses_attempt(run.uses)));
+            if (pull.once) group->place = PLACE_DONE;
         }
         pull_sequence += run.count;
+    }
+    for (uint32_t i = 0; group->known && i < pull.pass_count; i++) {
+        struct ql_pass pass = ql_pull_pass_at(&pull, i);
+        if (!holds(pass.sequence, pass.count, sequence)) continue;
+        group->place = PLACE_PENDING;
+        group->consumer_id = (uint32_t)QL_CONSUMER_NONE;
+        tell(
+            track, record, pull.group_id, group,
+            pass.reason == QL_REASON_KEY ? "waits for an earlier message of its order key"
+                                         : "waits for a member whose filter takes it");
     }
     if (group->known && group->place == PLACE_WAITING && pull.cursor > sequence) {
         group->place = PLACE_PASSED;
@@ -251,6 +265,21 @@ follow_ack(struct track *track, const struct qlog_record *record)
     return Q_OK;
 }
 
+/* Given back, or with no time left: the same for who follows a message. */
+static enum q_err
+follow_timeout(struct track *track, const struct qlog_record *record)
+{
+    struct ql_timeout_record timeout;
+    Q_TRY(ql_timeout_record_decode(record->bytes, &timeout));
+    struct group_track *group;
+    Q_TRY(need_group(track, timeout.group_id, &group));
+    if (group->place != PLACE_HELD || group->consumer_id != timeout.consumer_id) return Q_OK;
+    if (group->until_ms == 0 || group->until_ms > timeout.now_ms) return Q_OK;
+    group->place = PLACE_PENDING;
+    tell(track, record, timeout.group_id, group, "its invisible time is over");
+    return Q_OK;
+}
+
 static enum q_err
 follow_release(struct track *track, const struct qlog_record *record)
 {
@@ -268,6 +297,76 @@ follow_release(struct track *track, const struct qlog_record *record)
     return Q_OK;
 }
 
+/* A negative ack, in the hands of a consumer. */
+static enum q_err
+follow_nack(struct track *track, const struct qlog_record *record)
+{
+    struct ql_nack_record nack;
+    Q_TRY(ql_nack_record_decode(record->bytes, &nack));
+    struct group_track *group;
+    Q_TRY(need_group(track, nack.ack.group_id, &group));
+    if (group->place != PLACE_HELD || group->consumer_id != nack.ack.consumer_id) return Q_OK;
+    for (uint32_t i = 0; i < nack.ack.range_count; i++) {
+        struct qlog_range range = ql_ack_range_at(&nack.ack, i);
+        if (group->pull_sequence < range.first || group->pull_sequence > range.last) continue;
+        group->place = PLACE_PENDING;
+        tell(
+            track, record, nack.ack.group_id, group,
+            q_text("failed: %.*s", (int)nack.error.size, (const char *)nack.error.data));
+        break;
+    }
+    return Q_OK;
+}
+
+static enum q_err
+follow_resolve(struct track *track, const struct qlog_record *record)
+{
+    static const char *const verdicts[] = { "?", "it is a dead letter now",
+                                            "retention drops it, it is a dead letter now",
+                                            "skipped", "sent again" };
+    struct ql_resolve_record resolve;
+    Q_TRY(ql_resolve_record_decode(record->bytes, &resolve));
+    struct group_track *group;
+    Q_TRY(need_group(track, resolve.group_id, &group));
+    for (uint32_t i = 0; group->known && i < resolve.item_count; i++) {
+        struct ql_resolve_item item = ql_resolve_item_at(&resolve, i);
+        if (!holds(item.first, item.last - item.first + 1, track->message.sequence)) continue;
+        group->place = resolve.verdict == QL_VERDICT_RESENT ? PLACE_PENDING : PLACE_DONE;
+        group->consumer_id = (uint32_t)QL_CONSUMER_NONE;
+        tell(track, record, resolve.group_id, group, verdicts[resolve.verdict]);
+    }
+    return Q_OK;
+}
+
+/* The group begins again somewhere. */
+static enum q_err
+follow_seek(struct track *track, const struct qlog_record *record)
+{
+    struct ql_seek_record seek;
+    Q_TRY(ql_seek_record_decode(record->bytes, &seek));
+    struct group_track *group;
+    Q_TRY(need_group(track, seek.group_id, &group));
+    if (!group->known) return Q_OK;
+    group->place = seek.cursor > track->message.sequence ? PLACE_BELOW : PLACE_WAITING;
+    group->consumer_id = (uint32_t)QL_CONSUMER_NONE;
+    tell(
+        track, record, seek.group_id, group,
+        q_text("the group was moved to %llu", (unsigned long long)seek.cursor));
+    return Q_OK;
+}
+
+static enum q_err
+follow_delete(struct track *track, const struct qlog_record *record)
+{
+    struct ql_delete_record deleted;
+    Q_TRY(ql_delete_record_decode(record->bytes, &deleted));
+    struct group_track *group;
+    Q_TRY(need_group(track, deleted.group_id, &group));
+    /* Its number may be another's from here on. */
+    *group = (struct group_track){ 0 };
+    return Q_OK;
+}
+
 /* The state of a group at the time when older actions were dropped. */
 static enum q_err
 follow_ranges(struct track *track, const struct qlog_record *record, enum place place)
@@ -281,12 +380,13 @@ follow_ranges(struct track *track, const struct qlog_record *record, enum place 
         if (!holds(item.sequence, item.count, track->message.sequence)) continue;
         group->place = place;
         group->consumer_id = item.consumer_id;
+        group->until_ms = place == PLACE_HELD ? item.time_ms : 0;
         group->pull_sequence = item.pull_sequence + (track->message.sequence - item.sequence);
         tell(
             track, record, ranges.group_id, group,
             q_text(
                 "stated: %s, attempt %u", place == PLACE_HELD ? "in hand" : "pending",
-                item.attempt));
+                ql_uses_attempt(item.uses)));
     }
     return Q_OK;
 }
@@ -319,6 +419,16 @@ follow_record(struct track *track, const struct qlog_record *record)
         return follow_ack(track, record);
     case QL_RECORD_RELEASE:
         return follow_release(track, record);
+    case QL_RECORD_TIMEOUT:
+        return follow_timeout(track, record);
+    case QL_RECORD_NACK:
+        return follow_nack(track, record);
+    case QL_RECORD_RESOLVE:
+        return follow_resolve(track, record);
+    case QL_RECORD_SEEK:
+        return follow_seek(track, record);
+    case QL_RECORD_DELETE:
+        return follow_delete(track, record);
     case QL_RECORD_HELD:
         return follow_ranges(track, record, PLACE_HELD);
     case QL_RECORD_PENDING:

@@ -135,14 +135,14 @@ print_pull(struct viewer *viewer, const struct qlog_record *record)
                 ",\"first_pull\":%" PRIu64 ",\"last_pull\":%" PRIu64 ",\"first\":%" PRIu64
                 ",\"last\":%" PRIu64 ",\"attempt\":%u,\"position\":%" PRIu64
                 ",\"index\":%u,\"time\":\"%s\",\"time_ms\":%" PRIu64 "}\n",
-                first, last, run.sequence, last_sequence, run.attempt, record->frame.value,
-                record->index, time, record->wall_ms);
+                first, last, run.sequence, last_sequence, ql_uses_attempt(run.uses),
+                record->frame.value, record->index, time, record->wall_ms);
         else
             (void)printf(
                 "  %" PRIu64 "-%" PRIu64 "  is %" PRIu64 "-%" PRIu64 "  attempt %u  at %" PRIu64
                 ":%u  %s\n",
-                first, last, run.sequence, last_sequence, run.attempt, record->frame.value,
-                record->index, time);
+                first, last, run.sequence, last_sequence, ql_uses_attempt(run.uses),
+                record->frame.value, record->index, time);
         first += run.count;
     }
     return Q_OK;

@@ -40,6 +40,7 @@
     X(UNKNOWN_PRODUCER, 23, false, "the producer is not known here any more", "whether the request is stored can't be told; sent as a new one it may be stored twice") \
     X(OUT_OF_SEQUENCE,  24, true,  "requests of this producer before this one are missing", "send them again, in order") \
     X(OUTCOME_UNKNOWN,  25, false, "whether it is stored can't be told", "look for the message's id before it is sent again") \
+    X(DELAY_TOO_LONG,   26, false, "the delay ends after the message may be dropped", "publish the message again with a delay") \
     X(DUE_TOO_FAR,      30, false, "due later than a delay store takes", "give an earlier time, or raise its limit") \
     X(BEING_DELIVERED,  31, false, "the message is on its way to a broker", "it is too late to cancel or move it") \
     /* Failures. */ \

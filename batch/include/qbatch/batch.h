@@ -73,6 +73,8 @@ struct qbatch_entry {
 };
 
 void qbatch_entry_at(const struct qbatch *batch, uint32_t index, struct qbatch_entry *ret_entry);
+/* Whether any of its messages has an order key. */
+bool qbatch_is_ordered(const struct qbatch *batch);
 struct qbatch_id qbatch_id_at(const struct qbatch *batch, uint32_t index);
 /* Tag `index` (< tag_count) of the dictionary. Linear; dictionaries are small. */
 struct q_bytes qbatch_tag_at(const struct qbatch *batch, uint32_t index);

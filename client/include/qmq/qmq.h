@@ -51,6 +51,7 @@ enum qmq_code {
     QMQ_WINDOW_FULL = 19, /* acknowledge some */
     QMQ_STOPPING = 21,
     QMQ_STORAGE_FULL = 22,    /* publishes are refused until space is free */
+    QMQ_DELAY_TOO_LONG = 26,  /* of a negative ack: the message may be dropped before */
     QMQ_DUE_TOO_FAR = 30,     /* later than a delay group takes */
     QMQ_BEING_DELIVERED = 31, /* too late to cancel or move it */
     QMQ_E_NOMEM = -1,

@@ -18,8 +18,9 @@
 #define QLOG_STORE_H
 
 #include <qbase/bytes.h>
-#include <qbase/list.h>
+#include <qlog/group.h>
 #include <qlog/options.h>
+#include <qlog/request.h>
 #include <qlog/types.h>
 
 #ifdef __cplusplus
@@ -27,41 +28,10 @@ extern "C" {
 #endif
 
 struct qlog_store;
-struct qlog_request;
 
-/* Called exactly once, never from inside submit. For a failure, q_fault_last() tells more. */
-typedef void qlog_done_fn(struct qlog_request *request, enum q_err err);
-
-/* The store's, between submit and done. Needs no initialisation. */
-struct qlog_private {
-    uint64_t words[12];
-};
-
+/* A publish's, between submit and done. Needs no initialisation. */
 struct qlog_publish_private {
     uint64_t words[20];
-};
-
-enum qlog_request_kind {
-    QLOG_PUBLISH,
-    QLOG_JOIN,
-    QLOG_PULL,
-    QLOG_ACK,
-    QLOG_KEEP_ALIVE,
-    QLOG_LEAVE,
-    QLOG_CANCEL,
-    QLOG_TRIM,
-};
-
-struct qlog_request {
-    /* Set by the caller. */
-    enum qlog_request_kind kind;
-    qlog_done_fn *done;
-    void *context;
-
-    /* Private to the store between submit and done. */
-    struct q_mailbox_node node;
-    struct qlog_request *next;
-    enum q_err err;
 };
 
 /*
@@ -126,30 +96,11 @@ enum {
  */
 Q_EXPORT Q_MUST_CHECK enum q_err qlog_publish_check(struct qlog_publish *publish);
 
-enum {
-    QLOG_SUBJECT_MAX = 255,
-    QLOG_GROUP_MAX = 255,
-    QLOG_CONSUMER_MAX = 100
-};
-
-/* A consumer of a group: who asks. */
-struct qlog_consumer {
-    struct q_bytes subject;
-    struct q_bytes group;
-    struct q_bytes consumer;
-    uint64_t session; /* from join */
-};
-
-enum qlog_start {
-    QLOG_START_EARLIEST,
-    QLOG_START_LATEST
-};
-
 /*
  * Join a group, which is made when it does not exist. The consumer gets a session, and its earlier
- * session ends.
+ * session ends. Members may have filters of their own, up to QLOG_FILTERS_MAX different ones.
  *
- * Q_OK, Q_FILTER_DIFFERS, Q_TOO_BIG (a limit), Q_INVALID, Q_E_BROKEN.
+ * Q_OK, Q_TOO_BIG (a limit), Q_INVALID, Q_E_BROKEN.
  */
 struct qlog_join {
     struct qlog_request request;
@@ -159,8 +110,12 @@ struct qlog_join {
     struct q_bytes tags[10];
     uint32_t tag_count;
     bool tags_all;
-    enum qlog_start start; /* of a new group */
-    uint8_t token[16];     /* a repeated join with the same token gets the same session */
+    uint8_t token[16]; /* a repeated join with the same token gets the same session */
+    /* Of a new group; one that is there stays as it is. */
+    enum qlog_start start;
+    uint64_t start_at;
+    bool broadcast; /* forgotten 2 days after its last consumer was seen */
+    const struct qlog_group_settings *settings; /* NULL: the defaults */
 
     /* Set by the store before `done(Q_OK)`. */
     uint64_t session;
@@ -193,7 +148,9 @@ struct qlog_piece {
 
 /*
  * Take messages. First what was handed to this consumer and did not arrive, then what is pending in
- * the group, then new ones.
+ * the group and due, then new ones.
+ *
+ * With `once` the hand-out is its own ack: it is flushed before the answer, and never repeated.
  *
  * Q_OK      runs and pieces are set. May be empty only when wait_ns is over (run_count 0).
  * Q_NO_SESSION, Q_CONSUMER_REPLACED, Q_WINDOW_FULL, Q_NOT_FOUND (group), Q_STOPPING (cancelled),
@@ -208,6 +165,12 @@ struct qlog_pull {
     uint32_t bytes_max; /* of pieces; at least one batch is given */
     uint64_t wait_ns;   /* 0: answer at once */
     uint64_t received;  /* pull sequences below have arrived */
+    /* Wait for so much, as long as wait_ns allows; then what is there is given. 0: anything. */
+    uint32_t messages_min;
+    uint32_t bytes_min;
+    /* What is not acknowledged after this time goes to others, as a new attempt. 0: never. */
+    uint32_t invisible_ms;
+    bool once;
     struct qlog_run *runs;
     uint32_t runs_max;
     struct qlog_piece *pieces;
@@ -218,6 +181,7 @@ struct qlog_pull {
     uint32_t piece_count;
     uint64_t unacked;
     uint64_t waiting;
+    enum qlog_held held; /* why nothing new is given although messages wait */
 
     struct qlog_private private_;
 };
@@ -225,13 +189,9 @@ struct qlog_pull {
 /* Unpin the pieces. Any thread, once, after `done(Q_OK)`. */
 Q_EXPORT void qlog_pull_release(struct qlog_pull *pull);
 
-struct qlog_range {
-    uint64_t first;
-    uint64_t last; /* inclusive */
-};
-
 /*
- * Pull sequences are done. Answered when the action is written (survives the end of the process).
+ * Pull sequences are done. Answered when the action is written (survives the end of the process), or
+ * flushed, as the group's settings say.
  *
  * Q_OK, also when some came too late: `expired` holds those. Q_NO_SESSION, Q_CONSUMER_REPLACED,
  * Q_NOT_FOUND, Q_INVALID (a range that was never handed out), Q_E_BROKEN.
@@ -320,7 +280,11 @@ Q_EXPORT void qlog_store_stop(struct qlog_store *store);
     X(pulled, "messages handed out")                                                               \
     X(acks, "ack requests")                                                                        \
     X(acked, "messages acknowledged")                                                              \
+    X(nacked, "messages negatively acknowledged")                                                  \
+    X(timed_out, "messages whose invisible time was over")                                         \
     X(released, "messages taken from dead or leaving consumers")                                   \
+    X(dead, "messages that became dead letters")                                                   \
+    X(expired, "messages dropped by retention before a group was done with them")                  \
     X(frames, "frames written")                                                                    \
     X(flushes, "flushes")                                                                          \
     X(bytes, "bytes written to logs, padding included")                                            \

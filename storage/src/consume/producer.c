@@ -28,7 +28,7 @@ static bool producer_is_busy(const struct ql_producer *producer);
 static enum q_err judge_known(
     const struct ql_producer *producer,
     const struct ql_request_name *name,
-    enum ql_verdict *ret_verdict,
+    enum ql_request_verdict *ret_verdict,
     struct ql_result *ret_result);
 static void let_go(struct ql_waiting *waiting);
 static enum q_err results_reach(struct ql_producer *producer, uint64_t next, uint64_t low);
@@ -99,7 +99,7 @@ ql_producers_judge(
     struct ql_producers *table,
     const struct ql_request_name *name,
     uint64_t now_ms,
-    enum ql_verdict *ret_verdict,
+    enum ql_request_verdict *ret_verdict,
     struct ql_producer **ret_producer,
     struct ql_result *ret_result)
 {
@@ -137,7 +137,7 @@ static enum q_err
 judge_known(
     const struct ql_producer *producer,
     const struct ql_request_name *name,
-    enum ql_verdict *ret_verdict,
+    enum ql_request_verdict *ret_verdict,
     struct ql_result *ret_result)
 {
     const struct ql_result *result = result_of(producer, name->sequence);

@@ -115,7 +115,7 @@ struct ql_producers {
     struct q_list early; /* of all producers, by deadline */
 };
 
-enum ql_verdict {
+enum ql_request_verdict {
     QL_REQUEST_DUE,
     QL_REQUEST_EARLY,
     QL_REQUEST_QUEUED, /* known: its first sending has no place yet */
@@ -137,7 +137,7 @@ Q_MUST_CHECK enum q_err ql_producers_judge(
     struct ql_producers *table,
     const struct ql_request_name *name,
     uint64_t now_ms,
-    enum ql_verdict *ret_verdict,
+    enum ql_request_verdict *ret_verdict,
     struct ql_producer **ret_producer,
     struct ql_result *ret_result);
 

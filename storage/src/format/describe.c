@@ -38,6 +38,11 @@ static const struct {
 #undef QL_DESCRIBE_ROW
 };
 
+static void describe_filter(struct line *line, const struct qbatch_filter *filter);
+static void describe_settings(
+    struct line *line, bool paused, const struct qlog_group_settings *settings);
+static void describe_ack(struct line *line, const struct ql_ack_record *ack);
+static const char *reason_name(uint8_t reason);
 static void line_number(struct line *line, const char *name, uint64_t value);
 static void line_bytes(struct line *line, const char *name, struct q_bytes value);
 static void line_begin_list(struct line *line, const char *name);
@@ -119,13 +124,31 @@ ql_describe_group(struct line *line, const struct ql_record *record)
     line_number(line, "subject", group.subject_id);
     line_bytes(line, "subject_name", group.subject);
     line_number(line, "cursor", group.cursor);
-    if (group.filter.tag_count > 0) {
-        line_begin_list(line, group.filter.mode == QBATCH_TAGS_ALL ? "tags_all" : "tags_any");
-        for (uint32_t i = 0; i < group.filter.tag_count; i++)
-            line_bytes(line, NULL, group.filter.tags[i]);
-        line_end_list(line);
-    }
+    line_number(line, "epoch", group.epoch);
+    line_number(line, "filters", group.filter_count);
+    for (uint32_t i = 0; i < group.filter_count; i++)
+        describe_filter(line, &group.filters[i].filter);
+    describe_settings(line, group.paused, &group.settings);
     return true;
+}
+
+static void
+describe_filter(struct line *line, const struct qbatch_filter *filter)
+{
+    if (filter->tag_count == 0) return;
+    line_begin_list(line, filter->mode == QBATCH_TAGS_ALL ? "tags_all" : "tags_any");
+    for (uint32_t i = 0; i < filter->tag_count; i++)
+        line_bytes(line, NULL, filter->tags[i]);
+    line_end_list(line);
+}
+
+static void
+describe_settings(struct line *line, bool paused, const struct qlog_group_settings *settings)
+{
+    line_number(line, "paused", paused ? 1 : 0);
+    line_number(line, "strict", settings->strict ? 1 : 0);
+    line_number(line, "attempts_max", settings->attempts_max);
+    line_number(line, "pending_max", settings->pending_max);
 }
 
 static bool
@@ -138,6 +161,7 @@ ql_describe_join(struct line *line, const struct ql_record *record)
     line_bytes(line, "name", join.name);
     line_number(line, "session", join.session);
     line_number(line, "next_pull_sequence", join.next_pull_sequence);
+    describe_filter(line, &join.filter.filter);
     return true;
 }
 
@@ -158,11 +182,28 @@ ql_describe_pull(struct line *line, const struct ql_record *record)
         if (line->json)
             line_raw(
                 line, "%s{\"sequence\":%" PRIu64 ",\"count\":%u,\"attempt\":%u}", comma,
-                run.sequence, run.count, run.attempt);
+                run.sequence, run.count, ql_uses_attempt(run.uses));
         else
             line_raw(line, "%s%" PRIu64 "+%u", comma, run.sequence, run.count);
     }
     line_end_list(line);
+    line_begin_list(line, "passed");
+    for (uint32_t i = 0; i < pull.pass_count; i++) {
+        struct ql_pass pass = ql_pull_pass_at(&pull, i);
+        const char *comma = line->first ? "" : ",";
+        line->first = false;
+        if (line->json)
+            line_raw(
+                line, "%s{\"sequence\":%" PRIu64 ",\"count\":%u,\"reason\":\"%s\"}", comma,
+                pass.sequence, pass.count, reason_name(pass.reason));
+        else
+            line_raw(line, "%s%" PRIu64 "+%u", comma, pass.sequence, pass.count);
+    }
+    line_end_list(line);
+    if (pull.skipped > 0) line_number(line, "skipped", pull.skipped);
+    if (pull.expired > 0) line_number(line, "expired", pull.expired);
+    if (pull.until_ms > 0) line_number(line, "until_ms", pull.until_ms);
+    if (pull.once) line_number(line, "once", 1);
     return true;
 }
 
@@ -171,11 +212,29 @@ ql_describe_ack(struct line *line, const struct ql_record *record)
 {
     struct ql_ack_record ack;
     if (ql_ack_record_decode(record->bytes, &ack) != Q_OK) return false;
-    line_number(line, "group", ack.group_id);
-    line_number(line, "consumer", ack.consumer_id);
+    describe_ack(line, &ack);
+    return true;
+}
+
+static bool
+ql_describe_nack(struct line *line, const struct ql_record *record)
+{
+    struct ql_nack_record nack;
+    if (ql_nack_record_decode(record->bytes, &nack) != Q_OK) return false;
+    describe_ack(line, &nack.ack);
+    if (nack.delay_ms != UINT64_MAX) line_number(line, "delay_ms", nack.delay_ms);
+    line_bytes(line, "error", nack.error);
+    return true;
+}
+
+static void
+describe_ack(struct line *line, const struct ql_ack_record *ack)
+{
+    line_number(line, "group", ack->group_id);
+    line_number(line, "consumer", ack->consumer_id);
     line_begin_list(line, "ranges");
-    for (uint32_t i = 0; i < ack.range_count; i++) {
-        struct qlog_range range = ql_ack_range_at(&ack, i);
+    for (uint32_t i = 0; i < ack->range_count; i++) {
+        struct qlog_range range = ql_ack_range_at(ack, i);
         const char *comma = line->first ? "" : ",";
         line->first = false;
         if (line->json)
@@ -186,7 +245,6 @@ ql_describe_ack(struct line *line, const struct ql_record *record)
             line_raw(line, "%s%" PRIu64 "-%" PRIu64, comma, range.first, range.last);
     }
     line_end_list(line);
-    return true;
 }
 
 static bool
@@ -227,8 +285,11 @@ describe_ranges(struct line *line, const struct ql_record *record)
         line->first = false;
         if (line->json)
             line_raw(
-                line, "%s{\"consumer\":%u,\"sequence\":%" PRIu64 ",\"count\":%u,\"attempt\":%u}",
-                comma, item.consumer_id, item.sequence, item.count, item.attempt);
+                line,
+                "%s{\"consumer\":%u,\"sequence\":%" PRIu64
+                ",\"count\":%u,\"attempt\":%u,\"reason\":\"%s\"}",
+                comma, item.consumer_id, item.sequence, item.count, ql_uses_attempt(item.uses),
+                reason_name(item.reason));
         else
             line_raw(
                 line, "%s%u:%" PRIu64 "+%u", comma, item.consumer_id, item.sequence, item.count);
@@ -247,6 +308,98 @@ static bool
 ql_describe_pending(struct line *line, const struct ql_record *record)
 {
     return describe_ranges(line, record);
+}
+
+static const char *
+reason_name(uint8_t reason)
+{
+    static const char *const names[] = { "held", "retry", "released", "key", "filter", "dying" };
+    return reason < sizeof(names) / sizeof(names[0]) ? names[reason] : "?";
+}
+
+static bool
+ql_describe_timeout(struct line *line, const struct ql_record *record)
+{
+    struct ql_timeout_record timeout;
+    if (ql_timeout_record_decode(record->bytes, &timeout) != Q_OK) return false;
+    line_number(line, "group", timeout.group_id);
+    line_number(line, "consumer", timeout.consumer_id);
+    line_number(line, "now_ms", timeout.now_ms);
+    return true;
+}
+
+static bool
+ql_describe_seek(struct line *line, const struct ql_record *record)
+{
+    struct ql_seek_record seek;
+    if (ql_seek_record_decode(record->bytes, &seek) != Q_OK) return false;
+    line_number(line, "group", seek.group_id);
+    line_number(line, "cursor", seek.cursor);
+    return true;
+}
+
+static bool
+ql_describe_settings(struct line *line, const struct ql_record *record)
+{
+    struct ql_settings_record settings;
+    if (ql_settings_record_decode(record->bytes, &settings) != Q_OK) return false;
+    line_number(line, "group", settings.group_id);
+    describe_settings(line, settings.paused, &settings.settings);
+    return true;
+}
+
+static bool
+ql_describe_delete(struct line *line, const struct ql_record *record)
+{
+    struct ql_delete_record deleted;
+    if (ql_delete_record_decode(record->bytes, &deleted) != Q_OK) return false;
+    line_number(line, "group", deleted.group_id);
+    return true;
+}
+
+static bool
+ql_describe_unfilter(struct line *line, const struct ql_record *record)
+{
+    struct ql_unfilter_record unfilter;
+    if (ql_unfilter_record_decode(record->bytes, &unfilter) != Q_OK) return false;
+    line_number(line, "group", unfilter.group_id);
+    line_number(line, "filter", unfilter.slot);
+    return true;
+}
+
+static bool
+ql_describe_resolve(struct line *line, const struct ql_record *record)
+{
+    static const char *const verdicts[] = { "?", "dead", "expired", "skipped", "resent" };
+    struct ql_resolve_record resolve;
+    if (ql_resolve_record_decode(record->bytes, &resolve) != Q_OK) return false;
+    line_number(line, "group", resolve.group_id);
+    line_bytes(line, "verdict", q_bytes_from_text(verdicts[resolve.verdict]));
+    line_begin_list(line, "sequences");
+    for (uint32_t i = 0; i < resolve.item_count; i++) {
+        struct ql_resolve_item item = ql_resolve_item_at(&resolve, i);
+        const char *comma = line->first ? "" : ",";
+        line->first = false;
+        if (line->json)
+            line_raw(
+                line, "%s{\"first\":%" PRIu64 ",\"last\":%" PRIu64 "}", comma, item.first,
+                item.last);
+        else
+            line_raw(line, "%s%" PRIu64 "-%" PRIu64, comma, item.first, item.last);
+    }
+    line_end_list(line);
+    return true;
+}
+
+static bool
+ql_describe_error(struct line *line, const struct ql_record *record)
+{
+    struct ql_error_record error;
+    if (ql_error_record_decode(record->bytes, &error) != Q_OK) return false;
+    line_number(line, "group", error.group_id);
+    line_number(line, "sequence", error.sequence);
+    line_bytes(line, "text", error.text);
+    return true;
 }
 
 static bool

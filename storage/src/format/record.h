@@ -14,6 +14,7 @@
 #include <qbatch/batch.h>
 #include <qlog/store.h>
 
+#include "format/action.h"
 #include "format/layout.h"
 #include "format/record_list.h"
 
@@ -55,106 +56,6 @@ struct ql_subject_record {
 };
 
 /*
- * --- GROUP ---
- * Makes the group. Written again, followed by CONSUMER, HELD and PENDING records, before the
- * segment with its last one is dropped: read together they are the whole state of a group that is
- * not known yet. A reader that knows the group from older records passes over all of them. What does
- * not fit into one append goes on with CURSOR.
- */
-struct ql_group_record {
-    uint32_t group_id;
-    uint32_t subject_id;
-    uint64_t cursor;
-    struct q_bytes subject;
-    struct q_bytes name;
-    struct qbatch_filter filter;
-};
-
-/* --- JOIN --- */
-struct ql_join_record {
-    uint32_t group_id;
-    uint32_t consumer_id; /* ordinal within the group; new when unknown */
-    uint64_t session;
-    uint64_t next_pull_sequence; /* of a new consumer */
-    uint8_t token[16];
-    struct q_bytes name;
-};
-
-/* --- PULL --- what was handed out, in pull sequence order, and where the cursor is now. */
-struct ql_pull_run {
-    uint64_t sequence;
-    uint32_t count;
-    uint32_t attempt;
-};
-
-struct ql_pull_record {
-    uint32_t group_id;
-    uint32_t consumer_id;
-    uint64_t first_pull_sequence;
-    uint64_t cursor;
-    uint32_t run_count;
-    const uint8_t *runs; /* encoded; see ql_pull_run_at() */
-};
-
-/* --- ACK --- */
-struct ql_ack_record {
-    uint32_t group_id;
-    uint32_t consumer_id;
-    uint32_t range_count;
-    const uint8_t *ranges; /* encoded; see ql_ack_range_at() */
-};
-
-/* --- RELEASE --- */
-enum ql_release_reason {
-    QL_RELEASE_DIED = 1,
-    QL_RELEASE_LEFT = 2,
-    QL_RELEASE_FORGOTTEN = 3
-};
-
-struct ql_release_record {
-    uint32_t group_id;
-    uint32_t consumer_id;
-    uint8_t reason;
-};
-
-/* --- CONSUMER --- */
-struct ql_consumer_record {
-    uint32_t group_id;
-    uint32_t consumer_id;
-    uint64_t session;
-    uint64_t next_pull_sequence;
-    uint64_t released_below;
-    uint8_t token[16];
-    struct q_bytes name;
-};
-
-/* --- HELD, PENDING --- ranges of a consumer's window, or of the group's pending set. */
-struct ql_range_item {
-    uint64_t pull_sequence;
-    uint64_t sequence;
-    uint32_t count;
-    uint32_t attempt;
-    uint32_t consumer_id;
-};
-
-struct ql_ranges_record {
-    uint32_t group_id;
-    uint32_t item_count;
-    const uint8_t *items; /* encoded; see ql_range_item_at() */
-};
-
-/* --- CURSOR --- what is stated of a group is all that is not done below this sequence. */
-struct ql_cursor_record {
-    uint32_t group_id;
-    uint64_t cursor;
-};
-
-/* Items of one record; longer lists take several. */
-enum {
-    QL_RANGE_ITEMS_MAX = 1000
-};
-
-/*
  * --- PRODUCER ---
  * The last of a producer's requests that are stored, and where. What is behind `frame` in the message
  * log tells the same of those that came later.
@@ -182,29 +83,6 @@ struct ql_producer_record {
 /* Sizes (multiples of 8) and encoders. */
 uint32_t ql_subject_record_size(const struct ql_subject_record *record);
 void ql_subject_record_encode(const struct ql_subject_record *record, uint8_t *out);
-uint32_t ql_group_record_size(const struct ql_group_record *record);
-void ql_group_record_encode(const struct ql_group_record *record, uint8_t *out);
-uint32_t ql_join_record_size(const struct ql_join_record *record);
-void ql_join_record_encode(const struct ql_join_record *record, uint8_t *out);
-uint32_t ql_pull_record_size(uint32_t run_count);
-void ql_pull_record_encode(
-    const struct ql_pull_record *record, const struct qlog_run *runs, uint8_t *out);
-uint32_t ql_ack_record_size(uint32_t range_count);
-void ql_ack_record_encode(
-    const struct ql_ack_record *record, const struct qlog_range *ranges, uint8_t *out);
-uint32_t ql_release_record_size(void);
-void ql_release_record_encode(const struct ql_release_record *record, uint8_t *out);
-uint32_t ql_consumer_record_size(const struct ql_consumer_record *record);
-void ql_consumer_record_encode(const struct ql_consumer_record *record, uint8_t *out);
-/* `kind`: QL_RECORD_HELD or QL_RECORD_PENDING. */
-uint32_t ql_ranges_record_size(uint32_t item_count);
-void ql_ranges_record_encode(
-    enum ql_record_kind kind,
-    const struct ql_ranges_record *record,
-    const struct ql_range_item *items,
-    uint8_t *out);
-uint32_t ql_cursor_record_size(void);
-void ql_cursor_record_encode(const struct ql_cursor_record *record, uint8_t *out);
 uint32_t ql_producer_record_size(uint32_t result_count);
 void ql_producer_record_encode(
     const struct ql_producer_record *record,
@@ -217,30 +95,10 @@ void ql_bytes_record_encode(struct q_bytes bytes, uint8_t *out);
 /* Q_OK or Q_E_CORRUPT. */
 Q_MUST_CHECK enum q_err ql_subject_record_decode(
     struct q_bytes bytes, struct ql_subject_record *ret_record);
-Q_MUST_CHECK enum q_err ql_group_record_decode(
-    struct q_bytes bytes, struct ql_group_record *ret_record);
-Q_MUST_CHECK enum q_err ql_join_record_decode(
-    struct q_bytes bytes, struct ql_join_record *ret_record);
-Q_MUST_CHECK enum q_err ql_pull_record_decode(
-    struct q_bytes bytes, struct ql_pull_record *ret_record);
-Q_MUST_CHECK enum q_err ql_ack_record_decode(
-    struct q_bytes bytes, struct ql_ack_record *ret_record);
-Q_MUST_CHECK enum q_err ql_release_record_decode(
-    struct q_bytes bytes, struct ql_release_record *ret_record);
-Q_MUST_CHECK enum q_err ql_consumer_record_decode(
-    struct q_bytes bytes, struct ql_consumer_record *ret_record);
-Q_MUST_CHECK enum q_err ql_ranges_record_decode(
-    struct q_bytes bytes, struct ql_ranges_record *ret_record);
-Q_MUST_CHECK enum q_err ql_cursor_record_decode(
-    struct q_bytes bytes, struct ql_cursor_record *ret_record);
 Q_MUST_CHECK enum q_err ql_producer_record_decode(
     struct q_bytes bytes, struct ql_producer_record *ret_record);
 Q_MUST_CHECK enum q_err ql_bytes_record_decode(struct q_bytes bytes, struct q_bytes *ret_bytes);
 
-struct ql_pull_run ql_pull_run_at(const struct ql_pull_record *record, uint32_t index);
-struct qlog_range ql_ack_range_at(const struct ql_ack_record *record, uint32_t index);
-
-struct ql_range_item ql_range_item_at(const struct ql_ranges_record *record, uint32_t index);
 struct ql_producer_result ql_producer_result_at(
     const struct ql_producer_record *record, uint32_t index);
 

@@ -23,6 +23,14 @@
     X(HELD,     22, held,     "action")  /* state: what that consumer holds */ \
     X(PENDING,  23, pending,  "action")  /* state: what is pending in the group */ \
     X(CURSOR,   24, cursor,   "action")  /* state: a long one goes on, and tells all up to here */ \
+    X(TIMEOUT,  25, timeout,  "action")  /* a consumer had messages for too long */ \
+    X(SEEK,     26, seek,     "action")  /* the group begins again, somewhere */ \
+    X(SETTINGS, 27, settings, "action")  /* of a group */ \
+    X(DELETE,   28, delete,   "action")  /* the group is no more */ \
+    X(UNFILTER, 29, unfilter, "action")  /* a filter of the group is forgotten */ \
+    X(RESOLVE,  30, resolve,  "action")  /* messages are dead, expired, skipped, or sent again */ \
+    X(ERROR,    31, error,    "action")  /* state: the last error of a dying message */ \
+    X(NACK,     48, nack,     "action")  /* messages failed: they wait, or die */ \
     X(BYTES,   256, bytes,    "log")     /* whatever a program put into a log of its own */
 
 #define QL_DELAY_RECORD_LIST(X) \

@@ -242,10 +242,40 @@ apply_ack(struct ql_audit *audit, const struct qlog_record *record)
 }
 
 static enum q_err
-apply_release(struct ql_audit *audit, const struct qlog_record *record)
+apply_nack(struct ql_audit *audit, const struct qlog_record *record)
 {
-    AUDIT_APPLY(release);
-    return ql_group_apply_release(found->group, &decoded);
+    struct ql_nack_record decoded;
+    Q_TRY(ql_nack_record_decode(record->bytes, &decoded));
+    const struct ql_audit_group *found = audit_find_group(audit, record, decoded.ack.group_id);
+    if (found == NULL) return Q_OK;
+    audit_acks(audit, record, found->group, &decoded.ack);
+    return ql_group_apply_nack(found->group, &decoded);
+}
+
+/* Those of which there is nothing to check but that they follow. */
+#define AUDIT_GROUP(stem)                                                                          \
+    static enum q_err apply_##stem(struct ql_audit *audit, const struct qlog_record *record)       \
+    {                                                                                              \
+        AUDIT_APPLY(stem);                                                                         \
+        return ql_group_apply_##stem(found->group, &decoded);                                      \
+    }
+
+AUDIT_GROUP(release)
+AUDIT_GROUP(timeout)
+AUDIT_GROUP(seek)
+AUDIT_GROUP(settings)
+AUDIT_GROUP(unfilter)
+AUDIT_GROUP(resolve)
+AUDIT_GROUP(error)
+#undef AUDIT_GROUP
+
+static enum q_err
+apply_delete(struct ql_audit *audit, const struct qlog_record *record)
+{
+    AUDIT_APPLY(delete);
+    ql_group_free(found->group);
+    audit->groups[decoded.group_id].group = NULL;
+    return Q_OK;
 }
 
 static enum q_err
@@ -287,8 +317,7 @@ apply_cursor(struct ql_audit *audit, const struct qlog_record *record)
 {
     AUDIT_APPLY(cursor);
     audit_sequences(audit, record, found, decoded.cursor);
-    ql_group_apply_cursor(found->group, &decoded);
-    return Q_OK;
+    return ql_group_apply_cursor(found->group, &decoded);
 }
 
 static enum q_err
@@ -332,6 +361,22 @@ audit_apply(struct ql_audit *audit, const struct qlog_record *record)
         return apply_pending(audit, record);
     case QL_RECORD_CURSOR:
         return apply_cursor(audit, record);
+    case QL_RECORD_NACK:
+        return apply_nack(audit, record);
+    case QL_RECORD_TIMEOUT:
+        return apply_timeout(audit, record);
+    case QL_RECORD_SEEK:
+        return apply_seek(audit, record);
+    case QL_RECORD_SETTINGS:
+        return apply_settings(audit, record);
+    case QL_RECORD_DELETE:
+        return apply_delete(audit, record);
+    case QL_RECORD_UNFILTER:
+        return apply_unfilter(audit, record);
+    case QL_RECORD_RESOLVE:
+        return apply_resolve(audit, record);
+    case QL_RECORD_ERROR:
+        return apply_error(audit, record);
     default:
         return Q_FAIL(Q_E_CORRUPT, .what = q_text("kind %u is none of an action", record->kind));
     }
@@ -486,23 +531,25 @@ static void
 audit_hands(struct ql_audit *audit, const struct ql_audit_group *found)
 {
     const struct ql_group *group = found->group;
-    size_t count = group->pending_count;
+    size_t count = group->pending.count;
     for (uint32_t i = 0; i < group->consumer_count; i++)
-        if (group->consumers[i] != NULL) count += group->consumers[i]->held_count;
+        if (group->consumers[i] != NULL) count += group->consumers[i]->held.count;
     struct range *ranges = calloc(count + 1, sizeof(*ranges));
     if (ranges == NULL || audit->damaged) {
         free(ranges);
         return;
     }
     size_t at = 0;
-    for (uint32_t i = 0; i < group->pending_count; i++)
-        ranges[at++] = (struct range){ group->pending[i].sequence,
-                                       group->pending[i].sequence + group->pending[i].count };
+    for (uint32_t i = 0; i < group->pending.count; i++)
+        ranges[at++] = (struct range){ ql_span_at(&group->pending, i)->sequence,
+                                       ql_span_at(&group->pending, i)->sequence +
+                                           ql_span_at(&group->pending, i)->count };
     for (uint32_t i = 0; i < group->consumer_count; i++) {
         const struct ql_consumer *consumer = group->consumers[i];
-        for (uint32_t j = 0; consumer != NULL && j < consumer->held_count; j++)
-            ranges[at++] = (struct range){ consumer->held[j].sequence,
-                                           consumer->held[j].sequence + consumer->held[j].count };
+        for (uint32_t j = 0; consumer != NULL && j < consumer->held.count; j++)
+            ranges[at++] = (struct range){ ql_span_at(&consumer->held, j)->sequence,
+                                           ql_span_at(&consumer->held, j)->sequence +
+                                               ql_span_at(&consumer->held, j)->count };
     }
     qsort(ranges, count, sizeof(*ranges), compare_ranges);
     for (size_t i = 0; i < count; i++) {

@@ -77,8 +77,8 @@ action_new(struct qlog_store *store, uint32_t size, bool always, struct ql_actio
     action->request = NULL;
     action->subject = NULL;
     action->names = false;
-    action->group = NULL;
     action->next = NULL;
+    action->group_id = (uint32_t)QL_GROUP_NONE;
     action->append.flushed = false;
     *ret_action = action;
     return Q_OK;
@@ -133,7 +133,9 @@ action_fill(
     (void)payloads;
     struct ql_action *action = q_container_of(append, struct ql_action, append);
     if (action->subject != NULL) action->subject->stated_at = place->frame;
-    if (action->group != NULL) action->group->stated_at = place->frame;
+    /* It may have been deleted since. */
+    struct ql_group *group = ql_store_group(action->store, action->group_id);
+    if (group != NULL) group->stated_at = place->frame;
     if (action->names) ql_index_files_name_placed(&action->store->index.files, place->frame);
     memcpy(records, action->record, action->record_size);
 }

@@ -223,24 +223,34 @@ fetch_ahead(struct qlog_store *store, struct ql_group *group, uint64_t sequence,
     group->ahead = sequence;
 }
 
-/* The payload too, unless a filter passes none of its messages, or does not know yet. */
+/* Whether a filter that the group keeps takes a message of the batch. */
+static bool
+fetch_is_taken(const struct ql_group *group, const struct qbatch *batch)
+{
+    for (uint32_t i = 0; i < QLOG_FILTERS_MAX; i++) {
+        if (group->filters.slots[i] == NULL) continue;
+        struct qbatch_mask mask = qbatch_filter_mask(batch, &group->filters.slots[i]->filter);
+        for (uint32_t j = 0; j < batch->message_count; j++) {
+            struct qbatch_entry message;
+            qbatch_entry_at(batch, j, &message);
+            if (qbatch_mask_passes(&mask, message.tags)) return true;
+        }
+    }
+    return false;
+}
+
+/* The payload too, unless no filter takes any of its messages, or that is not known yet. */
 static enum ql_wanted
 fetch_wanted(struct qlog_store *store, struct ql_group *group, const struct ql_entry *entry)
 {
-    bool whole = group->filter.tag_count == 0;
+    bool whole = ql_filters_take_all(&group->filters);
     struct ql_batch_view view;
     enum q_err err = ql_reader_get(&store->reader, entry, whole, &view);
     if (err == Q_OK && !whole) {
         struct qbatch batch;
         struct q_bytes envelope = q_bytes_from(view.envelope, entry->envelope_size);
         if (qbatch_open_trusted(envelope, &batch) != Q_OK) return QL_WANTED_BEFORE;
-        struct qbatch_mask mask = qbatch_filter_mask(&batch, &group->filter);
-        for (uint32_t i = 0; i < batch.message_count && !whole; i++) {
-            struct qbatch_entry message;
-            qbatch_entry_at(&batch, i, &message);
-            whole = qbatch_mask_passes(&mask, message.tags);
-        }
-        if (!whole) return QL_WANTED_BEFORE;
+        if (!fetch_is_taken(group, &batch)) return QL_WANTED_BEFORE;
         err = ql_reader_get(&store->reader, entry, true, &view);
     }
     if (err != Q_AGAIN) return QL_WANTED_BEFORE;

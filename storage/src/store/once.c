@@ -52,7 +52,7 @@ ql_once_start(struct qlog_store *store, struct qlog_publish *publish)
     struct ql_request_name name = name_of(publish);
     struct ql_producer *producer;
     struct ql_result result;
-    enum ql_verdict verdict;
+    enum ql_request_verdict verdict;
     uint64_t now_ms = q_clock_wall_ms(store->clock);
     Q_TRY(ql_producers_judge(&store->producers, &name, now_ms, &verdict, &producer, &result));
     if (verdict == QL_REQUEST_EARLY && QL_PLANTED(request_overtakes))

@@ -29,6 +29,11 @@ static void store_on_action_rot(
     void *context, uint64_t from, uint64_t to, enum ql_scan_state state);
 static enum q_err store_void(
     struct qlog_store *store, struct ql_group *group, uint64_t *ret_voided);
+static enum q_err store_void_spans(
+    struct qlog_store *store,
+    struct ql_group *group,
+    const struct ql_spans *spans,
+    uint64_t *voided);
 
 /* Message log and index first: actions speak of its sequences. */
 enum q_err
@@ -403,37 +408,44 @@ apply_join(struct qlog_store *store, const struct ql_scan *scan, const struct ql
     return ql_group_apply_join(group, &join);
 }
 
-static enum q_err
-apply_pull(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
-{
-    struct ql_pull_record pull;
-    Q_TRY(ql_pull_record_decode(record->bytes, &pull));
-    (void)scan;
-    enum q_err err;
-    struct ql_group *group = apply_find_group(store, pull.group_id, &err);
-    return group == NULL ? err : ql_group_apply_pull(group, &pull);
-}
+/* What needs nothing but the group. */
+#define APPLY_TO_GROUP(stem, type, id)                                                             \
+    static enum q_err apply_##stem(                                                                \
+        struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)      \
+    {                                                                                              \
+        struct ql_##type##_record decoded;                                                         \
+        Q_TRY(ql_##type##_record_decode(record->bytes, &decoded));                                 \
+        (void)scan;                                                                                \
+        enum q_err err;                                                                            \
+        struct ql_group *group = apply_find_group(store, decoded.id, &err);                        \
+        return group == NULL ? err : ql_group_apply_##stem(group, &decoded);                       \
+    }
+
+APPLY_TO_GROUP(pull, pull, group_id)
+APPLY_TO_GROUP(ack, ack, group_id)
+APPLY_TO_GROUP(nack, nack, ack.group_id)
+APPLY_TO_GROUP(release, release, group_id)
+APPLY_TO_GROUP(timeout, timeout, group_id)
+APPLY_TO_GROUP(seek, seek, group_id)
+APPLY_TO_GROUP(settings, settings, group_id)
+APPLY_TO_GROUP(unfilter, unfilter, group_id)
+APPLY_TO_GROUP(resolve, resolve, group_id)
+APPLY_TO_GROUP(held, ranges, group_id)
+APPLY_TO_GROUP(pending, ranges, group_id)
+APPLY_TO_GROUP(error, error, group_id)
+APPLY_TO_GROUP(cursor, cursor, group_id)
+#undef APPLY_TO_GROUP
 
 static enum q_err
-apply_ack(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
+apply_delete(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
 {
-    struct ql_ack_record ack;
-    Q_TRY(ql_ack_record_decode(record->bytes, &ack));
+    struct ql_delete_record decoded;
+    Q_TRY(ql_delete_record_decode(record->bytes, &decoded));
     (void)scan;
     enum q_err err;
-    struct ql_group *group = apply_find_group(store, ack.group_id, &err);
-    return group == NULL ? err : ql_group_apply_ack(group, &ack);
-}
-
-static enum q_err
-apply_release(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
-{
-    struct ql_release_record release;
-    Q_TRY(ql_release_record_decode(record->bytes, &release));
-    (void)scan;
-    enum q_err err;
-    struct ql_group *group = apply_find_group(store, release.group_id, &err);
-    return group == NULL ? err : ql_group_apply_release(group, &release);
+    struct ql_group *group = apply_find_group(store, decoded.group_id, &err);
+    if (group != NULL) ql_store_remove_group(store, group);
+    return err;
 }
 
 static enum q_err
@@ -447,41 +459,6 @@ apply_consumer(struct qlog_store *store, const struct ql_scan *scan, const struc
     if (group == NULL) return err;
     store_note_session(store, consumer.session);
     return ql_group_apply_consumer(group, &consumer);
-}
-
-static enum q_err
-apply_held(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
-{
-    struct ql_ranges_record held;
-    Q_TRY(ql_ranges_record_decode(record->bytes, &held));
-    (void)scan;
-    enum q_err err;
-    struct ql_group *group = apply_find_group(store, held.group_id, &err);
-    return group == NULL ? err : ql_group_apply_held(group, &held);
-}
-
-static enum q_err
-apply_pending(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
-{
-    struct ql_ranges_record pending;
-    Q_TRY(ql_ranges_record_decode(record->bytes, &pending));
-    (void)scan;
-    enum q_err err;
-    struct ql_group *group = apply_find_group(store, pending.group_id, &err);
-    return group == NULL ? err : ql_group_apply_pending(group, &pending);
-}
-
-static enum q_err
-apply_cursor(struct qlog_store *store, const struct ql_scan *scan, const struct ql_record *record)
-{
-    struct ql_cursor_record cursor;
-    Q_TRY(ql_cursor_record_decode(record->bytes, &cursor));
-    (void)scan;
-    enum q_err err;
-    struct ql_group *group = apply_find_group(store, cursor.group_id, &err);
-    if (group == NULL) return err;
-    ql_group_apply_cursor(group, &cursor);
-    return Q_OK;
 }
 
 static enum q_err
@@ -510,12 +487,19 @@ ql_store_finish_recovery(struct qlog_store *store)
         group->hole = false;
         group->restoring = false;
         Q_TRY(store_void(store, group, &voided));
+        group->seen_ns = store->now_ns;
+        ql_group_refresh_due(group);
+        if (group->pending_by[QL_REASON_DYING] > 0) ql_group_watch_pending(store, group);
+        if (group->broadcast || group->pending.count > 0 || group->filters.count > 1)
+            ql_group_watch(store, group, store->now_ns);
         for (uint32_t j = 0; j < group->consumer_count; j++) {
             struct ql_consumer *consumer = group->consumers[j];
             if (consumer == NULL) continue;
             /* After a clean stop, too: the jump of an unclean start before it is in no action yet. */
             consumer->next_pull_sequence = q_max_u64(consumer->next_pull_sequence, floor);
             ql_consumer_seen(store, consumer);
+            uint64_t next_ms = ql_consumer_next_timeout(consumer);
+            if (next_ms != UINT64_MAX) ql_consumer_time(store, consumer, next_ms);
         }
         ql_group_check(group);
     }
@@ -565,28 +549,29 @@ store_gap(
 static enum q_err
 store_void(struct qlog_store *store, struct ql_group *group, uint64_t *voided)
 {
-    struct ql_subject *subject = group->subject;
+    Q_TRY(store_void_spans(store, group, &group->pending, voided));
+    for (uint32_t i = 0; i < group->consumer_count; i++)
+        if (group->consumers[i] != NULL)
+            Q_TRY(store_void_spans(store, group, &group->consumers[i]->held, voided));
+    return Q_OK;
+}
+
+static enum q_err
+store_void_spans(
+    struct qlog_store *store,
+    struct ql_group *group,
+    const struct ql_spans *spans,
+    uint64_t *voided)
+{
     struct qlog_range gap;
-    for (uint32_t i = 0; i < group->pending_count;) {
-        const struct ql_pending *item = &group->pending[i];
+    for (uint32_t i = 0; i < spans->count;) {
+        const struct ql_range_item *item = ql_span_at(spans, i);
         enum q_err err =
-            store_gap(store, subject, item->sequence, item->sequence + item->count, &gap);
+            store_gap(store, group->subject, item->sequence, item->sequence + item->count, &gap);
         if (err < Q_OK) return err;
         uint64_t dropped = err == Q_OK ? ql_group_drop(group, gap.first, gap.last + 1) : 0;
         *voided += dropped;
         if (dropped == 0) i++;
-    }
-    for (uint32_t i = 0; i < group->consumer_count; i++) {
-        const struct ql_consumer *consumer = group->consumers[i];
-        for (uint32_t j = 0; consumer != NULL && j < consumer->held_count;) {
-            const struct ql_held *held = &consumer->held[j];
-            enum q_err err =
-                store_gap(store, subject, held->sequence, held->sequence + held->count, &gap);
-            if (err < Q_OK) return err;
-            uint64_t dropped = err == Q_OK ? ql_group_drop(group, gap.first, gap.last + 1) : 0;
-            *voided += dropped;
-            if (dropped == 0) j++;
-        }
     }
     return Q_OK;
 }

@@ -1,5 +1,5 @@
 /*
- * store/session.c: consumers: join, acknowledge, show life, say goodbye, die.
+ * store/session.c: consumers: join, show life, say goodbye, die.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -16,95 +16,17 @@ enum {
 static enum q_err join_start(struct qlog_store *store, struct qlog_join *join);
 static enum q_err join_group(
     struct qlog_store *store, struct qlog_join *join, struct ql_group **ret_group);
-static enum q_err join_check_filter(
-    const struct ql_group *group, const struct qbatch_filter *filter);
+static enum q_err join_filter(
+    const struct ql_group *group, const struct qlog_join *join, struct ql_filter_item *ret_filter);
 static enum q_err join_consumer(
     struct qlog_store *store, struct ql_group *group, struct qlog_join *join);
-static enum q_err ack_start(struct qlog_store *store, struct qlog_ack *ack);
 static void consumer_watch(struct qlog_store *store, struct ql_consumer *consumer, uint64_t at_ns);
+static enum q_err consumer_timeout(struct qlog_store *store, struct ql_consumer *consumer);
 static enum q_err consumer_release(
     struct qlog_store *store,
     struct ql_consumer *consumer,
     enum ql_release_reason reason,
     struct qlog_request *request);
-
-/* --- Groups. */
-
-struct group_key {
-    uint32_t subject_id;
-    struct q_bytes name;
-};
-
-static uint64_t
-group_hash(const struct group_key *key)
-{
-    /* The subject's part is spread by an odd constant, so that one group name on many subjects
-     * does not meet itself. */
-    return ql_hash(key->name.data, key->name.size) ^
-           ((uint64_t)key->subject_id + 1) * 0x9e3779b97f4a7c15u;
-}
-
-static bool
-group_equal(const void *key, uint32_t value, const void *context)
-{
-    const struct group_key *wanted = key;
-    const struct ql_group *group = ql_store_group(context, value);
-    return group->subject->id == wanted->subject_id &&
-           q_bytes_equal(q_bytes_from(group->name, group->name_size), wanted->name);
-}
-
-struct ql_group *
-ql_store_group(const struct qlog_store *store, uint32_t id)
-{
-    return id < store->group_count ? store->groups[id] : NULL;
-}
-
-static struct ql_group *
-store_find_group(
-    const struct qlog_store *store, const struct ql_subject *subject, struct q_bytes name)
-{
-    struct group_key key = { .subject_id = subject->id, .name = name };
-    uint32_t id;
-    if (!q_map_get(&store->groups_by_name, group_hash(&key), group_equal, &key, store, &id))
-        return NULL;
-    return ql_store_group(store, id);
-}
-
-enum q_err
-ql_store_add_group(
-    struct qlog_store *store, const struct ql_group_record *record, struct ql_group **ret_group)
-{
-    struct ql_subject *subject = ql_index_get(&store->index, record->subject_id);
-    if (subject == NULL || record->group_id >= store->groups_max ||
-        ql_store_group(store, record->group_id) != NULL ||
-        store_find_group(store, subject, record->name) != NULL)
-        return Q_FAIL(
-            Q_E_CORRUPT, .what = q_text("GROUP %u contradicts what is known", record->group_id));
-    if (record->group_id >= store->group_capacity) {
-        uint32_t capacity = store->group_capacity == 0 ? 16 : store->group_capacity;
-        while (capacity <= record->group_id)
-            capacity *= 2;
-        struct ql_group **groups = realloc(store->groups, capacity * sizeof(struct ql_group *));
-        if (groups == NULL) return Q_FAIL(Q_E_NOMEM, .what = "table of groups");
-        store->groups = groups;
-        store->group_capacity = capacity;
-    }
-    struct ql_group *group;
-    Q_TRY(ql_group_new(record, subject, &group));
-    struct group_key key = { .subject_id = subject->id, .name = record->name };
-    enum q_err err = q_map_put(&store->groups_by_name, group_hash(&key), record->group_id);
-    if (err != Q_OK) {
-        ql_group_free(group);
-        return err;
-    }
-    while (store->group_count <= record->group_id)
-        store->groups[store->group_count++] = NULL;
-    store->groups[record->group_id] = group;
-    q_list_push_back(&subject->groups, &group->subject_link);
-    store->counters.groups++;
-    *ret_group = group;
-    return Q_OK;
-}
 
 /* --- Join. */
 
@@ -130,6 +52,9 @@ join_start(struct qlog_store *store, struct qlog_join *join)
     if (join->tag_count > QBATCH_TAGS_MAX)
         return Q_FAIL(
             Q_TOO_BIG, .what = q_text("a filter has at most %u tags", (unsigned)QBATCH_TAGS_MAX));
+    for (uint32_t i = 0; i < join->tag_count; i++)
+        if (join->tags[i].size == 0 || join->tags[i].size > QBATCH_TAG_BYTES_MAX)
+            return Q_FAIL(Q_INVALID, .what = q_text("a tag of %zu bytes", join->tags[i].size));
     struct ql_group *group;
     Q_TRY(join_group(store, join, &group));
     return join_consumer(store, group, join);
@@ -139,38 +64,27 @@ join_start(struct qlog_store *store, struct qlog_join *join)
 static enum q_err
 join_group(struct qlog_store *store, struct qlog_join *join, struct ql_group **ret_group)
 {
-    struct qbatch_filter filter = {
-        .tag_count = join->tag_count,
-        .mode = join->tags_all ? QBATCH_TAGS_ALL : QBATCH_TAGS_ANY,
-    };
-    for (uint32_t i = 0; i < join->tag_count; i++) {
-        if (join->tags[i].size == 0 || join->tags[i].size > QBATCH_TAG_BYTES_MAX)
-            return Q_FAIL(Q_INVALID, .what = q_text("a tag of %zu bytes", join->tags[i].size));
-        filter.tags[i] = join->tags[i];
-    }
     struct ql_subject *subject;
     Q_TRY(ql_store_need_subject(store, join->who.subject, &subject));
-    struct ql_group *group = store_find_group(store, subject, join->who.group);
+    struct ql_group *group = ql_store_find_group(store, subject, join->who.group);
     join->group_created = group == NULL;
     if (group != NULL) {
         *ret_group = group;
-        return join_check_filter(group, &filter);
+        return Q_OK;
     }
-    if (store->group_count >= store->groups_max)
+    if (store->counters.groups >= store->groups_max)
         return Q_FAIL(
-            Q_TOO_BIG, .what = q_text("the store holds %u groups already", store->group_count));
-    struct ql_entry entry;
-    enum q_err found = ql_index_entry(&store->index, subject, 0, &entry);
-    if (found < Q_OK) return found;
-    uint64_t first = found == Q_OK ? entry.first_sequence : subject->next_sequence;
+            Q_TOO_BIG, .what = q_text("the store holds %u groups already", store->groups_max));
     struct ql_group_record record = {
-        .group_id = store->group_count,
+        .group_id = ql_store_free_group_id(store),
         .subject_id = subject->id,
-        .cursor = join->start == QLOG_START_LATEST ? ql_store_visible_end(store, subject) : first,
+        .broadcast = join->broadcast,
         .subject = join->who.subject,
         .name = join->who.group,
-        .filter = filter,
     };
+    if (join->settings != NULL) record.settings = *join->settings;
+    Q_TRY(ql_settings_complete(&record.settings));
+    Q_TRY(ql_store_start(store, subject, join->start, join->start_at, &record.cursor));
     struct ql_action *action;
     Q_TRY(ql_action_new(store, ql_group_record_size(&record), &action));
     enum q_err err = ql_store_add_group(store, &record, ret_group);
@@ -178,31 +92,36 @@ join_group(struct qlog_store *store, struct qlog_join *join, struct ql_group **r
         ql_action_drop(action);
         return err;
     }
+    if (join->broadcast) ql_group_watch(store, *ret_group, store->now_ns + Q_NS_PER_S);
     ql_group_record_encode(&record, action->record);
-    action->group = *ret_group;
+    action->group_id = (*ret_group)->id;
     ql_action_append(action, NULL);
     ql_retention_group_went_back(store, subject);
     return Q_OK;
 }
 
-/*
- * All members of a group take the same messages. Members with filters of their own come with the
- * consumption issue; until then a second filter is refused, since what one member skips would be
- * lost to the other.
- */
+/* What a join filters by. A filter that others have, too, has one slot. */
 static enum q_err
-join_check_filter(const struct ql_group *group, const struct qbatch_filter *filter)
+join_filter(
+    const struct ql_group *group, const struct qlog_join *join, struct ql_filter_item *ret_filter)
 {
-    if (ql_filter_equal(&group->filter, filter)) return Q_OK;
+    struct qbatch_filter filter = {
+        .tag_count = join->tag_count,
+        .mode = join->tags_all ? QBATCH_TAGS_ALL : QBATCH_TAGS_ANY,
+    };
+    for (uint32_t i = 0; i < join->tag_count; i++)
+        filter.tags[i] = join->tags[i];
+    *ret_filter = (struct ql_filter_item){
+        .slot = ql_filters_find(&group->filters, &filter),
+        .filter = filter,
+    };
+    if (ret_filter->slot < QLOG_FILTERS_MAX) return Q_OK;
     return Q_FAIL(
-        Q_FILTER_DIFFERS,
+        Q_TOO_BIG,
         .what = q_text(
-            "group \"%s\" consumes \"%s\" with %u tag%s%s%.*s, this consumer asks for %u",
-            group->name, group->subject->name, group->filter.tag_count,
-            group->filter.tag_count == 1 ? "" : "s", group->filter.tag_count > 0 ? ", first " : "",
-            group->filter.tag_count > 0 ? (int)group->filter.tags[0].size : 0,
-            group->filter.tag_count > 0 ? (const char *)group->filter.tags[0].data : "",
-            filter->tag_count));
+            "group \"%s\" has %u different filters already", group->name,
+            (unsigned)QLOG_FILTERS_MAX),
+        .hint = "one that nobody uses is forgotten after filter.keep; or use another group");
 }
 
 static enum q_err
@@ -215,14 +134,17 @@ join_consumer(struct qlog_store *store, struct ql_group *group, struct qlog_join
         .next_pull_sequence = store->home->env.generation << 40,
     };
     memcpy(record.token, join->token, sizeof(record.token));
+    Q_TRY(join_filter(group, join, &record.filter));
     bool again = false;
     if (consumer != NULL) {
         record.consumer_id = consumer->id;
         again = consumer->session != 0 &&
                 memcmp(consumer->token, join->token, sizeof(join->token)) == 0;
     } else {
+        record.consumer_id = group->consumer_hint;
         while (ql_group_consumer(group, record.consumer_id) != NULL)
             record.consumer_id++;
+        group->consumer_hint = record.consumer_id;
     }
     /* A repeated join of the same session keeps it; anything else ends it and begins another. */
     record.session =
@@ -240,6 +162,8 @@ join_consumer(struct qlog_store *store, struct ql_group *group, struct qlog_join
     if (!again && consumer->parked != NULL)
         ql_pull_unpark(store, consumer->parked, Q_CONSUMER_REPLACED);
     ql_consumer_seen(store, consumer);
+    /* A filter that is there again, and those that this consumer leaves. */
+    ql_group_watch(store, group, store->now_ns);
     uint64_t end = ql_store_visible_end(store, group->subject);
     join->session = record.session;
     join->cursor = group->cursor;
@@ -260,7 +184,7 @@ ql_store_consumer(
     struct ql_subject *subject;
     struct ql_group *group = NULL;
     if (ql_index_find(&store->index, who->subject, &subject) == Q_OK)
-        group = store_find_group(store, subject, who->group);
+        group = ql_store_find_group(store, subject, who->group);
     if (group == NULL)
         return Q_FAIL(
             Q_NOT_FOUND,
@@ -343,6 +267,9 @@ consumer_release(
     struct ql_action *action;
     Q_TRY(ql_action_new(store, ql_release_record_size(), &action));
     uint64_t released = consumer->held_messages;
+    q_heap_remove(&store->consumer_timeouts, &consumer->timeout);
+    if (reason == QL_RELEASE_FORGOTTEN)
+        group->consumer_hint = (uint32_t)q_min_u64(group->consumer_hint, consumer->id);
     enum q_err err = ql_group_apply_release(group, &record);
     if (err != Q_OK) {
         ql_action_drop(action);
@@ -351,11 +278,72 @@ consumer_release(
     ql_release_record_encode(&record, action->record);
     store->counters.released += released;
     ql_action_append(action, request);
+    /* Its filter may be without members now, and messages wait for others. */
+    ql_group_watch(store, group, store->now_ns);
+    ql_group_watch_pending(store, group);
     if (released > 0) ql_group_try(store, group);
     return Q_OK;
 }
 
-/* --- Keep alive, leave, ack. */
+void
+ql_consumer_time(struct qlog_store *store, struct ql_consumer *consumer, uint64_t until_ms)
+{
+    uint64_t at_ns = ql_store_ns_of(store, until_ms);
+    if (q_heap_node_is_linked(&consumer->timeout)) {
+        if (consumer->timeout.key <= at_ns) return;
+        q_heap_remove(&store->consumer_timeouts, &consumer->timeout);
+    }
+    /* Out of memory: it is timed with its next pull. */
+    (void)!q_heap_push(&store->consumer_timeouts, &consumer->timeout, at_ns);
+}
+
+void
+ql_timeouts_expire(struct qlog_store *store)
+{
+    for (;;) {
+        struct q_heap_node *node = q_heap_first(&store->consumer_timeouts);
+        if (node == NULL || node->key > store->now_ns) return;
+        struct ql_consumer *consumer = q_container_of(node, struct ql_consumer, timeout);
+        q_heap_remove(&store->consumer_timeouts, node);
+        uint64_t next_ms = ql_consumer_next_timeout(consumer);
+        if (next_ms != UINT64_MAX && next_ms <= store->wall_ms) {
+            /* Refused: again in a while. */
+            if (consumer_timeout(store, consumer) != Q_OK)
+                (void)!q_heap_push(
+                    &store->consumer_timeouts, &consumer->timeout, store->now_ns + Q_NS_PER_S);
+            next_ms = ql_consumer_next_timeout(consumer);
+        }
+        if (next_ms != UINT64_MAX && !q_heap_node_is_linked(&consumer->timeout))
+            ql_consumer_time(store, consumer, next_ms);
+    }
+}
+
+static enum q_err
+consumer_timeout(struct qlog_store *store, struct ql_consumer *consumer)
+{
+    struct ql_group *group = consumer->group;
+    struct ql_timeout_record record = {
+        .group_id = group->id,
+        .consumer_id = consumer->id,
+        .now_ms = store->wall_ms,
+    };
+    struct ql_action *action;
+    Q_TRY(ql_action_new(store, ql_timeout_record_size(), &action));
+    uint64_t held = consumer->held_messages;
+    enum q_err err = ql_group_apply_timeout(group, &record);
+    if (err != Q_OK) {
+        ql_action_drop(action);
+        return err;
+    }
+    ql_timeout_record_encode(&record, action->record);
+    store->counters.timed_out += held - consumer->held_messages;
+    ql_action_append(action, NULL);
+    ql_group_watch_pending(store, group);
+    ql_group_try(store, group);
+    return Q_OK;
+}
+
+/* --- Keep alive, leave. */
 
 void
 ql_keep_alive_start(struct qlog_store *store, struct qlog_session *session)
@@ -383,66 +371,4 @@ ql_leave_start(struct qlog_store *store, struct qlog_session *session)
         ql_consumer_seen(store, consumer);
     }
     ql_request_finish(&session->request, err);
-}
-
-void
-ql_ack_start(struct qlog_store *store, struct qlog_ack *ack)
-{
-    enum q_err err = ack_start(store, ack);
-    if (err != Q_OK) ql_request_finish(&ack->request, err);
-}
-
-static enum q_err
-ack_start(struct qlog_store *store, struct qlog_ack *ack)
-{
-    struct ql_consumer *consumer;
-    Q_TRY(ql_store_consumer(store, &ack->who, &consumer));
-    ql_consumer_seen(store, consumer);
-    /* Each costs a look at the window, and late ones at the group's pending set. */
-    enum {
-        RANGES_MAX = 4096
-    };
-    if (ack->range_count == 0 || ack->range_count > RANGES_MAX)
-        return Q_FAIL(
-            Q_INVALID,
-            .what = q_text(
-                "an ack has 1 to %u ranges, this one %u", (unsigned)RANGES_MAX, ack->range_count));
-    ack->expired_count = 0;
-    for (uint32_t i = 0; i < ack->range_count; i++) {
-        bool late;
-        Q_TRY(ql_consumer_check_ack(consumer, &ack->ranges[i], &late));
-    }
-
-    struct ql_ack_record record = {
-        .group_id = consumer->group->id,
-        .consumer_id = consumer->id,
-        .range_count = ack->range_count,
-    };
-    struct ql_action *action;
-    Q_TRY(ql_action_new(store, ql_ack_record_size(ack->range_count), &action));
-    ql_ack_record_encode(&record, ack->ranges, action->record);
-    struct q_bytes bytes = q_bytes_from(action->record, action->record_size);
-    enum q_err err = ql_ack_record_decode(bytes, &record);
-    Q_ASSERT(err == Q_OK);
-    uint64_t before = consumer->held_messages + consumer->group->pending_messages;
-    for (uint32_t i = 0; i < record.range_count; i++) {
-        /* From the record: `expired` may lie over `ranges`. */
-        struct qlog_range range = ql_ack_range_at(&record, i);
-        bool late = false;
-        err = ql_consumer_check_ack(consumer, &range, &late);
-        if (err == Q_OK && late && ack->expired_count < ack->expired_max)
-            ack->expired[ack->expired_count++] = range;
-    }
-    err = ql_group_apply_ack(consumer->group, &record);
-    if (err != Q_OK) {
-        ql_action_drop(action);
-        return err;
-    }
-    store->counters.acks++;
-    store->counters.acked += before - consumer->held_messages - consumer->group->pending_messages;
-    ack->unacked = consumer->held_messages;
-    ql_action_append(action, &ack->request);
-    /* Its window may have been what its parked pull waited for. */
-    if (consumer->parked != NULL) ql_group_try(store, consumer->group);
-    return Q_OK;
 }

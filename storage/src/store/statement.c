@@ -1,7 +1,7 @@
 /*
  * store/statement.c: a group, said as a whole.
  *
- * GROUP, then its CONSUMERs, each with what it has in HELD, then PENDING: one append, so that one
+ * GROUP, then its CONSUMERs, each with what it has in HELD, then PENDING and ERRORs: one append, so that one
  * frame holds all of it or none.
  *
  * A group with too much in hand for that is stated in parts. They are sorted by sequence, and each
@@ -10,6 +10,7 @@
  * not gone further: messages come again, and none is passed over.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include <qbase/assert.h>
 
@@ -32,6 +33,7 @@ struct parts {
     uint32_t item_count;
     uint32_t next_item;
     uint32_t next_consumer;
+    uint32_t next_error;
     struct ql_action *first;
     struct ql_action *last;
 };
@@ -41,6 +43,7 @@ struct part {
     uint32_t consumer_end;
     uint32_t item_end;
     uint32_t held_count;
+    uint32_t error_count; /* when all ranges are said */
     uint32_t record_count;
     uint32_t size;
     uint64_t cursor;
@@ -55,8 +58,8 @@ static int item_compare(const void *a, const void *b);
 static struct part part_measure(const struct parts *parts, uint32_t size_max);
 static void part_encode(struct parts *parts, const struct part *part, uint8_t *out);
 static uint8_t *encode_consumer(const struct ql_consumer *consumer, uint8_t *out);
-static uint8_t *encode_held(const struct ql_consumer *consumer, uint8_t *out);
-static uint8_t *encode_pending(const struct ql_group *group, uint8_t *out);
+static uint8_t *encode_spans(
+    enum ql_record_kind kind, uint32_t group_id, const struct ql_spans *spans, uint8_t *out);
 static uint8_t *encode_items(
     const struct parts *parts, const struct part *part, bool held, uint8_t *out);
 
@@ -74,7 +77,7 @@ ql_state_group(struct qlog_store *store, struct ql_group *group, struct ql_actio
     if (size > part_bytes_max(store)) return state_in_parts(store, group, ret_action);
     Q_TRY(ql_action_new_always(store, size, ret_action));
     (*ret_action)->record_count = count;
-    (*ret_action)->group = group;
+    (*ret_action)->group_id = group->id;
     group_encode(group, (*ret_action)->record);
     return Q_OK;
 }
@@ -82,14 +85,27 @@ ql_state_group(struct qlog_store *store, struct ql_group *group, struct ql_actio
 static struct ql_group_record
 group_statement(const struct ql_group *group)
 {
-    return (struct ql_group_record){
+    struct ql_group_record record = {
         .group_id = group->id,
         .subject_id = group->subject->id,
         .cursor = group->cursor,
+        .epoch = group->epoch,
+        .dead = group->dead,
+        .expired = group->expired,
+        .skipped = group->skipped,
+        .broadcast = group->broadcast,
+        .paused = group->paused,
+        .settings = group->settings,
         .subject = q_bytes_from(group->subject->name, group->subject->name_size),
         .name = q_bytes_from(group->name, group->name_size),
-        .filter = group->filter,
     };
+    for (uint32_t i = 0; i < QLOG_FILTERS_MAX; i++)
+        if (group->filters.slots[i] != NULL)
+            record.filters[record.filter_count++] = (struct ql_filter_item){
+                .slot = i,
+                .filter = group->filters.slots[i]->filter,
+            };
+    return record;
 }
 
 static struct ql_consumer_record
@@ -101,10 +117,45 @@ consumer_statement(const struct ql_consumer *consumer)
         .session = consumer->session,
         .next_pull_sequence = consumer->next_pull_sequence,
         .released_below = consumer->released_below,
+        .filter = (uint8_t)consumer->filter,
         .name = q_bytes_from(consumer->name, consumer->name_size),
     };
     memcpy(record.token, consumer->token, sizeof(record.token));
     return record;
+}
+
+static struct ql_error_record
+error_statement(const struct ql_group *group, uint32_t index)
+{
+    const struct ql_last_error *error = &group->errors[index];
+    return (struct ql_error_record){
+        .group_id = group->id,
+        .sequence = error->sequence,
+        .text = q_bytes_from(error->text, error->size),
+    };
+}
+
+static uint32_t
+errors_size(const struct ql_group *group, uint32_t from, uint32_t size_max, uint32_t *count)
+{
+    uint32_t size = 0;
+    for (*count = 0; from + *count < group->error_count; ++*count) {
+        struct ql_error_record error = error_statement(group, from + *count);
+        if (ql_error_record_size(&error) > size_max - size) break;
+        size += ql_error_record_size(&error);
+    }
+    return size;
+}
+
+static uint8_t *
+encode_errors(const struct ql_group *group, uint32_t from, uint32_t count, uint8_t *out)
+{
+    for (uint32_t i = from; i < from + count; i++) {
+        struct ql_error_record error = error_statement(group, i);
+        ql_error_record_encode(&error, out);
+        out += ql_error_record_size(&error);
+    }
+    return out;
 }
 
 /* Records and bytes that `items` ranges take. */
@@ -135,11 +186,13 @@ group_size(const struct ql_group *group, uint32_t *ret_count)
         const struct ql_consumer *consumer = group->consumers[i];
         if (consumer == NULL) continue;
         size += consumer_size(consumer);
-        size += ranges_size(consumer->held_count, &count);
+        size += ranges_size(consumer->held.count, &count);
         count++;
     }
-    size += ranges_size(group->pending_count, &count);
-    *ret_count = count;
+    size += ranges_size(group->pending.count, &count);
+    uint32_t errors;
+    size += errors_size(group, 0, UINT32_MAX, &errors);
+    *ret_count = count + errors;
     return size;
 }
 
@@ -153,9 +206,10 @@ group_encode(const struct ql_group *group, uint8_t *out)
         const struct ql_consumer *consumer = group->consumers[i];
         if (consumer == NULL) continue;
         out = encode_consumer(consumer, out);
-        out = encode_held(consumer, out);
+        out = encode_spans(QL_RECORD_HELD, group->id, &consumer->held, out);
     }
-    (void)encode_pending(group, out);
+    out = encode_spans(QL_RECORD_PENDING, group->id, &group->pending, out);
+    (void)encode_errors(group, 0, group->error_count, out);
 }
 
 static uint8_t *
@@ -166,55 +220,14 @@ encode_consumer(const struct ql_consumer *consumer, uint8_t *out)
     return out + ql_consumer_record_size(&record);
 }
 
-static struct ql_range_item
-held_item(const struct ql_consumer *consumer, const struct ql_held *held)
-{
-    return (struct ql_range_item){
-        .pull_sequence = held->pull_sequence,
-        .sequence = held->sequence,
-        .count = held->count,
-        .attempt = held->attempt,
-        .consumer_id = consumer->id,
-    };
-}
-
-static struct ql_range_item
-pending_item(const struct ql_pending *pending)
-{
-    return (struct ql_range_item){
-        .pull_sequence = pending->pull_sequence,
-        .sequence = pending->sequence,
-        .count = pending->count,
-        .attempt = pending->attempt,
-        .consumer_id = pending->consumer_id,
-    };
-}
-
 static uint8_t *
-encode_held(const struct ql_consumer *consumer, uint8_t *out)
+encode_spans(
+    enum ql_record_kind kind, uint32_t group_id, const struct ql_spans *spans, uint8_t *out)
 {
-    struct ql_range_item items[QL_RANGE_ITEMS_MAX];
-    for (uint32_t from = 0; from < consumer->held_count; from += QL_RANGE_ITEMS_MAX) {
-        uint32_t count = (uint32_t)q_min_u64(QL_RANGE_ITEMS_MAX, consumer->held_count - from);
-        for (uint32_t i = 0; i < count; i++)
-            items[i] = held_item(consumer, &consumer->held[from + i]);
-        struct ql_ranges_record record = { .group_id = consumer->group->id, .item_count = count };
-        ql_ranges_record_encode(QL_RECORD_HELD, &record, items, out);
-        out += ql_ranges_record_size(count);
-    }
-    return out;
-}
-
-static uint8_t *
-encode_pending(const struct ql_group *group, uint8_t *out)
-{
-    struct ql_range_item items[QL_RANGE_ITEMS_MAX];
-    for (uint32_t from = 0; from < group->pending_count; from += QL_RANGE_ITEMS_MAX) {
-        uint32_t count = (uint32_t)q_min_u64(QL_RANGE_ITEMS_MAX, group->pending_count - from);
-        for (uint32_t i = 0; i < count; i++)
-            items[i] = pending_item(&group->pending[from + i]);
-        struct ql_ranges_record record = { .group_id = group->id, .item_count = count };
-        ql_ranges_record_encode(QL_RECORD_PENDING, &record, items, out);
+    for (uint32_t from = 0; from < spans->count; from += QL_RANGE_ITEMS_MAX) {
+        uint32_t count = (uint32_t)q_min_u64(QL_RANGE_ITEMS_MAX, spans->count - from);
+        struct ql_ranges_record record = { .group_id = group_id, .item_count = count };
+        ql_ranges_record_encode(kind, &record, ql_span_at(spans, from), out);
         out += ql_ranges_record_size(count);
     }
     return out;
@@ -233,14 +246,16 @@ state_in_parts(struct qlog_store *store, struct ql_group *group, struct ql_actio
         if (err != Q_OK) break;
         action->record_count = part.record_count;
         /* It is read from its first part on. */
-        if (parts.first == NULL) action->group = group;
+        if (parts.first == NULL) action->group_id = group->id;
         part_encode(&parts, &part, action->record);
         if (parts.first == NULL) parts.first = action;
         if (parts.last != NULL) parts.last->next = action;
         parts.last = action;
         parts.next_consumer = part.consumer_end;
         parts.next_item = part.item_end;
-    } while (parts.next_consumer < group->consumer_count || parts.next_item < parts.item_count);
+        parts.next_error += part.error_count;
+    } while (parts.next_consumer < group->consumer_count || parts.next_item < parts.item_count ||
+             parts.next_error < group->error_count);
     free(parts.items);
     *ret_action = parts.first;
     if (err == Q_OK) return Q_OK;
@@ -256,18 +271,18 @@ static enum q_err
 parts_collect(struct parts *parts)
 {
     const struct ql_group *group = parts->group;
-    size_t count = group->pending_count;
+    size_t count = group->pending.count;
     for (uint32_t i = 0; i < group->consumer_count; i++)
-        if (group->consumers[i] != NULL) count += group->consumers[i]->held_count;
+        if (group->consumers[i] != NULL) count += group->consumers[i]->held.count;
     parts->items = malloc((count + 1) * sizeof(*parts->items));
     if (parts->items == NULL) return Q_FAIL(Q_E_NOMEM, .what = "statement of a group");
     struct item *item = parts->items;
-    for (uint32_t i = 0; i < group->pending_count; i++)
-        *item++ = (struct item){ pending_item(&group->pending[i]), .held = false };
+    for (uint32_t i = 0; i < group->pending.count; i++)
+        *item++ = (struct item){ *ql_span_at(&group->pending, i), .held = false };
     for (uint32_t i = 0; i < group->consumer_count; i++) {
         const struct ql_consumer *consumer = group->consumers[i];
-        for (uint32_t j = 0; consumer != NULL && j < consumer->held_count; j++)
-            *item++ = (struct item){ held_item(consumer, &consumer->held[j]), .held = true };
+        for (uint32_t j = 0; consumer != NULL && j < consumer->held.count; j++)
+            *item++ = (struct item){ *ql_span_at(&consumer->held, j), .held = true };
     }
     parts->item_count = (uint32_t)count;
     qsort(parts->items, count, sizeof(*parts->items), item_compare);
@@ -317,6 +332,9 @@ part_measure(const struct parts *parts, uint32_t size_max)
     }
     part.size += size;
     part.record_count += records;
+    if (part.consumer_end == group->consumer_count && part.item_end == parts->item_count)
+        part.size += errors_size(group, parts->next_error, size_max - part.size, &part.error_count);
+    part.record_count += part.error_count;
     part.cursor = part.item_end < parts->item_count ? parts->items[part.item_end].range.sequence
                                                     : group->cursor;
     return part;
@@ -341,6 +359,7 @@ part_encode(struct parts *parts, const struct part *part, uint8_t *out)
         if (group->consumers[i] != NULL) out = encode_consumer(group->consumers[i], out);
     out = encode_items(parts, part, true, out);
     out = encode_items(parts, part, false, out);
+    out = encode_errors(group, parts->next_error, part->error_count, out);
     Q_ASSERT((uint32_t)(out - begin) == part->size);
 }
 

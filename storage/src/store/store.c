@@ -10,6 +10,7 @@
 enum {
     MAILBOX_DEFAULT = 65536,
     WINDOW_MESSAGES_DEFAULT = 10000,
+    WINDOW_BYTES_DEFAULT = 64 * 1024 * 1024,
     CONSUMER_TIMEOUT_DEFAULT_S = 30,
     SUBJECTS_DEFAULT = 1000 * 1000,
     GROUPS_DEFAULT = 200 * 1000,
@@ -22,6 +23,8 @@ static void store_take(struct qlog_store *store);
 static void store_refuse(struct qlog_store *store);
 static void store_start(struct qlog_store *store, struct qlog_request *request);
 static void store_free(struct qlog_store *store);
+static void store_read_clock(struct qlog_store *store);
+static void heap_empty(struct q_heap *heap);
 
 enum q_err
 qlog_store_open(
@@ -46,7 +49,7 @@ qlog_store_open(
     /* Who can't acknowledge can't make room. */
     store->messages->yields_to = store->actions;
     store->messages->yields_files = QL_ACTION_FILES;
-    store->now_ns = q_clock_monotonic_ns(store->clock);
+    store_read_clock(store);
     ql_index_attach(&store->index, store->messages, store->actions, store->home->io_owned);
     ql_fetch_init(store, options);
     err = ql_store_recover(store);
@@ -69,8 +72,11 @@ store_set_options(struct qlog_store *store, const struct qlog_store_options *opt
     q_mailbox_init(
         &store->mailbox, options->mailbox_max == 0 ? MAILBOX_DEFAULT : options->mailbox_max);
     q_list_init(&store->stirred);
+    q_list_init(&store->dying);
     store->window_messages_max =
         options->window_messages_max == 0 ? WINDOW_MESSAGES_DEFAULT : options->window_messages_max;
+    store->window_bytes_max =
+        options->window_bytes_max == 0 ? WINDOW_BYTES_DEFAULT : options->window_bytes_max;
     store->consumer_timeout_ns = options->consumer_timeout_ns == 0
                                      ? (uint64_t)CONSUMER_TIMEOUT_DEFAULT_S * Q_NS_PER_S
                                      : options->consumer_timeout_ns;
@@ -89,12 +95,10 @@ enum q_err
 qlog_store_close(struct qlog_store *store)
 {
     atomic_store_explicit(&store->stopping, true, memory_order_release);
-    store->now_ns = q_clock_monotonic_ns(store->clock);
+    store_read_clock(store);
     store_take(store);
     ql_pulls_end(store);
     ql_once_end(store);
-    while (store->consumer_deadlines.count > 0)
-        q_heap_remove(&store->consumer_deadlines, q_heap_first(&store->consumer_deadlines));
     enum q_err err = ql_home_drain(store->home);
     struct q_fault fault = *q_fault_last();
     ql_pulls_end(store);
@@ -117,20 +121,28 @@ qlog_store_close(struct qlog_store *store)
 static void
 store_free(struct qlog_store *store)
 {
-    while (store->consumer_deadlines.count > 0)
-        q_heap_remove(&store->consumer_deadlines, q_heap_first(&store->consumer_deadlines));
+    heap_empty(&store->consumer_deadlines);
+    heap_empty(&store->consumer_timeouts);
+    heap_empty(&store->group_deadlines);
     ql_fetch_fini(store);
     ql_index_detach(&store->index);
     if (store->home != NULL) (void)ql_home_close(store->home);
     for (uint32_t i = 0; i < store->group_count; i++)
         ql_group_free(store->groups[i]);
     free(store->groups);
+    free(store->plan_runs);
+    free(store->plan_passes);
+    free(store->ack_ranges);
+    ql_keys_fini(&store->plan_notes);
+    ql_dead_fini(&store->dead);
     q_map_fini(&store->groups_by_name);
     ql_index_fini(&store->index);
     ql_producers_fini(&store->producers);
     ql_actions_free(store);
     q_heap_fini(&store->pull_deadlines);
     q_heap_fini(&store->consumer_deadlines);
+    q_heap_fini(&store->consumer_timeouts);
+    q_heap_fini(&store->group_deadlines);
     q_mailbox_fini(&store->mailbox);
     free(store);
 }
@@ -153,7 +165,7 @@ enum q_err
 qlog_store_turn(struct qlog_store *store)
 {
     struct ql_home *home = store->home;
-    store->now_ns = q_clock_monotonic_ns(store->clock);
+    store_read_clock(store);
     ql_reader_turn(&store->reader, store->now_ns);
     store_take(store);
     enum q_err err = ql_home_reap(home, store->now_ns);
@@ -169,6 +181,9 @@ qlog_store_turn(struct qlog_store *store)
     ql_pulls_expire(store);
     ql_consumers_expire(store);
     ql_once_expire(store);
+    ql_timeouts_expire(store);
+    ql_groups_expire(store);
+    ql_dead_turn(store);
     ql_statements_turn(store);
     ql_producers_turn(store);
     ql_index_cut(&store->index);
@@ -188,10 +203,17 @@ qlog_store_wait(struct qlog_store *store, uint64_t timeout_ns)
     deadline = q_min_u64(deadline, store->retention.next_ns);
     deadline = q_min_u64(deadline, ql_scrub_deadline_ns(&store->scrub));
     deadline = q_min_u64(deadline, ql_producers_deadline_ns(&store->producers));
-    const struct q_heap_node *pull = q_heap_first(&store->pull_deadlines);
-    const struct q_heap_node *consumer = q_heap_first(&store->consumer_deadlines);
-    if (pull != NULL) deadline = q_min_u64(deadline, pull->key);
-    if (consumer != NULL) deadline = q_min_u64(deadline, consumer->key);
+    deadline = q_min_u64(deadline, ql_dead_deadline_ns(store));
+    if (store->fetching > 0) deadline = q_min_u64(deadline, store->fetch_retry_ns);
+    const struct q_heap *const heaps[] = {
+        &store->pull_deadlines,
+        &store->consumer_deadlines,
+        &store->consumer_timeouts,
+        &store->group_deadlines,
+    };
+    for (size_t i = 0; i < sizeof(heaps) / sizeof(heaps[0]); i++)
+        if (q_heap_first(heaps[i]) != NULL)
+            deadline = q_min_u64(deadline, q_heap_first(heaps[i])->key);
     uint64_t now_ns = q_clock_monotonic_ns(store->clock);
     uint64_t wait_ns = deadline <= now_ns ? 0 : q_min_u64(timeout_ns, deadline - now_ns);
     if (store->look_again || ql_statements_are_due(store) || ql_reader_is_due(&store->reader) ||
@@ -220,6 +242,20 @@ qlog_store_stop(struct qlog_store *store)
 {
     atomic_store_explicit(&store->stopping, true, memory_order_release);
     store->home->env.io->table->wake(store->home->env.io);
+}
+
+static void
+heap_empty(struct q_heap *heap)
+{
+    while (heap->count > 0)
+        q_heap_remove(heap, heap->nodes[heap->count - 1]);
+}
+
+static void
+store_read_clock(struct qlog_store *store)
+{
+    store->now_ns = q_clock_monotonic_ns(store->clock);
+    store->wall_ms = q_max_u64(store->wall_ms, q_clock_wall_ms(store->clock));
 }
 
 static void
@@ -273,6 +309,18 @@ store_start(struct qlog_store *store, struct qlog_request *request)
         break;
     case QLOG_TRIM:
         ql_trim_start(store, q_container_of(request, struct qlog_trim, request));
+        break;
+    case QLOG_NACK:
+        ql_nack_start(store, q_container_of(request, struct qlog_nack, request));
+        break;
+    case QLOG_CONTROL:
+        ql_control_start(store, q_container_of(request, struct qlog_control, request));
+        break;
+    case QLOG_LAG:
+        ql_lag_start(store, q_container_of(request, struct qlog_lag, request));
+        break;
+    case QLOG_GROUPS:
+        ql_groups_start(store, q_container_of(request, struct qlog_groups, request));
         break;
     case QLOG_CANCEL:
         ql_pull_cancel(store, q_container_of(request, struct qlog_cancel, request));

@@ -31,6 +31,7 @@
 #include "read/reader.h"
 #include "read/scrub.h"
 #include "segment/home.h"
+#include "store/dead.h"
 #include "store/retention.h"
 
 enum {
@@ -39,6 +40,10 @@ enum {
 };
 
 struct ql_action;
+
+enum {
+    QL_GROUP_NONE = UINT32_MAX
+};
 
 enum ql_round {
     QL_ROUND_NONE,
@@ -91,13 +96,15 @@ struct qlog_store {
     struct ql_log *messages; /* home's */
     struct ql_log *actions;
     const struct q_clock *clock;
-    uint64_t now_ns; /* read once a turn */
+    uint64_t now_ns;  /* read once a turn */
+    uint64_t wall_ms; /* the same; never goes back. What is logged is of this time */
 
     struct ql_index index;
     struct ql_group **groups; /* by id */
     uint32_t group_count;
     uint32_t group_capacity;
     struct q_map groups_by_name; /* subject id and name */
+    uint32_t group_hint;         /* below it every number is taken */
     uint32_t session_count;
 
     struct ql_producers producers;
@@ -107,19 +114,29 @@ struct qlog_store {
     bool going_on;          /* requests that were held are being looked at */
 
     struct q_heap pull_deadlines;     /* struct ql_park */
-    struct q_heap consumer_deadlines; /* struct ql_consumer */
+    struct q_heap consumer_deadlines; /* struct ql_consumer.deadline */
+    struct q_heap consumer_timeouts;  /* .timeout */
+    struct q_heap group_deadlines;    /* struct ql_group.due */
+    struct q_list dying;              /* struct ql_group.dying_link */
     struct q_list stirred;            /* subjects with news for parked pulls */
     uint64_t looked_written;          /* marks at the last look */
     uint64_t looked_durable;
-    bool look_again; /* the last look left something that needs no mark to move */
+    uint64_t fetching;       /* pulls that wait for the disk, */
+    uint64_t fetch_retry_ns; /* which are tried again then, at the latest */
+    bool look_again;         /* the last look left something that needs no mark to move */
 
     bool damaged;         /* recovery met rot: records may speak of what it took */
     uint64_t passed_over; /* such records */
 
     struct ql_reader reader; /* batches of the message log in memory */
     struct ql_scrub scrub;
-    uint64_t tell_read_ns; /* not before: that a read failed */
+    uint64_t tell_read_ns;         /* not before: that a read failed */
+    struct ql_pull_run *plan_runs; /* a pull's plan */
+    struct ql_pass *plan_passes;
+    struct ql_keys plan_notes;
+    struct qlog_range *ack_ranges; /* an ack's, sorted */
 
+    struct ql_dead dead;
     struct ql_statements statements;
     uint64_t replayed_actions; /* where the action log was read from */
 
@@ -132,6 +149,7 @@ struct qlog_store {
     /* Options, defaults filled in. */
     uint64_t consumer_timeout_ns;
     uint32_t window_messages_max;
+    uint64_t window_bytes_max;
     uint32_t groups_max;
     enum qlog_mode mode;
 };
@@ -153,7 +171,7 @@ struct ql_action {
     uint32_t record_count;
     struct ql_subject *subject; /* whose SUBJECT record this is, or NULL */
     bool names;                 /* the subject is new */
-    struct ql_group *group;     /* whose GROUP record this is, or NULL */
+    uint32_t group_id;          /* whose GROUP record this is; QL_GROUP_NONE: nobody's */
     uint8_t *record;
     uint32_t record_size;
     uint32_t record_capacity;
@@ -209,9 +227,37 @@ Q_MUST_CHECK enum q_err ql_producers_apply_statement(
 /* What neither statements nor the end of the message log tell: requests in what index files cover. */
 Q_MUST_CHECK enum q_err ql_producers_recover(struct qlog_store *store);
 
+/* --- groups.c --- */
+Q_MUST_CHECK enum q_err ql_store_add_group(
+    struct qlog_store *store, const struct ql_group_record *record, struct ql_group **ret_group);
+/* It is no more, and what waits in it ends. */
+void ql_store_remove_group(struct qlog_store *store, struct ql_group *group);
+struct ql_group *ql_store_group(const struct qlog_store *store, uint32_t id);
+struct ql_group *ql_store_find_group(
+    const struct qlog_store *store, const struct ql_subject *subject, struct q_bytes name);
+/* The lowest number that no group has. */
+uint32_t ql_store_free_group_id(struct qlog_store *store);
+/* When it will be this time, in the store's monotonic clock. */
+uint64_t ql_store_ns_of(const struct qlog_store *store, uint64_t wall_ms);
+/* Look at the group at this time, at the latest. */
+void ql_group_watch(struct qlog_store *store, struct ql_group *group, uint64_t at_ns);
+/* Its pending set has changed: messages become due, or die. */
+void ql_group_watch_pending(struct qlog_store *store, struct ql_group *group);
+void ql_groups_expire(struct qlog_store *store);
+/* Delete it, by an action. `request`, if any, is answered when that is flushed. */
+Q_MUST_CHECK enum q_err ql_store_delete_group(
+    struct qlog_store *store, struct ql_group *group, struct qlog_request *request);
+/* Apply and log a RESOLVE action. The same. */
+Q_MUST_CHECK enum q_err ql_store_resolve(
+    struct qlog_store *store,
+    struct ql_group *group,
+    enum ql_verdict verdict,
+    const struct ql_resolve_item *items,
+    uint32_t count,
+    struct qlog_request *request);
+
 /* --- session.c --- */
 void ql_join_start(struct qlog_store *store, struct qlog_join *join);
-void ql_ack_start(struct qlog_store *store, struct qlog_ack *ack);
 void ql_keep_alive_start(struct qlog_store *store, struct qlog_session *session);
 void ql_leave_start(struct qlog_store *store, struct qlog_session *session);
 /* The consumer of a session. Q_OK, Q_NOT_FOUND, Q_NO_SESSION, Q_CONSUMER_REPLACED. */
@@ -219,9 +265,27 @@ Q_MUST_CHECK enum q_err ql_store_consumer(
     struct qlog_store *store, const struct qlog_consumer *who, struct ql_consumer **ret_consumer);
 void ql_consumer_seen(struct qlog_store *store, struct ql_consumer *consumer);
 void ql_consumers_expire(struct qlog_store *store);
-Q_MUST_CHECK enum q_err ql_store_add_group(
-    struct qlog_store *store, const struct ql_group_record *record, struct ql_group **ret_group);
-struct ql_group *ql_store_group(const struct qlog_store *store, uint32_t id);
+/* Something it holds has time until then. */
+void ql_consumer_time(struct qlog_store *store, struct ql_consumer *consumer, uint64_t until_ms);
+void ql_timeouts_expire(struct qlog_store *store);
+
+/* --- ack.c --- */
+void ql_ack_start(struct qlog_store *store, struct qlog_ack *ack);
+void ql_nack_start(struct qlog_store *store, struct qlog_nack *nack);
+
+/* --- control.c --- */
+void ql_control_start(struct qlog_store *store, struct qlog_control *control);
+/* Where a group begins. Q_OK or failures of the index. */
+Q_MUST_CHECK enum q_err ql_store_start(
+    struct qlog_store *store,
+    struct ql_subject *subject,
+    enum qlog_start start,
+    uint64_t at,
+    uint64_t *ret_cursor);
+
+/* --- lag.c --- */
+void ql_lag_start(struct qlog_store *store, struct qlog_lag *lag);
+void ql_groups_start(struct qlog_store *store, struct qlog_groups *groups);
 
 /* --- state.c --- */
 void ql_trim_start(struct qlog_store *store, struct qlog_trim *trim);
@@ -252,6 +316,8 @@ void ql_pull_unpark(struct qlog_store *store, struct qlog_pull *pull, enum q_err
 /* End all parked pulls: the store stops, or broke. */
 void ql_pulls_end(struct qlog_store *store);
 void ql_pulls_expire(struct qlog_store *store);
+/* The pull of a link in a group's list of parked ones. */
+struct qlog_pull *ql_pull_of_link(struct q_list *link);
 /* There may be something for this group, or for the groups of this subject. */
 void ql_group_try(struct qlog_store *store, struct ql_group *group);
 void ql_subject_stir(struct qlog_store *store, struct ql_subject *subject);
