@@ -6,12 +6,12 @@
  *   -5m                        ago: a duration with a minus before it
  *   now
  */
-#ifndef QLOG_TOOL_WHEN_H
-#define QLOG_TOOL_WHEN_H
+#ifndef TOOLS_WHEN_H
+#define TOOLS_WHEN_H
 
 #include <qbase/err.h>
 
 /* Q_OK or Q_INVALID, with a fault that says how to write it. Pure. */
 Q_MUST_CHECK enum q_err when_parse(const char *text, uint64_t now_ms, uint64_t *ret_ms);
 
-#endif /* QLOG_TOOL_WHEN_H */
+#endif /* TOOLS_WHEN_H */

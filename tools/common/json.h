@@ -8,8 +8,8 @@
  *
  * `name` is NULL within an array and for the outermost value.
  */
-#ifndef QLOG_TOOL_JSON_H
-#define QLOG_TOOL_JSON_H
+#ifndef TOOLS_JSON_H
+#define TOOLS_JSON_H
 
 #include <qbase/bytes.h>
 
@@ -35,4 +35,4 @@ void json_time(struct json *json, const char *name, uint64_t ms);
 
 bool json_is_utf8(struct q_bytes bytes);
 
-#endif /* QLOG_TOOL_JSON_H */
+#endif /* TOOLS_JSON_H */
