@@ -3,6 +3,8 @@
  */
 #include <criterion/criterion.h>
 
+#include <stdio.h>
+
 #include <qproto/message.h>
 
 enum {
@@ -206,4 +208,35 @@ Test(proto_message, every_operation_has_a_name_and_two_shapes)
     cr_assert_str_eq(qproto_op_name(QPROTO_META_ROUTE), "META_ROUTE");
     cr_assert_str_eq(qproto_op_name(9999), "UNKNOWN");
     cr_assert_null(qproto_request_descriptor(0));
+}
+
+Test(proto_message, subjects_of_dead_letters)
+{
+    char routed[QPROTO_SUBJECT_MAX + 1];
+    cr_expect_eq(qproto_check_read_subject("orders"), Q_OK);
+    cr_expect_eq(qproto_check_read_subject("%DEAD_RETRY%orders%billing"), Q_OK);
+    cr_expect_str_eq(qproto_routed_subject("%DEAD_RETRY%orders%billing", routed), "orders");
+    cr_expect_str_eq(qproto_routed_subject("orders", routed), "orders");
+    static const char *const wrong[] = {
+        "",
+        "%",
+        "%orders",
+        "%DEAD_RETRY%",
+        "%DEAD_RETRY%orders",
+        "%DEAD_RETRY%orders%",
+        "%DEAD_RETRY%%billing",
+        "%DEAD_RETRY%orders%billing%more",
+        "%DEAD_RETRY%or ders%billing",
+    };
+    for (size_t index = 0; index < sizeof(wrong) / sizeof(wrong[0]); index++)
+        cr_expect_eq(qproto_check_read_subject(wrong[index]), Q_INVALID, "%s", wrong[index]);
+    /* As long as they may be, and one more. */
+    char longest[QPROTO_READ_SUBJECT_MAX + 1];
+    int size = snprintf(
+        longest, sizeof(longest), "%%DEAD_RETRY%%%0*d%%%0*d", QPROTO_SUBJECT_MAX, 0,
+        QPROTO_GROUP_MAX, 0);
+    cr_assert_lt((size_t)size, sizeof(longest));
+    cr_expect_eq(qproto_check_read_subject(longest), Q_OK);
+    memcpy(longest + size, "0", 2);
+    cr_expect_eq(qproto_check_read_subject(longest), Q_INVALID);
 }

@@ -115,8 +115,20 @@ enum q_err qproto_error_read(struct q_bytes header);
 enum {
     QPROTO_SUBJECT_MAX = 127,
     QPROTO_GROUP_MAX = 100,
-    QPROTO_CONSUMER_MAX = 100
+    QPROTO_CONSUMER_MAX = 100,
+    QPROTO_READ_SUBJECT_MAX = 255, /* of one that is only read */
 };
 Q_MUST_CHECK enum q_err qproto_check_name(const char *what, const char *name, size_t length_max);
+
+/*
+ * A group's dead letters of a subject are the subject QPROTO_DEAD_PREFIX SUBJECT%GROUP. It can be
+ * read like any other, and is written by its broker alone.
+ */
+#define QPROTO_DEAD_PREFIX "%DEAD_RETRY%"
+/* A subject to read: a name, or dead letters. Q_OK or Q_INVALID. */
+Q_MUST_CHECK enum q_err qproto_check_read_subject(const char *name);
+/* The subject that decides where `name` is served, into `out`: dead letters are where the messages
+ * were. `name` has passed its check. Returns `out`. */
+const char *qproto_routed_subject(const char *name, char out[QPROTO_SUBJECT_MAX + 1]);
 
 #endif /* QPROTO_MESSAGE_H */

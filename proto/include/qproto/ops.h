@@ -23,6 +23,11 @@
     X(DELAY_LIST,      35, DelayListRequest, DelayListAnswer, "delay") \
     X(DELAY_HISTOGRAM, 36, DelayHistogramRequest, DelayHistogramAnswer, "delay") \
     X(DELAY_LAG,       37, Empty,          DelayLagAnswer, "delay") \
+    X(NACK,            40, NackRequest,    NackAnswer,     "broker") \
+    X(GROUP_CONTROL,   41, ControlRequest, ControlAnswer,  "broker") \
+    X(GROUP_LIST,      42, GroupsRequest,  GroupsAnswer,   "broker") \
+    X(GROUP_LAG,       43, LagRequest,     LagAnswer,      "broker") \
+    X(PEEK,            44, PeekRequest,    PullAnswer,     "broker") \
     X(META_REGISTER,   64, NodeRecord,     RegisterAnswer, "meta") \
     X(META_HEARTBEAT,  65, NodeRecord,     RegisterAnswer, "meta") \
     X(META_ROUTE,      66, RouteRequest,   RouteAnswer,    "meta") \
