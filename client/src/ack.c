@@ -1,5 +1,6 @@
 /*
- * ack.c: acknowledge, through whatever happens to the connection or the session.
+ * ack.c: acknowledge, or say that it failed, through whatever happens to the connection or the
+ * session.
  */
 #include <stdlib.h>
 
@@ -10,25 +11,66 @@ enum {
     TRY_TIMEOUT_MS = 5 * 1000,
 };
 
-static enum q_err ack_messages(
-    struct qmq_consumer *consumer, const struct qmq_batch *batch, size_t first, size_t count);
-static enum q_err ack_ranges(
-    struct qmq_consumer *consumer, uint32_t number, Qmq__Wire__Range *ranges, size_t count);
+/* What is said about ranges of pull sequences, and what the broker said to it. */
+struct verdict {
+    const struct qmq_nack_options *nack; /* NULL: they are done */
+    Qmq__Wire__Range *ranges;
+    size_t count;
+    uint64_t expired; /* messages */
+};
+
+static enum q_err say_messages(
+    struct qmq_consumer *consumer,
+    const struct qmq_batch *batch,
+    size_t first,
+    size_t count,
+    const struct qmq_nack_options *nack);
+static enum q_err say(struct qmq_consumer *consumer, uint32_t number, struct verdict *verdict);
 static struct source *find_source(struct qmq_consumer *consumer, uint32_t number);
 static enum q_err wait_session(struct source *source, uint64_t until_ns);
+static enum q_err send_part(
+    struct source *source, struct verdict *verdict, size_t first, size_t count);
 static enum q_err send_ack(
-    struct source *source, Qmq__Wire__Range *ranges, size_t count, size_t *ret_expired);
-static void take_answer(struct source *source, const Qmq__Wire__AckAnswer *ack);
+    struct source *source,
+    Qmq__Wire__Range **ranges,
+    size_t count,
+    uint64_t session,
+    struct verdict *verdict);
+static enum q_err send_nack(
+    struct source *source,
+    Qmq__Wire__Range **ranges,
+    size_t count,
+    uint64_t session,
+    struct verdict *verdict);
+static uint64_t count_messages(Qmq__Wire__Range *const *ranges, size_t count);
+static void take_answer(struct source *source, uint64_t unacked);
+static enum q_err came_too_late(const struct verdict *verdict);
 
 int
 qmq_ack(struct qmq_consumer *consumer, const struct qmq_batch *batch, size_t first, size_t count)
 {
-    return ack_messages(consumer, batch, first, count);
+    return say_messages(consumer, batch, first, count, NULL);
+}
+
+int
+qmq_nack(
+    struct qmq_consumer *consumer,
+    const struct qmq_batch *batch,
+    size_t first,
+    size_t count,
+    const struct qmq_nack_options *options)
+{
+    static const struct qmq_nack_options defaults;
+    return say_messages(consumer, batch, first, count, options ? options : &defaults);
 }
 
 static enum q_err
-ack_messages(
-    struct qmq_consumer *consumer, const struct qmq_batch *batch, size_t first, size_t count)
+say_messages(
+    struct qmq_consumer *consumer,
+    const struct qmq_batch *batch,
+    size_t first,
+    size_t count,
+    const struct qmq_nack_options *nack)
 {
     if (first > batch->message_count || count > batch->message_count - first)
         return Q_FAIL(
@@ -50,7 +92,8 @@ ack_messages(
         ranges[range_count].last = pull_sequence;
         range_count++;
     }
-    enum q_err err = ack_ranges(consumer, batch->source, ranges, range_count);
+    struct verdict verdict = { .nack = nack, .ranges = ranges, .count = range_count };
+    enum q_err err = say(consumer, batch->source, &verdict);
     free(ranges);
     return err;
 }
@@ -61,11 +104,12 @@ qmq_ack_range(struct qmq_consumer *consumer, uint32_t source, uint64_t first, ui
     Qmq__Wire__Range range = QMQ__WIRE__RANGE__INIT;
     range.first = first;
     range.last = last;
-    return ack_ranges(consumer, source, &range, 1);
+    struct verdict verdict = { .ranges = &range, .count = 1 };
+    return say(consumer, source, &verdict);
 }
 
 static enum q_err
-ack_ranges(struct qmq_consumer *consumer, uint32_t number, Qmq__Wire__Range *ranges, size_t count)
+say(struct qmq_consumer *consumer, uint32_t number, struct verdict *verdict)
 {
     struct source *source = find_source(consumer, number);
     if (!source) return Q_FAIL(Q_INVALID, .what = q_text("no source has number %u", number));
@@ -73,12 +117,11 @@ ack_ranges(struct qmq_consumer *consumer, uint32_t number, Qmq__Wire__Range *ran
     struct qmq_client *client = consumer->client;
     uint64_t until_ns = client_now_ns(client) + client->timeout_ms * (uint64_t)Q_NS_PER_MS;
     uint32_t backoff_ms = 0;
-    size_t expired = 0;
     size_t done = 0;
-    while (done < count) {
-        size_t part = q_min_u64(count - done, RANGES_MAX);
+    while (done < verdict->count) {
+        size_t part = q_min_u64(verdict->count - done, RANGES_MAX);
         Q_TRY(wait_session(source, until_ns));
-        enum q_err err = send_ack(source, ranges + done, part, &expired);
+        enum q_err err = send_part(source, verdict, done, part);
         if (err == Q_OK) {
             done += part;
             continue;
@@ -92,8 +135,19 @@ ack_ranges(struct qmq_consumer *consumer, uint32_t number, Qmq__Wire__Range *ran
             continue;
         pthread_mutex_unlock(&consumer->lock);
     }
-    if (expired == 0) return Q_OK;
-    return Q_FAIL(Q_EXPIRED, .what = q_text("%zu of %zu ranges came too late", expired, count));
+    return verdict->expired == 0 ? Q_OK : came_too_late(verdict);
+}
+
+static enum q_err
+came_too_late(const struct verdict *verdict)
+{
+    uint64_t messages = 0;
+    for (size_t index = 0; index < verdict->count; index++)
+        messages += verdict->ranges[index].last - verdict->ranges[index].first + 1;
+    return Q_FAIL(
+        Q_EXPIRED, .what = q_text(
+                       "%llu of %llu messages were given to another consumer before",
+                       (unsigned long long)verdict->expired, (unsigned long long)messages));
 }
 
 static struct source *
@@ -134,43 +188,93 @@ wait_session(struct source *source, uint64_t until_ns)
 }
 
 static enum q_err
-send_ack(struct source *source, Qmq__Wire__Range *ranges, size_t count, size_t *ret_expired)
+send_part(struct source *source, struct verdict *verdict, size_t first, size_t count)
 {
     struct qmq_consumer *consumer = source->consumer;
-    Qmq__Wire__Range *pointers[RANGES_MAX];
+    Qmq__Wire__Range *ranges[RANGES_MAX];
     for (size_t index = 0; index < count; index++)
-        pointers[index] = &ranges[index];
-
-    Qmq__Wire__AckRequest ack = QMQ__WIRE__ACK_REQUEST__INIT;
-    ack.subject = consumer->subject;
-    ack.group = consumer->group;
-    ack.consumer = consumer->name;
-    ack.ranges = pointers;
-    ack.n_ranges = count;
+        ranges[index] = &verdict->ranges[first + index];
     pthread_mutex_lock(&consumer->lock);
-    ack.session = source->session;
+    uint64_t session = source->session;
     pthread_mutex_unlock(&consumer->lock);
 
-    struct answer answer;
-    enum q_err err = broker_call(source->broker, QPROTO_ACK, &ack.base, TRY_TIMEOUT_MS, &answer);
-    if (err == Q_OK) {
-        const Qmq__Wire__AckAnswer *header = (const Qmq__Wire__AckAnswer *)answer.header;
-        *ret_expired += header->n_expired;
-        take_answer(source, header);
-        answer_close(&answer);
-    } else if (is_session_lost(err)) {
+    enum q_err err = verdict->nack ? send_nack(source, ranges, count, session, verdict)
+                                   : send_ack(source, ranges, count, session, verdict);
+    if (is_session_lost(err)) {
         pthread_mutex_lock(&consumer->lock);
-        source_lost_session(source, ack.session);
+        source_lost_session(source, session);
         pthread_mutex_unlock(&consumer->lock);
     }
     return err;
 }
 
+static enum q_err
+send_ack(
+    struct source *source,
+    Qmq__Wire__Range **ranges,
+    size_t count,
+    uint64_t session,
+    struct verdict *verdict)
+{
+    Qmq__Wire__AckRequest ack = QMQ__WIRE__ACK_REQUEST__INIT;
+    ack.subject = source->consumer->subject;
+    ack.group = source->consumer->group;
+    ack.consumer = source->consumer->name;
+    ack.session = session;
+    ack.ranges = ranges;
+    ack.n_ranges = count;
+
+    struct answer answer;
+    Q_TRY(broker_call(source->broker, QPROTO_ACK, &ack.base, TRY_TIMEOUT_MS, &answer));
+    const Qmq__Wire__AckAnswer *acked = (const Qmq__Wire__AckAnswer *)answer.header;
+    verdict->expired += count_messages(acked->expired, acked->n_expired);
+    take_answer(source, acked->unacked);
+    answer_close(&answer);
+    return Q_OK;
+}
+
+static enum q_err
+send_nack(
+    struct source *source,
+    Qmq__Wire__Range **ranges,
+    size_t count,
+    uint64_t session,
+    struct verdict *verdict)
+{
+    Qmq__Wire__NackRequest nack = QMQ__WIRE__NACK_REQUEST__INIT;
+    nack.subject = source->consumer->subject;
+    nack.group = source->consumer->group;
+    nack.consumer = source->consumer->name;
+    nack.session = session;
+    nack.ranges = ranges;
+    nack.n_ranges = count;
+    nack.with_delay = verdict->nack->with_delay;
+    nack.delay_ms = verdict->nack->delay_ms;
+    if (verdict->nack->error) nack.error = (char *)verdict->nack->error;
+
+    struct answer answer;
+    Q_TRY(broker_call(source->broker, QPROTO_NACK, &nack.base, TRY_TIMEOUT_MS, &answer));
+    const Qmq__Wire__NackAnswer *nacked = (const Qmq__Wire__NackAnswer *)answer.header;
+    verdict->expired += count_messages(nacked->expired, nacked->n_expired);
+    take_answer(source, nacked->unacked);
+    answer_close(&answer);
+    return Q_OK;
+}
+
+static uint64_t
+count_messages(Qmq__Wire__Range *const *ranges, size_t count)
+{
+    uint64_t messages = 0;
+    for (size_t index = 0; index < count; index++)
+        messages += ranges[index]->last - ranges[index]->first + 1;
+    return messages;
+}
+
 static void
-take_answer(struct source *source, const Qmq__Wire__AckAnswer *ack)
+take_answer(struct source *source, uint64_t unacked)
 {
     pthread_mutex_lock(&source->consumer->lock);
-    source->unacked = ack->unacked;
+    source->unacked = unacked;
     source->heard_ns = client_now_ns(source->consumer->client);
     pthread_mutex_unlock(&source->consumer->lock);
 }

@@ -21,7 +21,7 @@ route_build(const char *subject, struct qnet_buffer **ret_buffer)
 {
     Qmq__Wire__RouteRequest route = QMQ__WIRE__ROUTE_REQUEST__INIT;
     route.subject = (char *)subject;
-    route.assign = true;
+    route.assign = *subject != '\0';
     return call_build(QPROTO_META_ROUTE, &route.base, 0, ret_buffer, NULL);
 }
 
@@ -47,6 +47,35 @@ route_read(struct qmq_client *client, struct qnet_buffer *buffer, struct route *
             .what = q_text("meta %s knows no broker group that is alive", client->meta_url));
     answer_close(&answer);
     return err;
+}
+
+enum q_err
+route_find(
+    struct qmq_client *client, const char *subject, uint64_t timeout_ms, struct route *ret_route)
+{
+    struct qnet_buffer *buffer;
+    Q_TRY(route_build(subject, &buffer));
+    struct call_waiter waiter;
+    call_waiter_init(&waiter, buffer, timeout_ms);
+    Q_TRY(call_wait(&waiter, link_submit(client->meta, &waiter.call), &buffer));
+    return route_read(client, buffer, ret_route);
+}
+
+enum q_err
+route_narrow(struct route *route, const char *broker_group)
+{
+    if (!broker_group) return Q_OK;
+    for (uint32_t index = 0; index < route->count; index++) {
+        if (strcmp(route->brokers[index]->group, broker_group) != 0) continue;
+        route->brokers[0] = route->brokers[index];
+        route->is_writable[0] = route->is_writable[index];
+        route->count = 1;
+        return Q_OK;
+    }
+    return Q_FAIL(
+        Q_NOT_FOUND, .what = q_text(
+                         "\"%s\" is none of the %u broker groups that are alive here", broker_group,
+                         route->count));
 }
 
 void

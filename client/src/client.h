@@ -94,7 +94,7 @@ uint64_t client_now_ns(const struct qmq_client *client);
 
 /* In the place of a subject: where delay groups are. */
 #define ROUTE_OF_DELAY "%delay"
-/* The request for where a subject is served. */
+/* The request for where a subject is served; for a place when it has none yet. */
 Q_MUST_CHECK enum q_err route_build(const char *subject, struct qnet_buffer **ret_buffer);
 struct route {
     struct broker *brokers[ROUTE_GROUPS_MAX];
@@ -104,6 +104,15 @@ struct route {
 /* Takes `buffer`. Q_OK, Q_NO_ROUTE (no broker group at all), what the answer says. */
 Q_MUST_CHECK enum q_err route_read(
     struct qmq_client *client, struct qnet_buffer *buffer, struct route *ret_route);
+
+/* Ask and wait: where a subject is served, or ("") all broker groups. As route_read(). */
+Q_MUST_CHECK enum q_err route_find(
+    struct qmq_client *client, const char *subject, uint64_t timeout_ms, struct route *ret_route);
+/* Leave only the broker group of this name, unless it is NULL. Q_OK or Q_NOT_FOUND. */
+Q_MUST_CHECK enum q_err route_narrow(struct route *route, const char *broker_group);
+
+/* As the wire has it. Not the default: what that is, its caller knows. */
+uint32_t start_number(enum qmq_start start);
 
 /* As link_submit(), to the broker's present address. */
 Q_MUST_CHECK enum q_err broker_submit(

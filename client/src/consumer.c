@@ -15,6 +15,8 @@ enum {
     TAGS_MAX = 10,
     /* A pull that would be parked longer than its caller waits is cancelled, with some margin. */
     PARK_MARGIN_NS = 50 * Q_NS_PER_MS,
+    /* A pull at most once is never cancelled: so it must not be parked for long. */
+    ONCE_WAIT_NS = 1000 * Q_NS_PER_MS,
     /* How long a source that has not failed may take to answer after the wait is over. */
     GRACE_NS = 6 * (uint64_t)Q_NS_PER_S,
 };
@@ -28,6 +30,7 @@ static enum q_err fill(struct qmq_consumer *consumer, const struct qmq_consumer_
 static enum q_err join_all(struct qmq_consumer *consumer, uint64_t until_ns);
 static enum q_err find_sources(struct qmq_consumer *consumer, uint64_t timeout_ms);
 static enum q_err add_sources(struct qmq_consumer *consumer, const struct route *route);
+static enum q_err several_sequences(const char *subject, uint32_t count);
 static uint64_t tick(struct member *member, uint64_t now_ns);
 static enum q_err wait_joined(struct qmq_consumer *consumer, uint64_t until_ns);
 static enum q_err pull(
@@ -87,10 +90,18 @@ consumer_new(
 static enum q_err
 check_options(const struct qmq_consumer_options *options)
 {
-    if (!options->subject || !options->group)
+    if (!options->subject || (!options->group && !options->broadcast))
         return Q_FAIL(Q_INVALID, .what = "a consumer needs a subject and a group");
-    Q_TRY(qproto_check_name("subject", options->subject, QPROTO_SUBJECT_MAX));
-    Q_TRY(qproto_check_name("group", options->group, QPROTO_GROUP_MAX));
+    if (options->group && options->broadcast)
+        return Q_FAIL(
+            Q_INVALID, .what = "a broadcast consumer has a group of its own",
+            .hint = "leave the group out; the consumer's id is its name");
+    Q_TRY(qproto_check_read_subject(options->subject));
+    if (options->group) Q_TRY(qproto_check_name("group", options->group, QPROTO_GROUP_MAX));
+    if (options->broker_group)
+        Q_TRY(qproto_check_name("broker group", options->broker_group, QPROTO_GROUP_MAX));
+    if ((unsigned)options->start > QMQ_START_SEQUENCE)
+        return Q_FAIL(Q_INVALID, .what = q_text("there is no start %u", (unsigned)options->start));
     if (options->consumer)
         Q_TRY(qproto_check_name("consumer id", options->consumer, QPROTO_CONSUMER_MAX));
     if (options->tag_count > TAGS_MAX)
@@ -103,7 +114,6 @@ static enum q_err
 fill(struct qmq_consumer *consumer, const struct qmq_consumer_options *options)
 {
     memcpy(consumer->subject, options->subject, strlen(options->subject));
-    memcpy(consumer->group, options->group, strlen(options->group));
     if (options->consumer) {
         memcpy(consumer->name, options->consumer, strlen(options->consumer));
     } else {
@@ -113,9 +123,21 @@ fill(struct qmq_consumer *consumer, const struct qmq_consumer_options *options)
             consumer->name, sizeof(consumer->name), "c-%016llx", (unsigned long long)chance);
     }
 
+    const char *group = options->broadcast ? consumer->name : options->group;
+    memcpy(consumer->group, group, strlen(group));
+    if (options->broker_group)
+        memcpy(consumer->broker_group, options->broker_group, strlen(options->broker_group));
+
     consumer->tags_all = options->tags_all;
+    consumer->broadcast = options->broadcast;
     consumer->start = options->start;
-    consumer->prefetch = !options->no_prefetch;
+    if (consumer->start == QMQ_START_DEFAULT)
+        consumer->start = options->broadcast ? QMQ_START_LATEST : QMQ_START_EARLIEST;
+    consumer->start_at = options->start_at;
+    consumer->at_most_once = options->at_most_once;
+    consumer->invisible_ms = options->invisible_ms;
+    consumer->pull_messages_min = options->pull_messages_min;
+    consumer->prefetch = !options->no_prefetch && !options->at_most_once;
     consumer->messages_max = MESSAGES_DEFAULT;
     consumer->pull_bytes_max =
         options->pull_bytes_max ? options->pull_bytes_max : PULL_BYTES_DEFAULT;
@@ -157,18 +179,18 @@ join_all(struct qmq_consumer *consumer, uint64_t until_ns)
 static enum q_err
 find_sources(struct qmq_consumer *consumer, uint64_t timeout_ms)
 {
-    struct qmq_client *client = consumer->client;
-    struct qnet_buffer *buffer;
+    char subject[QPROTO_SUBJECT_MAX + 1];
+    (void)qproto_routed_subject(consumer->subject, subject);
     struct route route;
-    Q_TRY(route_build(consumer->subject, &buffer));
 
     pthread_mutex_unlock(&consumer->lock);
-    struct call_waiter waiter;
-    call_waiter_init(&waiter, buffer, timeout_ms);
-    enum q_err err = call_wait(&waiter, link_submit(client->meta, &waiter.call), &buffer);
-    if (err == Q_OK) err = route_read(client, buffer, &route);
+    enum q_err err = route_find(consumer->client, subject, timeout_ms, &route);
     pthread_mutex_lock(&consumer->lock);
 
+    const char *only = consumer->broker_group[0] ? consumer->broker_group : NULL;
+    if (err == Q_OK) err = route_narrow(&route, only);
+    if (err == Q_OK && consumer->start == QMQ_START_SEQUENCE && route.count > 1)
+        err = several_sequences(consumer->subject, route.count);
     return err == Q_OK ? add_sources(consumer, &route) : err;
 }
 
@@ -184,6 +206,16 @@ add_sources(struct qmq_consumer *consumer, const struct route *route)
         if (!is_known) Q_TRY(source_new(consumer, route->brokers[index]));
     }
     return Q_OK;
+}
+
+static enum q_err
+several_sequences(const char *subject, uint32_t count)
+{
+    return Q_FAIL(
+        Q_INVALID,
+        .what = q_text(
+            "\"%s\" is on %u broker groups, and each counts its own sequences", subject, count),
+        .hint = "name the broker group, or start at a time");
 }
 
 static uint64_t
@@ -316,14 +348,17 @@ ask_sources(struct qmq_consumer *consumer, uint64_t now_ns, uint64_t wait_until_
         struct source *source = q_container_of(node, struct source, node);
         bool is_parked_longer = source->state == SOURCE_PULLING &&
                                 source->pulling_until_ns > wait_until_ns + PARK_MARGIN_NS;
-        if (is_parked_longer) source_shorten(source);
+        /* What a cancelled pull was handed comes again; at most once it does not. */
+        if (is_parked_longer && !consumer->at_most_once) source_shorten(source);
         if (source->state != SOURCE_READY) continue;
         if (source->answered_in == consumer->round && now_ns >= wait_until_ns) continue;
         if (now_ns < source->next_ns) {
             due_ns = q_min_u64(due_ns, source->next_ns);
             continue;
         }
-        source_pull(source, wait_until_ns - q_min_u64(now_ns, wait_until_ns));
+        uint64_t wait_ns = wait_until_ns - q_min_u64(now_ns, wait_until_ns);
+        if (consumer->at_most_once) wait_ns = q_min_u64(wait_ns, ONCE_WAIT_NS);
+        source_pull(source, wait_ns);
         if (source->state == SOURCE_READY) due_ns = q_min_u64(due_ns, source->next_ns);
     }
     return due_ns;
@@ -392,6 +427,7 @@ qmq_consumer_info(struct qmq_consumer *consumer, struct qmq_consumer_info *ret_i
         info.sources++;
         info.sources_away += source->err != Q_OK && source->err != Q_WINDOW_FULL;
         info.group_created |= source->group_created;
+        if (source->held != QMQ_HELD_NOT) info.held = source->held;
     }
     pthread_mutex_unlock(&consumer->lock);
     *ret_info = info;

@@ -61,20 +61,27 @@ struct source {
     uint64_t pending;
     uint64_t unacked;
     bool group_created;
+    enum qmq_held held;
 };
 
 struct qmq_consumer {
     struct member member;
     struct qmq_client *client;
-    char subject[QPROTO_SUBJECT_MAX + 1];
+    char subject[QPROTO_READ_SUBJECT_MAX + 1];
     char group[QPROTO_GROUP_MAX + 1];
     char name[QPROTO_CONSUMER_MAX + 1];
+    char broker_group[QPROTO_GROUP_MAX + 1]; /* the only one; "": all */
     char **tags;
     uint32_t tag_count;
     bool tags_all;
+    bool broadcast;
     enum qmq_start start;
+    uint64_t start_at;
+    bool at_most_once;
     bool prefetch;
     uint32_t pull_bytes_max;
+    uint32_t pull_messages_min;
+    uint32_t invisible_ms;
 
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t changed;

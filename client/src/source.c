@@ -73,7 +73,9 @@ join(struct source *source)
     join.tags = consumer->tags;
     join.n_tags = consumer->tag_count;
     join.tags_all = consumer->tags_all;
-    join.start = consumer->start;
+    join.start = start_number(consumer->start);
+    join.start_at = consumer->start_at;
+    join.broadcast = consumer->broadcast;
     join.token = (ProtobufCBinaryData){ .len = TOKEN_SIZE, .data = source->token };
 
     enum q_err err = broker_check_link(source->broker, BROKER_CALLS);
@@ -83,6 +85,13 @@ join(struct source *source)
         source->state = SOURCE_JOINING;
     else
         not_submitted(source, err);
+}
+
+uint32_t
+start_number(enum qmq_start start)
+{
+    Q_ASSERT(start != QMQ_START_DEFAULT);
+    return (uint32_t)start - QMQ_START_EARLIEST;
 }
 
 static enum q_err
@@ -165,6 +174,9 @@ source_pull(struct source *source, uint64_t wait_ns)
     pull.bytes_max = consumer->pull_bytes_max;
     pull.wait_ms = wait_ms;
     pull.received = source->received;
+    pull.messages_min = consumer->pull_messages_min;
+    pull.invisible_ms = consumer->invisible_ms;
+    pull.once = consumer->at_most_once;
 
     Q_ASSERT(source->state == SOURCE_READY);
     Q_ASSERT(!source->fetched);
@@ -224,6 +236,7 @@ take_pull(struct source *source, const struct answer *answer, struct qmq_batch *
     source->next_ns = 0;
     source->waiting = pull->waiting;
     source->unacked = pull->unacked;
+    source->held = pull->held <= QMQ_HELD_DYING ? (enum qmq_held)pull->held : QMQ_HELD_NOT;
     source->fetched = batch;
     if (batch) return;
     source->answered_in = source->consumer->round;

@@ -59,6 +59,7 @@ struct fake_node {
     uint64_t cursor; /* handed out below */
     uint8_t *acked;
     uint64_t acked_count;
+    uint64_t nacked_count;
     uint64_t session;
     uint64_t joins;
     uint64_t publishes;
@@ -446,7 +447,7 @@ pull(struct fake_node *fake, struct qnet_call *call, bool is_over)
     qproto_arena_init(&arena);
     Qmq__Wire__PullRequest *request = NULL;
     cr_assert_eq(QPROTO_UNPACK(header_of(call), pull_request, &arena, &request), Q_OK);
-    uint64_t from = request->received;
+    uint64_t from = request->once ? fake->cursor : request->received;
     while (from < fake->messages && fake->acked[from])
         from++;
     uint64_t to = q_min_u64(from + request->messages_max, fake->messages);
@@ -517,6 +518,25 @@ ack(struct fake_node *fake, struct qnet_call *call, struct q_bytes header)
 }
 
 static void
+nack(struct fake_node *fake, struct qnet_call *call, struct q_bytes header)
+{
+    struct qproto_arena arena;
+    qproto_arena_init(&arena);
+    Qmq__Wire__NackRequest *request = NULL;
+    cr_assert_eq(QPROTO_UNPACK(header, nack_request, &arena, &request), Q_OK);
+    bool is_known = request->session == fake->session;
+    for (size_t index = 0; index < request->n_ranges && is_known; index++)
+        fake->nacked_count += request->ranges[index]->last - request->ranges[index]->first + 1;
+    qproto_arena_reset(&arena);
+
+    const Qmq__Wire__NackAnswer nacked = QMQ__WIRE__NACK_ANSWER__INIT;
+    if (is_known)
+        answer(call, &nacked.base);
+    else
+        answer_error(call, QPROTO_NACK, Q_NO_SESSION);
+}
+
+static void
 leave(struct fake_node *fake, struct qnet_call *call, struct q_bytes header)
 {
     (void)header;
@@ -532,10 +552,15 @@ handle(struct fake_node *fake, struct qnet_call *call)
         unsigned op;
         handler *handler;
     } handlers[] = {
-        { QPROTO_HELLO, hello },          { QPROTO_META_ROUTE, ask_route },
-        { QPROTO_PUBLISH, take_publish }, { QPROTO_JOIN, join },
-        { QPROTO_PULL, ask_pull },        { QPROTO_ACK, ack },
-        { QPROTO_KEEP_ALIVE, leave },     { QPROTO_LEAVE, leave },
+        { QPROTO_HELLO, hello },
+        { QPROTO_META_ROUTE, ask_route },
+        { QPROTO_PUBLISH, take_publish },
+        { QPROTO_JOIN, join },
+        { QPROTO_PULL, ask_pull },
+        { QPROTO_ACK, ack },
+        { QPROTO_KEEP_ALIVE, leave },
+        { QPROTO_LEAVE, leave },
+        { QPROTO_NACK, nack },
     };
     for (size_t index = 0; index < sizeof(handlers) / sizeof(handlers[0]); index++) {
         if (handlers[index].op != op_of(call)) continue;
@@ -628,6 +653,7 @@ fake_set_listed(struct fake_node *fake, bool is_listed)
     }
 FAKE_GETTER(uint64_t, fake_message_count, messages)
 FAKE_GETTER(uint64_t, fake_acked_count, acked_count)
+FAKE_GETTER(uint64_t, fake_nacked_count, nacked_count)
 FAKE_GETTER(uint64_t, fake_batch_count, stored_count)
 FAKE_GETTER(uint64_t, fake_publish_count, publishes)
 FAKE_GETTER(uint64_t, fake_join_count, joins)

@@ -2,8 +2,8 @@
  * fake_node.h: meta and one broker group in a few lines, for tests of the client.
  *
  * It keeps batches of one subject in memory and knows one group with one consumer, whose pull
- * sequences are the sequences. It can be told to misbehave, and be killed and started again with
- * what it had.
+ * sequences are the sequences. At most once it hands out each message once. It can be told to
+ * misbehave, and be killed and started again with what it had.
  */
 #ifndef TEST_FAKE_NODE_H
 #define TEST_FAKE_NODE_H
@@ -43,6 +43,8 @@ void fake_set_listed(struct fake_node *fake, bool is_listed);
 
 uint64_t fake_message_count(struct fake_node *fake);
 uint64_t fake_acked_count(struct fake_node *fake);
+/* Messages of negative acks; they stay where they are. */
+uint64_t fake_nacked_count(struct fake_node *fake);
 uint64_t fake_batch_count(struct fake_node *fake);
 uint64_t fake_publish_count(struct fake_node *fake); /* calls */
 uint64_t fake_join_count(struct fake_node *fake);

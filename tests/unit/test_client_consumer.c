@@ -278,6 +278,62 @@ Test(client_consumer, a_replaced_consumer_is_told, .timeout = 60)
     end(consumer, fake);
 }
 
+/* A negative ack goes through whatever happens to the session, and is refused for good at once. */
+Test(client_consumer, a_negative_ack_goes_through, .timeout = 60)
+{
+    struct fake_node *fake = fake_new("a");
+    store_numbers(fake, false);
+    struct qmq_consumer *consumer = consumer_on(fake, true);
+    struct qmq_batch *batch;
+    cr_assert_eq(qmq_pull(consumer, 50, 1000, &batch), QMQ_OK);
+    fake_forget_session(fake);
+    cr_assert_eq(qmq_nack(consumer, batch, 0, 20, NULL), QMQ_OK, "%s", qmq_last_error().message);
+    cr_assert_eq(fake_nacked_count(fake), 20);
+    fake_refuse(fake, QPROTO_NACK, Q_BUSY, 2);
+    cr_assert_eq(qmq_nack(consumer, batch, 20, 30, NULL), QMQ_OK, "%s", qmq_last_error().message);
+    cr_assert_eq(fake_nacked_count(fake), 50);
+    fake_refuse(fake, QPROTO_NACK, Q_DELAY_TOO_LONG, 1);
+    struct qmq_nack_options long_delay = { .with_delay = true, .delay_ms = UINT64_MAX / 2 };
+    cr_assert_eq(qmq_nack(consumer, batch, 0, 1, &long_delay), QMQ_DELAY_TOO_LONG);
+    cr_assert_eq(qmq_nack(consumer, batch, 40, 11, NULL), QMQ_INVALID);
+    qmq_batch_free(batch);
+    end(consumer, fake);
+}
+
+/* A pull at most once is never cancelled and made again: what it was handed would be lost. */
+Test(client_consumer, at_most_once_loses_nothing_by_itself, .timeout = 60)
+{
+    struct fake_node *fake = fake_new("a");
+    struct fake_node *other = fake_new("b");
+    fake_list(fake, other, false);
+    struct qmq_client_options options = { .meta = fake_url(fake), .timeout_ms = 5000 };
+    cr_assert_eq(qmq_connect(&options, &client), QMQ_OK, "%s", qmq_last_error().message);
+    struct qmq_consumer_options wanted = {
+        .subject = FAKE_SUBJECT,
+        .group = "billing",
+        .at_most_once = true,
+    };
+    struct qmq_consumer *consumer;
+    cr_assert_eq(qmq_consumer_new(client, &wanted, &consumer), QMQ_OK);
+    /* Both have a pull that waits; one is answered, and then nobody wants to wait any more. */
+    store_numbers(fake, false);
+    struct qmq_batch *batch;
+    unsigned count = 0;
+    while (count < 2 * STORED) {
+        int code = qmq_pull(consumer, 100, count % 200 ? 0 : 2000, &batch);
+        if (count == STORED && fake_message_count(other) == 0) store_numbers(other, false);
+        if (code == QMQ_AGAIN) continue;
+        cr_assert_eq(code, QMQ_OK, "%s", qmq_last_error().message);
+        count += (unsigned)qmq_batch_count(batch);
+        qmq_batch_free(batch);
+    }
+    cr_assert_eq(qmq_pull(consumer, 100, 0, &batch), QMQ_AGAIN);
+    qmq_consumer_free(consumer);
+    qmq_client_free(client);
+    fake_free(other);
+    fake_free(fake);
+}
+
 Test(client_consumer, a_refused_join_is_told_at_once, .timeout = 60)
 {
     struct fake_node *fake = fake_new("a");

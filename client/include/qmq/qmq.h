@@ -39,6 +39,7 @@ enum qmq_code {
     QMQ_OK = 0,
     QMQ_AGAIN = 2, /* nothing now */
     QMQ_NOT_FOUND = 3,
+    QMQ_GONE = 5,               /* no longer stored */
     QMQ_TOO_BIG = 6,            /* a limit is exceeded */
     QMQ_BUSY = 7,               /* a bounded queue is full */
     QMQ_INVALID = 9,            /* an argument */
@@ -289,21 +290,52 @@ struct qmq_consumer;
 struct qmq_batch;
 
 enum qmq_start {
-    QMQ_START_EARLIEST = 0,
-    QMQ_START_LATEST = 1,
+    QMQ_START_DEFAULT = 0, /* earliest; latest with `broadcast` */
+    QMQ_START_EARLIEST = 1,
+    QMQ_START_LATEST = 2,
+    QMQ_START_TIME = 3,     /* the first message stored at or after a time */
+    QMQ_START_SEQUENCE = 4, /* this one; if it is no longer stored, the next that is */
 };
 
+/* Why a group is given nothing new although messages wait. */
+enum qmq_held {
+    QMQ_HELD_NOT,
+    QMQ_HELD_PAUSED,
+    QMQ_HELD_RETRY,    /* too many failed and wait to be tried again, */
+    QMQ_HELD_RELEASED, /* … were released by consumers that are gone and wait for a pull, */
+    QMQ_HELD_KEY,      /* … wait for an earlier one of their order key, */
+    QMQ_HELD_FILTER,   /* … wait for a consumer that takes their tags, */
+    QMQ_HELD_DYING,    /* … are to be written as dead letters */
+};
+
+/* "retry"; "" for QMQ_HELD_NOT. */
+QMQ_API const char *qmq_held_name(enum qmq_held held);
+
 struct qmq_consumer_options {
-    const char *subject;
-    const char *group;
+    const char *subject;  /* or dead letters: "%DEAD_RETRY%SUBJECT%GROUP" */
+    const char *group;    /* NULL with `broadcast` */
     const char *consumer; /* stable id of this process within the group. NULL: a random one */
+    /* Every consumer gets every message: the group is the consumer's own and has its id for a name.
+     * It is forgotten 2 days after the consumer was last seen. */
+    bool broadcast;
     const char *const *tags;
     size_t tag_count;
     bool tags_all;        /* a message needs all of the tags instead of any */
     enum qmq_start start; /* of a group that does not exist yet */
+    uint64_t start_at;    /* ms since 1970, or a sequence */
+    /* Only of this broker group. A sequence to start at needs it when the subject has several. NULL:
+     * of all. */
+    const char *broker_group;
+    /* Messages are handed out once and never again, whatever happens to them: they need no ack, and
+     * what is on its way when a connection breaks is lost. Implies `no_prefetch`. */
+    bool at_most_once;
     /* By default the next messages are fetched while the last ones are worked on. */
     bool no_prefetch;
-    uint32_t pull_bytes_max; /* of one pull. 0: 256 KiB */
+    uint32_t pull_bytes_max;    /* of one pull. 0: 256 KiB */
+    uint32_t pull_messages_min; /* wait for so many, as long as a pull waits. 0: 1 */
+    /* What is not acknowledged so long after it was fetched goes to other consumers, as its next
+     * attempt. 0: only when this consumer leaves or dies. */
+    uint32_t invisible_ms;
 };
 
 /* A received message. */
@@ -312,7 +344,7 @@ struct qmq_message {
     uint64_t sequence; /* within the subject on one broker group */
     uint64_t pull_sequence;
     uint32_t source;  /* which broker group; pull sequences of each stand for themselves */
-    uint32_t attempt; /* from 1 */
+    uint32_t attempt; /* from 1; 0: read without a group */
     struct qmq_id id; /* id.time_ms is the time of creation */
     uint64_t stored_ms;
 
@@ -330,6 +362,7 @@ struct qmq_consumer_info {
     uint64_t fetched;      /* of those, fetched and not pulled by the program yet */
     uint32_t sources;      /* broker groups */
     uint32_t sources_away; /* of those, not reachable or not joined now */
+    enum qmq_held held;    /* of a broker group that gives nothing new although messages wait */
     bool group_created;
     const char *consumer; /* its id */
 };
@@ -383,6 +416,207 @@ QMQ_API int qmq_ack(
 /* The same by numbers: pull sequences [first, last] of one source. */
 QMQ_API int qmq_ack_range(
     struct qmq_consumer *consumer, uint32_t source, uint64_t first, uint64_t last);
+
+struct qmq_nack_options {
+    bool with_delay;   /* false: by the group's back-off, which grows with each attempt */
+    uint64_t delay_ms; /* may be 0: at once */
+    const char *error; /* why, for people; at most 255 bytes are kept. NULL: nothing */
+};
+
+/*
+ * Messages [first, first + count) of a batch have failed: they come again, to any consumer of the
+ * group, or become dead letters when they have no attempt left. `options` may be NULL. Blocks until
+ * the broker has it on record.
+ *
+ * QMQ_EXPIRED: as of qmq_ack(). QMQ_DELAY_TOO_LONG: longer than the messages are kept; nothing was
+ * changed.
+ */
+QMQ_API int qmq_nack(
+    struct qmq_consumer *consumer,
+    const struct qmq_batch *batch,
+    size_t first,
+    size_t count,
+    const struct qmq_nack_options *options);
+
+/* --- Reading without a group ----------------------------------------------------------------- */
+
+struct qmq_reader;
+
+struct qmq_reader_options {
+    const char *subject; /* or dead letters: "%DEAD_RETRY%SUBJECT%GROUP" */
+    enum qmq_start start;
+    uint64_t start_at;
+    const char *broker_group; /* as of a consumer */
+    const char *const *tags;
+    size_t tag_count;
+    bool tags_all;
+};
+
+/*
+ * Look at a subject's messages. Nothing remembers that they were read: no group is made or moved.
+ * QMQ_NOT_FOUND: there is no such broker group. One reader is used by one thread at a time.
+ */
+QMQ_API int qmq_reader_new(
+    struct qmq_client *client,
+    const struct qmq_reader_options *options,
+    struct qmq_reader **ret_reader);
+/*
+ * The next messages, at most `messages_max` (0: 512). Blocks for one call to a broker.
+ *
+ * QMQ_OK, QMQ_AGAIN (all that there is has been read; later there may be more), QMQ_NOT_FOUND (no
+ * broker group has the subject), failures.
+ */
+QMQ_API int qmq_read(
+    struct qmq_reader *reader, uint32_t messages_max, struct qmq_batch **ret_batch);
+/* NULL is fine. Batches live on. */
+QMQ_API void qmq_reader_free(struct qmq_reader *reader);
+/* The name of the broker group that `source` of a message stands for. */
+QMQ_API const char *qmq_source_name(struct qmq_client *client, uint32_t source);
+
+/* --- Groups ---------------------------------------------------------------------------------- */
+
+/*
+ * Each broker group keeps its own part of a subject, and so of each group. The functions below ask
+ * all broker groups and call back for each that has something to say, on the calling thread, before
+ * they return. They return QMQ_OK, QMQ_NOT_FOUND (no broker group knows it), or the failure of a
+ * broker group, after the others have been asked.
+ */
+
+enum {
+    QMQ_BACKOFF_MAX = 16
+};
+
+/* What a group does with its messages. Zeros stand for the defaults named here. */
+struct qmq_group_settings {
+    bool strict;           /* later messages of an order key wait for one that failed */
+    bool ack_sync;         /* an ack is answered when it survives power loss */
+    uint32_t attempts_max; /* after so many it is a dead letter. 0: 16 */
+    uint32_t pending_max;  /* messages out of turn above which nothing new is given. 0: 20,000 */
+    uint32_t
+        filter_keep_ms;     /* a filter is kept so long after its last member left. 0: 10 minutes */
+    uint32_t backoff_count; /* 0: 5 s, 10 s, 30 s, 1 m, 2 m, 5 m, 10 m */
+    uint32_t
+        backoff_ms[QMQ_BACKOFF_MAX]; /* after the 1st, 2nd, … failure; the last for all later */
+};
+
+struct qmq_group_info {
+    const char *subject;
+    const char *group;
+    const char *broker_group;
+    bool broadcast;
+    bool paused;
+    uint32_t members; /* consumers with a session */
+    uint64_t cursor;  /* the next sequence that is given out for the first time */
+    uint64_t waiting; /* messages from there on */
+    uint64_t pending; /* below it, and neither done nor in a consumer's hands */
+    uint64_t in_flight;
+};
+
+typedef void qmq_group_fn(void *context, const struct qmq_group_info *group);
+
+/* The groups of a subject; of all when it is NULL. */
+QMQ_API int qmq_groups(
+    struct qmq_client *client, const char *subject, qmq_group_fn *each, void *context);
+
+struct qmq_lag_consumer {
+    const char *consumer;
+    bool alive;   /* it has a session */
+    bool waiting; /* a pull of it waits for messages */
+    uint64_t in_flight;
+    uint64_t in_flight_bytes;
+    uint64_t last_seen_ms; /* ago */
+    uint64_t handed_out;   /* messages since the broker started: two looks give a rate */
+    uint64_t acked;
+};
+
+/* Counts are messages. */
+struct qmq_lag {
+    const char *subject;
+    const char *group;
+    const char *broker_group;
+    struct qmq_group_settings settings; /* defaults filled in */
+    bool broadcast;
+    bool paused;
+    uint64_t epoch; /* raised by each seek */
+    uint64_t cursor;
+    uint64_t end;     /* behind the subject's last message */
+    uint64_t ready;   /* would be given to a pull now, */
+    uint64_t waiting; /* … of those, never given before */
+    uint64_t in_flight;
+    uint64_t pending_retry; /* below the cursor, by why they wait: as of enum qmq_held */
+    uint64_t pending_released;
+    uint64_t pending_key;
+    uint64_t pending_filter;
+    uint64_t pending_dying;
+    uint64_t dead;    /* became dead letters since the group was made, */
+    uint64_t expired; /* … were dropped by retention before it was done with them, */
+    uint64_t skipped; /* … were taken by no filter, or skipped by hand */
+    bool has_oldest;  /* something is not done: */
+    uint64_t oldest;  /* … the oldest such, its sequence and age */
+    uint64_t oldest_ms;
+    enum qmq_held held;
+    uint32_t
+        held_key; /* of QMQ_HELD_KEY: hash of the order key that most wait for, and who holds it */
+    uint64_t held_sequence;
+    uint32_t members;
+    uint32_t filters;
+    uint32_t consumers_known; /* there may be more than are listed */
+    const struct qmq_lag_consumer *consumers;
+    size_t consumer_count;
+};
+
+typedef void qmq_lag_fn(void *context, const struct qmq_lag *lag);
+
+/* How far a group is, and what holds it. */
+QMQ_API int qmq_group_lag(
+    struct qmq_client *client,
+    const char *subject,
+    const char *group,
+    qmq_lag_fn *each,
+    void *context);
+
+enum qmq_control_kind {
+    QMQ_CONTROL_SETTINGS = 0,
+    QMQ_CONTROL_PAUSE = 1, /* nothing new is given out; acks go on */
+    QMQ_CONTROL_RESUME = 2,
+    /* Go on at `start`, `at`: all attempts begin again, and acks of what was handed out before come
+     * too late. */
+    QMQ_CONTROL_SEEK = 3,
+    QMQ_CONTROL_SKIP = 4,   /* sequences [first, last] are done, whoever has them */
+    QMQ_CONTROL_RESEND = 5, /* sequences [first, last], done before, come again, as attempt 1 */
+    QMQ_CONTROL_DELETE = 6,
+};
+
+struct qmq_control {
+    enum qmq_control_kind kind;
+    const char *broker_group; /* NULL: all that have the group */
+    bool preview;             /* SEEK, SKIP, RESEND: tell what would happen, and change nothing */
+    struct qmq_group_settings settings;
+    enum qmq_start start;
+    uint64_t at;
+    uint64_t first;
+    uint64_t last;
+};
+
+struct qmq_controlled {
+    const char *broker_group;
+    uint64_t epoch;
+    uint64_t cursor; /* after it */
+    /* SEEK: messages in consumers' hands, which come again or are left behind; SKIP, RESEND: those
+     * that were. */
+    uint64_t affected;
+};
+
+typedef void qmq_controlled_fn(void *context, const struct qmq_controlled *controlled);
+
+/* Change a group as a whole. Blocks until the change survives power loss. `each` may be NULL. */
+QMQ_API int qmq_group_control(
+    struct qmq_client *client,
+    const char *subject,
+    const char *group,
+    const struct qmq_control *control,
+    qmq_controlled_fn *each,
+    void *context);
 
 #ifdef __cplusplus
 }
