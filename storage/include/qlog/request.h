@@ -34,6 +34,7 @@ enum qlog_request_kind {
     QLOG_CONTROL,
     QLOG_GROUPS,
     QLOG_LAG,
+    QLOG_PEEK,
 };
 
 struct qlog_request {

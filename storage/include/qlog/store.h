@@ -190,6 +190,25 @@ struct qlog_pull {
 Q_EXPORT void qlog_pull_release(struct qlog_pull *pull);
 
 /*
+ * Read messages of a subject without a group: nothing is changed, and nothing remembers it. Only
+ * subject, limits and room of `pull` are used; its runs have the sequences for pull sequences, and
+ * attempt 0. It never waits: without runs, but with `pull.waiting`, what is there is being read from
+ * the disk, or is damaged and passed over: ask again from `next` on.
+ *
+ * Q_OK, Q_NOT_FOUND (the subject), Q_INVALID, Q_E_IO, Q_E_NOMEM, Q_E_BROKEN.
+ */
+struct qlog_peek {
+    struct qlog_pull pull; /* its request is this one's; its pieces are released the same way */
+
+    /* Set by the caller. */
+    enum qlog_start start;
+    uint64_t at;
+
+    /* Set by the store before `done(Q_OK)`. */
+    uint64_t next; /* the sequence to go on at */
+};
+
+/*
  * Pull sequences are done. Answered when the action is written (survives the end of the process), or
  * flushed, as the group's settings say.
  *

@@ -27,6 +27,7 @@ static enum q_err fetch(
     const struct ql_entry *entry,
     bool whole,
     struct ql_batch_view *ret_view);
+static struct qlog_piece fetch_pin(const struct ql_entry *entry, const struct ql_batch_view *view);
 static void fetch_ahead(
     struct qlog_store *store, struct ql_group *group, uint64_t sequence, uint64_t end);
 static enum ql_wanted fetch_wanted(
@@ -140,16 +141,36 @@ ql_fetch_piece(
 {
     struct ql_batch_view view;
     Q_TRY(fetch(store, group, entry, true, &view));
-    *ret_piece = (struct qlog_piece){
-        .envelope = view.envelope,
-        .envelope_size = entry->envelope_size,
-        .payload = view.payload,
-        .payload_size = entry->payload_size,
-        .pins = { view.blocks[0], view.blocks[1] },
-    };
-    ql_keep_pin(view.blocks[0]);
-    ql_keep_pin(view.blocks[1]);
+    *ret_piece = fetch_pin(entry, &view);
     return Q_OK;
+}
+
+enum q_err
+ql_fetch_plain(
+    struct qlog_store *store,
+    const struct ql_subject *subject,
+    const struct ql_entry *entry,
+    struct qlog_piece *ret_piece)
+{
+    struct ql_batch_view view;
+    enum q_err err = ql_reader_get(&store->reader, entry, true, &view);
+    if (err == Q_AGAIN) (void)ql_reader_want(&store->reader, subject->id, entry, true);
+    if (err == Q_OK) *ret_piece = fetch_pin(entry, &view);
+    return err;
+}
+
+static struct qlog_piece
+fetch_pin(const struct ql_entry *entry, const struct ql_batch_view *view)
+{
+    ql_keep_pin(view->blocks[0]);
+    ql_keep_pin(view->blocks[1]);
+    return (struct qlog_piece){
+        .envelope = view->envelope,
+        .envelope_size = entry->envelope_size,
+        .payload = view->payload,
+        .payload_size = entry->payload_size,
+        .pins = { view->blocks[0], view->blocks[1] },
+    };
 }
 
 void

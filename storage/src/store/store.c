@@ -322,6 +322,9 @@ store_start(struct qlog_store *store, struct qlog_request *request)
     case QLOG_GROUPS:
         ql_groups_start(store, q_container_of(request, struct qlog_groups, request));
         break;
+    case QLOG_PEEK:
+        ql_peek_start(store, q_container_of(request, struct qlog_peek, pull.request));
+        break;
     case QLOG_CANCEL:
         ql_pull_cancel(store, q_container_of(request, struct qlog_cancel, request));
         break;

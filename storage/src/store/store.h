@@ -325,6 +325,9 @@ void ql_subjects_look(struct qlog_store *store);
 /* One past the last message of the subject that consumers may see. */
 uint64_t ql_store_visible_end(const struct qlog_store *store, const struct ql_subject *subject);
 
+/* --- peek.c --- */
+void ql_peek_start(struct qlog_store *store, struct qlog_peek *peek);
+
 /* --- fetch.c --- */
 void ql_fetch_init(struct qlog_store *store, const struct qlog_store_options *given);
 /* Nothing of it is under way in the log's io any more. Before the log goes; a second time is fine. */
@@ -337,6 +340,12 @@ void ql_fetch_fini(struct qlog_store *store);
 Q_MUST_CHECK enum q_err ql_fetch_piece(
     struct qlog_store *store,
     struct ql_group *group,
+    const struct ql_entry *entry,
+    struct qlog_piece *ret_piece);
+/* The same for nobody in particular: nothing is read ahead, and nobody is tried again. */
+Q_MUST_CHECK enum q_err ql_fetch_plain(
+    struct qlog_store *store,
+    const struct ql_subject *subject,
     const struct ql_entry *entry,
     struct qlog_piece *ret_piece);
 /* Any thread. */
