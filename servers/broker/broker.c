@@ -37,6 +37,11 @@ static const struct srv_op ops[] = {
     { QPROTO_JOIN, broker_on_call, &broker_join_route },
     { QPROTO_KEEP_ALIVE, broker_on_call, &broker_keep_alive_route },
     { QPROTO_LEAVE, broker_on_call, &broker_leave_route },
+    { QPROTO_NACK, broker_on_call, &broker_nack_route },
+    { QPROTO_GROUP_CONTROL, broker_on_call, &broker_control_route },
+    { QPROTO_GROUP_LIST, broker_on_call, &broker_groups_route },
+    { QPROTO_GROUP_LAG, broker_on_call, &broker_lag_route },
+    { QPROTO_PEEK, broker_on_call, &broker_peek_route },
 };
 
 enum q_err

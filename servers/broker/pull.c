@@ -34,7 +34,8 @@ struct target {
 static enum q_err pull_on_net(
     struct broker_request *request, const ProtobufCMessage *header, struct q_bytes payload);
 static enum q_err pull_on_answer(struct broker_request *request, struct qnet_buffer **ret_answer);
-static enum q_err build(struct broker_request *request, struct qnet_buffer **ret_answer);
+static enum q_err build(
+    struct broker_request *request, uint64_t next, struct qnet_buffer **ret_answer);
 static enum q_err check_pieces(void *context);
 static void tell_rot(struct broker_request *request);
 static enum q_err copy_pieces(void *context);
@@ -56,28 +57,44 @@ pull_on_net(
 
     Q_TRY(broker_read_consumer(
         header->subject, header->group, header->consumer, header->session, &pull->who));
-    if (header->messages_max == 0) return Q_FAIL(Q_INVALID, .what = "a pull of 0 messages");
-
-    pull->messages_max = header->messages_max;
-    pull->bytes_max = header->bytes_max ? header->bytes_max : BYTES_DEFAULT;
-    if (pull->bytes_max > BYTES_MAX) pull->bytes_max = BYTES_MAX;
+    Q_TRY(broker_limit_pull(request, header->messages_max, header->bytes_max));
     pull->wait_ns = q_min_u64(header->wait_ms, WAIT_MS_MAX) * Q_NS_PER_MS;
     pull->received = header->received;
-    pull->pieces_max = (uint32_t)q_min_u64(pull->messages_max, PIECES_MAX);
-    pull->runs_max = (uint32_t)q_min_u64(pull->messages_max, RUNS_MAX);
-    pull->pieces = broker_request_array(request, pull->pieces_max, sizeof(*pull->pieces));
-    pull->runs = broker_request_array(request, pull->runs_max, sizeof(*pull->runs));
-    if (!pull->pieces || !pull->runs) return Q_FAIL(Q_E_NOMEM);
+    pull->messages_min = header->messages_min;
+    pull->bytes_min = header->bytes_min;
+    pull->invisible_ms = header->invisible_ms;
+    pull->once = header->once;
 
     if (pull->wait_ns > 0) broker_waiting_enter(request);
     return Q_OK;
 }
 
+enum q_err
+broker_limit_pull(struct broker_request *request, uint32_t messages_max, uint32_t bytes_max)
+{
+    struct qlog_pull *pull = &request->store.pull;
+    if (messages_max == 0) return Q_FAIL(Q_INVALID, .what = "a pull of 0 messages");
+    pull->messages_max = messages_max;
+    pull->bytes_max = bytes_max ? bytes_max : BYTES_DEFAULT;
+    if (pull->bytes_max > BYTES_MAX) pull->bytes_max = BYTES_MAX;
+    pull->pieces_max = (uint32_t)q_min_u64(messages_max, PIECES_MAX);
+    pull->runs_max = (uint32_t)q_min_u64(messages_max, RUNS_MAX);
+    pull->pieces = broker_request_array(request, pull->pieces_max, sizeof(*pull->pieces));
+    pull->runs = broker_request_array(request, pull->runs_max, sizeof(*pull->runs));
+    return pull->pieces && pull->runs ? Q_OK : Q_FAIL(Q_E_NOMEM);
+}
+
 static enum q_err
 pull_on_answer(struct broker_request *request, struct qnet_buffer **ret_answer)
 {
+    return broker_answer_pull(request, 0, ret_answer);
+}
+
+enum q_err
+broker_answer_pull(struct broker_request *request, uint64_t next, struct qnet_buffer **ret_answer)
+{
     enum q_err err = qlog_guard(check_pieces, &request->store.pull);
-    if (err == Q_OK) err = build(request, ret_answer);
+    if (err == Q_OK) err = build(request, next, ret_answer);
     if (err == Q_E_CORRUPT || err == Q_E_IO) tell_rot(request);
     qlog_pull_release(&request->store.pull);
     return err;
@@ -119,7 +136,7 @@ tell_rot(struct broker_request *request)
 }
 
 static enum q_err
-build(struct broker_request *request, struct qnet_buffer **ret_answer)
+build(struct broker_request *request, uint64_t next, struct qnet_buffer **ret_answer)
 {
     const struct qlog_pull *pull = &request->store.pull;
     Qmq__Wire__Run runs[RUNS_MAX];
@@ -146,12 +163,14 @@ build(struct broker_request *request, struct qnet_buffer **ret_answer)
     answer.envelopes_length = (uint32_t)envelopes_size;
     answer.unacked = pull->unacked;
     answer.waiting = pull->waiting;
+    answer.held = (uint32_t)pull->held;
+    answer.next = next;
 
     size_t payload_size = envelopes_size + payloads_size;
     struct qnet_buffer *buffer;
     Q_TRY(qnet_buffer_new(qproto_size(&answer.base, payload_size), &buffer));
     uint8_t *to =
-        qproto_write(qnet_buffer_data(buffer), QPROTO_PULL, 0, &answer.base, payload_size);
+        qproto_write(qnet_buffer_data(buffer), request->route->op, 0, &answer.base, payload_size);
     struct target target = { .pull = pull, .envelopes = to, .payloads = to + envelopes_size };
     enum q_err err = qlog_guard(copy_pieces, &target);
     if (err != Q_OK) {

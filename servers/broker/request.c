@@ -136,7 +136,7 @@ broker_read_consumer(
     uint64_t session,
     struct qlog_consumer *ret_who)
 {
-    Q_TRY(qproto_check_name("subject", subject, QPROTO_SUBJECT_MAX));
+    Q_TRY(qproto_check_read_subject(subject));
     Q_TRY(qproto_check_name("group", group, QPROTO_GROUP_MAX));
     Q_TRY(qproto_check_name("consumer id", consumer, QPROTO_CONSUMER_MAX));
     *ret_who = (struct qlog_consumer){
@@ -145,6 +145,15 @@ broker_read_consumer(
         .consumer = q_bytes_from_text(consumer),
         .session = session,
     };
+    return Q_OK;
+}
+
+enum q_err
+broker_read_start(uint32_t start, enum qlog_start *ret_start)
+{
+    if (start > QLOG_START_SEQUENCE)
+        return Q_FAIL(Q_INVALID, .what = q_text("there is no start %u", start));
+    *ret_start = (enum qlog_start)start;
     return Q_OK;
 }
 

@@ -2,7 +2,8 @@
  * broker/request.h: a call on its way through the broker.
  *
  * Every kind of call takes the same way; what differs stands in its route: a table of functions,
- * named by the thread they run on. publish.c, pull.c, ack.c and session.c each begin with theirs.
+ * named by the thread they run on. publish.c, pull.c, peek.c, ack.c, session.c and group.c each begin
+ * with theirs.
  *
  *   NET     broker_on_call   takes a request, unpacks the header; route.on_net checks, fills the
  *                            store's request; submit
@@ -50,6 +51,11 @@ extern const struct broker_route broker_ack_route;
 extern const struct broker_route broker_join_route;
 extern const struct broker_route broker_keep_alive_route;
 extern const struct broker_route broker_leave_route;
+extern const struct broker_route broker_nack_route;
+extern const struct broker_route broker_control_route;
+extern const struct broker_route broker_groups_route;
+extern const struct broker_route broker_lag_route;
+extern const struct broker_route broker_peek_route;
 
 struct broker_request {
     struct broker *broker;
@@ -80,6 +86,11 @@ struct broker_request {
         struct qlog_ack ack;
         struct qlog_join join;
         struct qlog_session session;
+        struct qlog_nack nack;
+        struct qlog_control control;
+        struct qlog_groups groups;
+        struct qlog_lag lag;
+        struct qlog_peek peek; /* its pull is the one above */
     } store;
 
     /* The unpacked header, and arrays as large as it asks for. */
@@ -140,6 +151,15 @@ Q_MUST_CHECK enum q_err broker_read_consumer(
     const char *consumer,
     uint64_t session,
     struct qlog_consumer *ret_who);
+/* Where a new group, a seek or a look begins. Q_OK or Q_INVALID. */
+Q_MUST_CHECK enum q_err broker_read_start(uint32_t start, enum qlog_start *ret_start);
+/* How much one pull or look may give: `pieces` and `runs` from the request's arena. */
+Q_MUST_CHECK enum q_err broker_limit_pull(
+    struct broker_request *request, uint32_t messages_max, uint32_t bytes_max);
+/* pull.c: the pieces of request.store.pull, checked, as the payload of an answer to `op`. Gives back
+ * what the store lent. */
+Q_MUST_CHECK enum q_err broker_answer_pull(
+    struct broker_request *request, uint64_t next, struct qnet_buffer **ret_answer);
 /* An answer without payload. */
 Q_MUST_CHECK enum q_err broker_build_answer(
     const struct broker_request *request,

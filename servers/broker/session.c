@@ -46,14 +46,14 @@ join_on_net(
 
     Q_TRY(broker_read_consumer(header->subject, header->group, header->consumer, 0, &join->who));
     Q_TRY(read_tags(header, join));
-    if (header->start > QLOG_START_LATEST)
-        return Q_FAIL(Q_INVALID, .what = q_text("there is no start %u", header->start));
+    Q_TRY(broker_read_start(header->start, &join->start));
     if (header->token.len != sizeof(join->token))
         return Q_FAIL(
             Q_INVALID,
             .what = q_text(
                 "a session's token of %zu bytes, not %zu", header->token.len, sizeof(join->token)));
-    join->start = (enum qlog_start)header->start;
+    join->start_at = header->start_at;
+    join->broadcast = header->broadcast;
     memcpy(join->token, header->token.data, sizeof(join->token));
     return Q_OK;
 }
