@@ -42,6 +42,17 @@ struct command {
 int dev_run(const struct command *command, int argc, char **argv);
 int pub_run(const struct command *command, int argc, char **argv);
 int sub_run(const struct command *command, int argc, char **argv);
+int group_list_run(const struct command *command, int argc, char **argv);
+int group_show_run(const struct command *command, int argc, char **argv);
+int group_lag_run(const struct command *command, int argc, char **argv);
+int group_seek_run(const struct command *command, int argc, char **argv);
+int group_skip_run(const struct command *command, int argc, char **argv);
+int group_pause_run(const struct command *command, int argc, char **argv);
+int group_resume_run(const struct command *command, int argc, char **argv);
+int group_set_run(const struct command *command, int argc, char **argv);
+int group_delete_run(const struct command *command, int argc, char **argv);
+int dlq_list_run(const struct command *command, int argc, char **argv);
+int dlq_resend_run(const struct command *command, int argc, char **argv);
 int bench_pub_run(const struct command *command, int argc, char **argv);
 int bench_sub_run(const struct command *command, int argc, char **argv);
 int bench_delay_run(const struct command *command, int argc, char **argv);

@@ -25,6 +25,25 @@ static const struct command commands[] = {
     { "delay histogram", "", "count messages by the time at which they are due", NULL,
       delay_histogram_run },
     { "delay lag", "", "tell how delay groups are doing", NULL, delay_lag_run },
+    { "group list", "[SUBJECT]", "all groups, or those of a subject", NULL, group_list_run },
+    { "group show", "GROUP", "a group's settings, and all that `lag` tells", NULL, group_show_run },
+    { "group lag", "GROUP", "how far a group is, what holds it, and who works in it", NULL,
+      group_lag_run },
+    { "group seek", "GROUP", "go on somewhere else",
+      "All attempts begin again. What is in consumers' hands is theirs no more: acks of it come "
+      "too\n"
+      "late, and it comes again if it lies behind the new place.",
+      group_seek_run },
+    { "group skip", "GROUP SEQ|FIRST-LAST|all", "be done with messages without working on them",
+      NULL, group_skip_run },
+    { "group pause", "GROUP", "give out nothing new", NULL, group_pause_run },
+    { "group resume", "GROUP", "go on after a pause", NULL, group_resume_run },
+    { "group set", "GROUP", "change a group's settings", "What is not named stays as it is.",
+      group_set_run },
+    { "group delete", "GROUP", "forget a group and its progress", NULL, group_delete_run },
+    { "dlq list", "[SUBJECT]", "messages that became dead letters", NULL, dlq_list_run },
+    { "dlq resend", "[SUBJECT]", "give a group its dead letters again, each once",
+      "What was sent again before is left out, unless --again.", dlq_resend_run },
     { "bench pub", "", "measure publishing", NULL, bench_pub_run },
     { "bench sub", "", "measure consuming what `bench pub` has published", NULL, bench_sub_run },
     { "bench delay", "", "measure how late delayed messages are", NULL, bench_delay_run },
@@ -37,6 +56,7 @@ enum {
 };
 
 static const struct command *find(int argc, char **argv, int *ret_words);
+static bool has_second_word(const char *word);
 static int unknown(int argc, char **argv);
 static void print_overview(FILE *out);
 
@@ -74,6 +94,18 @@ find(int argc, char **argv, int *ret_words)
     return NULL;
 }
 
+/* "group" of "group list". */
+static bool
+has_second_word(const char *word)
+{
+    for (size_t index = 0; index < COMMAND_COUNT; index++) {
+        size_t length = strcspn(commands[index].name, " ");
+        bool is_first = strlen(word) == length && strncmp(commands[index].name, word, length) == 0;
+        if (is_first && commands[index].name[length]) return true;
+    }
+    return false;
+}
+
 static int
 unknown(int argc, char **argv)
 {
@@ -81,9 +113,8 @@ unknown(int argc, char **argv)
     for (size_t index = 0; index < COMMAND_COUNT; index++)
         names[index] = commands[index].name;
 
-    const char *word = argc > 2 && (strcmp(argv[1], "bench") == 0 || strcmp(argv[1], "delay") == 0)
-                           ? q_text("%s %s", argv[1], argv[2])
-                           : argv[1];
+    const char *word =
+        argc > 2 && has_second_word(argv[1]) ? q_text("%s %s", argv[1], argv[2]) : argv[1];
     const char *near = q_text_nearest(word, names, COMMAND_COUNT);
     (void)fprintf(stderr, "qmq: there is no command \"%s\"\n", word);
     for (size_t index = 0; index < COMMAND_COUNT; index++) {

@@ -35,6 +35,9 @@ struct pub {
     const char *at;     /* due then */
     uint64_t delay_ns;  /* due so long after it is sent */
     uint64_t due_ms;    /* of --at */
+    struct qmq_bytes key;
+    struct qmq_bytes order_key;
+    uint64_t order_key_field; /* 0: none */
     struct qmq_producer *producer;
 
     uint64_t lines;
@@ -74,6 +77,8 @@ pub_run(const struct command *command, int argc, char **argv)
     struct pub pub = { .from = NULL };
     struct q_opt_list tags = { .count = 0 };
     const char *meta = meta_default();
+    const char *key = "";
+    const char *order_key = "";
     const struct q_opt options[] = {
         { "tag", 't', Q_OPT_LIST, &tags, "TAG", "give each message this tag; up to 10 times", 0,
           0 },
@@ -83,6 +88,11 @@ pub_run(const struct command *command, int argc, char **argv)
         { "from", 0, Q_OPT_TEXT, &pub.from, "FILE", "one message per line; - is stdin", 0, 0 },
         { "tag-field", 0, Q_OPT_NUMBER, &pub.tag_field, "N",
           "with --from: the N-th word of a line is a tag, too", 1, UINT32_MAX },
+        { "key", 0, Q_OPT_TEXT, &key, "KEY", "a word to find the message by", 0, 0 },
+        { "order-key", 0, Q_OPT_TEXT, &order_key, "KEY",
+          "messages with the same one are handed out one after another", 0, 0 },
+        { "order-key-field", 0, Q_OPT_NUMBER, &pub.order_key_field, "N",
+          "with --from: the N-th word of a line is its order key", 1, UINT32_MAX },
         META_OPTION(meta),
     };
     struct q_opts_result result;
@@ -96,6 +106,10 @@ pub_run(const struct command *command, int argc, char **argv)
     if (!body && !pub.from && isatty(STDIN_FILENO))
         return usage_error(command, "no body: give BODY, --from FILE, or something on stdin");
     if (pub.tag_field && !pub.from) return usage_error(command, "--tag-field needs --from");
+    if (pub.order_key_field && (!pub.from || *order_key))
+        return usage_error(command, "--order-key-field needs --from, and no --order-key");
+    pub.key = (struct qmq_bytes){ key, strlen(key) };
+    pub.order_key = (struct qmq_bytes){ order_key, strlen(order_key) };
     unsigned tag_count = tags.count + (pub.tag_field ? 1 : 0);
     if (tag_count > TAGS_MAX)
         return usage_error(command, "%u tags, a message has %d at most", tag_count, TAGS_MAX);
@@ -223,6 +237,7 @@ send_line(struct pub *pub, struct q_bytes line)
         tags[message.tag_count++] = tag;
         message.tags = tags;
     }
+    if (pub->order_key_field) message.order_key = field(line, pub->order_key_field);
     int code;
     do {
         code = qmq_send(pub->producer, pub->subject, &message, on_sent, pub);
@@ -302,6 +317,9 @@ message_of(const struct pub *pub, struct q_bytes body)
         .body = { body.data, body.size },
         .tags = pub->tags,
         .tag_count = pub->tag_count,
+        .keys = &pub->key,
+        .key_count = pub->key.size > 0,
+        .order_key = pub->order_key,
     };
 }
 
