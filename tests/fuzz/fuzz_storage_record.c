@@ -114,7 +114,10 @@ try_names(struct q_bytes bytes)
         try_filter(&join.filter, bytes);
     }
     struct ql_error_record error;
-    if (ql_error_record_decode(bytes, &error) == Q_OK) check_inside(error.text, bytes);
+    if (ql_error_record_decode(bytes, &error) == Q_OK) {
+        check_inside(error.text, bytes);
+        Q_ASSERT(error.left > 0 && error.left <= error.count);
+    }
     struct ql_nack_record nack;
     if (ql_nack_record_decode(bytes, &nack) == Q_OK) check_inside(nack.error, bytes);
     struct ql_consumer_record consumer;

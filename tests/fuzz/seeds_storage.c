@@ -106,7 +106,7 @@ write_records(const char *directory)
     struct ql_resolve_record resolve = { 3, QL_VERDICT_SKIPPED, 120, .item_count = 1 };
     const struct ql_resolve_item resolved[] = { { 100, 119, 0 } };
     SEED(directory, resolve, ql_resolve_record_size(1), &resolve, resolved);
-    struct ql_error_record error = { 3, 105, q_bytes_from_text("no connection") };
+    struct ql_error_record error = { 3, 105, 4, 2, q_bytes_from_text("no connection") };
     SEED(directory, error, ql_error_record_size(&error), &error);
     struct ql_release_record release = { 3, 1, QL_RELEASE_LEFT };
     SEED(directory, release, ql_release_record_size(), &release);

@@ -432,3 +432,27 @@ Test(store_groups, dead_letters)
     assert_text(pulled, "a");
     cr_assert_eq(pulled.runs[0].attempt, 1);
 }
+
+/* One negative ack over several messages: each of their dead letters tells its text. */
+Test(store_groups, several_die_of_one_error)
+{
+    cr_assert_eq(fixture_publish(&fixture, "orders", "a,b,c,d", NULL, NULL), Q_OK);
+    uint64_t session = fixture_join(&fixture, "g", "c", NULL);
+    struct qlog_control settings = { .kind = QLOG_CONTROL_SETTINGS };
+    settings.settings.attempts_max = 1;
+    cr_assert_eq(control(&settings), Q_OK);
+    assert_text(fixture_pull(&fixture, "g", "c", session, 4, 0), "a,b,c,d");
+    /* As if a request of dead letters were under way. */
+    fixture.store->dead.busy = true;
+    cr_assert_eq(fixture_nack(&fixture, "g", "c", session, 0, 2, 0, "no stock"), Q_OK);
+    const struct ql_group *group = fixture.store->groups[0];
+    for (uint64_t i = 0; i < 3; i++)
+        cr_expect(q_bytes_equal(ql_group_error(group, i), q_bytes_from_text("no stock")));
+    cr_expect_eq(ql_group_error(group, 3).size, 0);
+    cr_expect_eq(group->error_count, 1, "one text for all of them");
+    fixture.store->dead.busy = false;
+    for (unsigned i = 0; i < 1000 && lag_of("g").dead < 3; i++)
+        fixture_settle(&fixture);
+    cr_assert_eq(lag_of("g").dead, 3);
+    cr_expect_eq(group->error_count, 0, "and none when they are all gone");
+}

@@ -209,9 +209,10 @@ nack_holds_back(const void *context, const struct ql_range_item *item)
 static void
 nack_note_error(struct ql_group *group, const struct ql_range_item *item, struct q_bytes text)
 {
-    /* Of a range the first one's says enough. */
     struct ql_last_error *error = &group->errors[group->error_count++];
     error->sequence = item->sequence;
+    error->count = item->count;
+    error->left = item->count;
     error->size = (uint8_t)q_min_u64(text.size, QLOG_ERROR_MAX);
     memcpy(error->text, text.data, error->size);
 }

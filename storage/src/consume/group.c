@@ -230,8 +230,11 @@ ql_consumer_next_timeout(const struct ql_consumer *consumer)
 struct q_bytes
 ql_group_error(const struct ql_group *group, uint64_t sequence)
 {
-    for (uint32_t i = 0; i < group->error_count; i++)
-        if (group->errors[i].sequence == sequence)
-            return q_bytes_from(group->errors[i].text, group->errors[i].size);
+    /* The newest: a message that was sent again may have died twice. */
+    for (uint32_t i = group->error_count; i > 0; i--) {
+        const struct ql_last_error *error = &group->errors[i - 1];
+        if (sequence - error->sequence < error->count)
+            return q_bytes_from(error->text, error->size);
+    }
     return q_bytes_from("", 0);
 }

@@ -76,9 +76,11 @@ struct ql_consumer {
     char name[QLOG_CONSUMER_MAX + 1];
 };
 
-/* The last error of a message that is dying. */
+/* The last error of messages that are dying, or were: each of them leaves once. */
 struct ql_last_error {
-    uint64_t sequence;
+    uint64_t sequence; /* of the first */
+    uint32_t count;
+    uint32_t left; /* of them, that are still dying */
     uint8_t size;
     char text[QLOG_ERROR_MAX];
 };

@@ -129,8 +129,15 @@ static void
 errors_forget(struct ql_group *group, uint64_t first, uint64_t count)
 {
     uint32_t kept = 0;
-    for (uint32_t i = 0; i < group->error_count; i++)
-        if (group->errors[i].sequence - first >= count) group->errors[kept++] = group->errors[i];
+    for (uint32_t i = 0; i < group->error_count; i++) {
+        struct ql_last_error *error = &group->errors[i];
+        uint64_t from = q_max_u64(first, error->sequence);
+        uint64_t to = q_min_u64(first + count, error->sequence + error->count);
+        if (from < to) error->left -= (uint32_t)q_min_u64(to - from, error->left);
+        if (error->left == 0) continue;
+        if (kept < i) group->errors[kept] = *error;
+        kept++;
+    }
     group->error_count = kept;
 }
 

@@ -100,6 +100,8 @@ ql_group_apply_error(struct ql_group *group, const struct ql_error_record *recor
     }
     struct ql_last_error *error = &group->errors[group->error_count++];
     error->sequence = record->sequence;
+    error->count = record->count;
+    error->left = record->left;
     error->size = (uint8_t)record->text.size;
     memcpy(error->text, record->text.data, record->text.size);
     return Q_OK;
@@ -185,6 +187,7 @@ ql_group_state_hash(const struct ql_group *group)
     hash = hash_spans(hash, &group->pending);
     for (uint32_t i = 0; i < group->error_count; i++) {
         hash = hash_number(hash, group->errors[i].sequence);
+        hash = hash_number(hash, (uint64_t)group->errors[i].count << 32 | group->errors[i].left);
         hash = hash_text(hash, group->errors[i].text, group->errors[i].size);
     }
     for (uint32_t i = 0; i < group->consumer_count; i++) {

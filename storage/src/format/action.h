@@ -228,10 +228,12 @@ struct ql_ranges_record {
     const uint8_t *items; /* encoded; see ql_range_item_at() */
 };
 
-/* --- ERROR --- the last error of a message that is dying. */
+/* --- ERROR --- the last error of messages that are dying. */
 struct ql_error_record {
     uint32_t group_id;
-    uint64_t sequence;
+    uint64_t sequence; /* of the first */
+    uint32_t count;
+    uint32_t left; /* of them, that are still dying; 1 … count */
     struct q_bytes text;
 };
 

@@ -398,6 +398,8 @@ ql_describe_error(struct line *line, const struct ql_record *record)
     if (ql_error_record_decode(record->bytes, &error) != Q_OK) return false;
     line_number(line, "group", error.group_id);
     line_number(line, "sequence", error.sequence);
+    line_number(line, "count", error.count);
+    line_number(line, "left", error.left);
     line_bytes(line, "text", error.text);
     return true;
 }

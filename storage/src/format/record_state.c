@@ -351,7 +351,7 @@ ql_cursor_record_decode(struct q_bytes bytes, struct ql_cursor_record *ret_recor
 uint32_t
 ql_error_record_size(const struct ql_error_record *record)
 {
-    return record_size(4 + 8 + 1 + record->text.size);
+    return record_size(4 + 8 + 4 + 4 + 1 + record->text.size);
 }
 
 void
@@ -360,6 +360,8 @@ ql_error_record_encode(const struct ql_error_record *record, uint8_t *out)
     struct writer writer = writer_of(out, QL_RECORD_ERROR, ql_error_record_size(record));
     put_u32(&writer, record->group_id);
     put_u64(&writer, record->sequence);
+    put_u32(&writer, record->count);
+    put_u32(&writer, record->left);
     put_text(&writer, record->text);
 }
 
@@ -370,8 +372,14 @@ ql_error_record_decode(struct q_bytes bytes, struct ql_error_record *ret_record)
     struct ql_error_record record = { 0 };
     record.group_id = take_u32(&reader);
     record.sequence = take_u64(&reader);
+    record.count = take_u32(&reader);
+    record.left = take_u32(&reader);
     record.text = take_text(&reader);
     Q_TRY(reader_check(&reader, "ERROR record is cut"));
+    if (record.left == 0 || record.left > record.count)
+        return Q_FAIL(
+            Q_E_CORRUPT,
+            .what = q_text("ERROR record of %u of %u messages", record.left, record.count));
     *ret_record = record;
     return Q_OK;
 }

@@ -131,6 +131,8 @@ error_statement(const struct ql_group *group, uint32_t index)
     return (struct ql_error_record){
         .group_id = group->id,
         .sequence = error->sequence,
+        .count = error->count,
+        .left = error->left,
         .text = q_bytes_from(error->text, error->size),
     };
 }
