@@ -21,6 +21,7 @@ static struct {
     struct qlog_io io;
     struct qlog_io_op *queue[QL_WINDOW_PIECES];
     unsigned count;
+    bool handed;     /* what was submitted */
     uint64_t bad_at; /* 0: none */
     uint64_t read_bytes;
     uint64_t read_to;
@@ -40,6 +41,7 @@ disk_submit(struct qlog_io *io, struct qlog_io_op *op)
     (void)io;
     cr_assert_lt(disk.count, QL_WINDOW_PIECES);
     disk.queue[disk.count++] = op;
+    disk.handed = false;
 }
 
 /* One operation at a time, the last one first. */
@@ -49,6 +51,7 @@ disk_enter(struct qlog_io *io, uint64_t wait_ns)
     (void)io;
     (void)wait_ns;
     cr_assert_gt(disk.count, 0, "nobody waits for nothing");
+    disk.handed = true;
     struct qlog_io_op *op = disk.queue[--disk.count];
     cr_assert_leq(op->at + op->length, FILE_BYTES);
     cr_assert_eq(op->at % QL_BLOCK, 0);
@@ -98,6 +101,7 @@ Test(storage_window, forward_in_frames_of_any_size)
         check(data, position, QL_BLOCK);
         cr_assert_eq(ql_window_load(&window, &segment, position, size, limit, &data), 0);
         check(data, position, size);
+        cr_assert(disk.handed, "what was asked for ahead is on its way while this is looked at");
         position += size;
     }
     ql_window_fini(&window);

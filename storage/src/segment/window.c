@@ -1,36 +1,37 @@
 #include "segment/window.h"
 
 #include <errno.h>
-#include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <qbase/assert.h>
 #include <qbase/bytes.h>
 #include <qbase/clock.h>
 
 enum {
-    PIECE_BYTES = 2 * 1024 * 1024,
-    /* Before a piece: room for the part of a frame that the piece before ends with. */
-    MARGIN_BYTES = 2 * 1024 * 1024
+    PIECE_BYTES = 1024 * 1024,
+    ROOM_BYTES = 8 * 1024 * 1024
 };
 
-static bool window_go_on(struct ql_window *window, uint64_t position, uint64_t size);
-static int window_read(
-    struct ql_window *window, const struct ql_segment *segment, uint64_t position, uint64_t size);
-static void window_read_ahead(struct ql_window *window, uint64_t limit);
-static void window_forget_ahead(struct ql_window *window);
+static uint64_t window_wanted(
+    const struct ql_window *window, uint64_t position, uint64_t need, uint64_t limit);
+static bool window_has(
+    const struct ql_window *window, const struct ql_segment *segment, uint64_t position);
+static int window_need_room(struct ql_window *window, uint64_t size);
+static uint8_t *map_twice(size_t size);
+static void window_begin(
+    struct ql_window *window, const struct ql_segment *segment, uint64_t position);
+static int window_read(struct ql_window *window, uint64_t need, uint64_t wanted);
+static int window_ask(struct ql_window *window, uint64_t wanted);
+static int window_take(struct ql_window *window);
+static int window_read_alone(struct ql_window *window, uint64_t position, uint64_t need, int error);
+static void window_forget(struct ql_window *window);
 static int piece_wait(struct ql_window *window, struct ql_window_piece *piece);
-static bool piece_reserve(struct ql_window_piece *piece, uint64_t size);
-static void piece_ask(
-    struct ql_window_piece *piece,
-    const struct ql_segment *segment,
-    uint64_t position,
-    uint64_t size);
 
-static struct ql_window_piece *
-window_piece(struct ql_window *window, unsigned at)
+static uint8_t *
+window_at(const struct ql_window *window, uint64_t position)
 {
-    return &window->pieces[(window->first + at) % QL_WINDOW_PIECES];
+    return window->memory + (position - window->start) % window->room;
 }
 
 void
@@ -42,10 +43,8 @@ ql_window_init(struct ql_window *window, struct qlog_io *io)
 void
 ql_window_fini(struct ql_window *window)
 {
-    window_forget_ahead(window);
-    for (unsigned i = 0; i < QL_WINDOW_PIECES; i++)
-        if (window->pieces[i].memory != NULL)
-            (void)munmap(window->pieces[i].memory, window->pieces[i].memory_size);
+    window_forget(window);
+    if (window->memory != NULL) (void)munmap(window->memory, 2 * window->room);
     *window = (struct ql_window){ .io = window->io };
 }
 
@@ -58,91 +57,174 @@ ql_window_load(
     uint64_t limit,
     const uint8_t **ret_data)
 {
-    const struct ql_window_piece *piece = window_piece(window, 0);
-    bool known = piece->segment == segment && position >= piece->from &&
-                 position - piece->from <= piece->size;
-    bool inside = known && size <= piece->size - (position - piece->from);
-    if (!inside) {
-        if (!known || !window_go_on(window, position, size)) {
-            int rv = window_read(window, segment, position, size);
-            if (rv < 0) return rv;
-        }
-        /* Only for whoever has shown that it reads on. */
-        if (known && position >= window->bad_to)
-            window_read_ahead(window, q_min_u64(limit, ql_segment_limit(segment)));
-        piece = window_piece(window, 0);
+    uint64_t need = position + size;
+    bool known = window_has(window, segment, position);
+    bool ahead = known && (window->ahead || need > window->ready);
+    if (size > window->room / 2) {
+        int rv = window_need_room(window, size);
+        if (rv < 0) return rv;
+        known = false;
     }
-    *ret_data = piece->data + (position - piece->from);
+    if (!known) window_begin(window, segment, position);
+    window->ahead = ahead;
+    uint64_t wanted = window_wanted(window, position, need, limit);
+    int rv = window_read(window, need, wanted);
+    if (rv < 0) rv = window_read_alone(window, position, need, rv);
+    if (rv < 0) return rv;
+    *ret_data = window_at(window, position);
     return 0;
 }
 
-/* With the piece that was read ahead, and what is left of the one before in front of it. */
-static bool
-window_go_on(struct ql_window *window, uint64_t position, uint64_t size)
+/* Up to where to read now. */
+static uint64_t
+window_wanted(const struct ql_window *window, uint64_t position, uint64_t need, uint64_t limit)
 {
-    const struct ql_window_piece *piece = window_piece(window, 0);
-    struct ql_window_piece *next = window_piece(window, 1);
-    uint64_t rest = piece->from + piece->size - position;
-    if (!next->asked || rest > MARGIN_BYTES || size > rest + next->size) return false;
-    if (piece_wait(window, next) < 0) return false;
-    Q_ASSERT(next->segment == piece->segment && next->from == piece->from + piece->size);
-    if (rest > 0) memcpy(next->data - rest, piece->data + piece->size - rest, rest);
-    next->data -= rest;
-    next->from -= rest;
-    next->size += rest;
-    window->first = (window->first + 1) % QL_WINDOW_PIECES;
-    return true;
+    uint64_t end = ql_segment_limit(window->segment);
+    if (position < window->bad_to) return need;
+    if (!window->ahead && window->asked > window->start) return need;
+    if (!window->ahead) return q_max_u64(need, q_min_u64(position + PIECE_BYTES, end));
+    uint64_t to = q_min_u64(limit, end);
+    /* Whole pieces, for which there is room: each costs a call. */
+    uint64_t room = window->room - (window->asked - position);
+    if (to > position + window->room) to = window->asked + room / PIECE_BYTES * PIECE_BYTES;
+    return q_max_u64(need, to);
+}
+
+/* What reads go on from, or wait for, is not overwritten yet. */
+static bool
+window_has(const struct ql_window *window, const struct ql_segment *segment, uint64_t position)
+{
+    if (window->segment != segment || segment == NULL) return false;
+    return position >= window->start && position <= window->asked &&
+           window->asked - position <= window->room;
 }
 
 static int
-window_read(
-    struct ql_window *window, const struct ql_segment *segment, uint64_t position, uint64_t size)
+window_need_room(struct ql_window *window, uint64_t size)
 {
-    window_forget_ahead(window);
-    struct ql_window_piece *piece = window_piece(window, 0);
-    piece->segment = NULL;
-    uint64_t left = ql_segment_limit(segment) - position;
-    uint64_t wanted = q_min_u64(q_max_u64(size, PIECE_BYTES), left);
-    if (position < window->bad_to) wanted = size;
-    if (!piece_reserve(piece, q_max_u64(wanted, size))) return -ENOMEM;
+    size_t room = ROOM_BYTES;
+    while (room / 2 < size)
+        room *= 2;
+    window_forget(window);
+    if (window->memory != NULL) (void)munmap(window->memory, 2 * window->room);
+    window->room = 0;
+    window->memory = map_twice(room);
+    if (window->memory == NULL) return -ENOMEM;
+    window->room = room;
+    return 0;
+}
+
+/* NULL: out of memory. */
+static uint8_t *
+map_twice(size_t size)
+{
+    int file = memfd_create("qlog-window", MFD_CLOEXEC);
+    if (file < 0) return NULL;
+    /* Room for both first, so that nothing else can lie there. */
+    uint8_t *memory = MAP_FAILED;
+    if (ftruncate(file, (off_t)size) == 0)
+        memory = mmap(NULL, 2 * size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    bool good = memory != MAP_FAILED;
+    for (unsigned i = 0; good && i < 2; i++)
+        good = mmap(
+                   memory + i * size, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file,
+                   0) != MAP_FAILED;
+    (void)close(file);
+    if (!good && memory != MAP_FAILED) (void)munmap(memory, 2 * size);
+    return good ? memory : NULL;
+}
+
+static void
+window_begin(struct ql_window *window, const struct ql_segment *segment, uint64_t position)
+{
+    window_forget(window);
+    window->segment = segment;
+    window->start = position;
+    window->ready = position;
+    window->asked = position;
+}
+
+/* Everything below `need`; what follows up to `wanted` is under way, as far as there is room. */
+static int
+window_read(struct ql_window *window, uint64_t need, uint64_t wanted)
+{
     for (;;) {
-        piece_ask(piece, segment, position, wanted);
+        int rv = 0;
+        while (window->count > 0 && window->pieces[window->first].read.finished && rv == 0)
+            rv = window_take(window);
+        /* What was read ahead and is not asked for may be as bad as it likes. */
+        if (window->ready >= need) return window_ask(window, wanted);
+        if (rv == 0) rv = window_ask(window, wanted);
+        if (rv == 0) rv = window_take(window);
+        if (rv < 0) return rv;
+    }
+}
+
+static int
+window_ask(struct ql_window *window, uint64_t wanted)
+{
+    bool asked = false;
+    while (window->asked < wanted && window->count < QL_WINDOW_PIECES) {
+        struct ql_window_piece *piece =
+            &window->pieces[(window->first + window->count) % QL_WINDOW_PIECES];
+        piece->from = window->asked;
+        piece->to = q_min_u64(window->asked + PIECE_BYTES, wanted);
+        piece->read = (struct ql_transfer){
+            .op = {
+                .kind = QLOG_IO_READ,
+                .file = window->segment->file,
+                .buffer = -1,
+                .data = window_at(window, piece->from),
+                .length = (uint32_t)(piece->to - piece->from),
+                .at = ql_segment_offset(window->segment, piece->from),
+            },
+        };
         ql_transfer_submit(window->io, &piece->read);
-        int rv = piece_wait(window, piece);
-        if (rv == 0) return 0;
-        piece->segment = NULL;
-        /* Something behind what is asked for may be what can't be read. */
-        if (wanted <= size) return rv;
-        window->bad_to = position + wanted;
-        wanted = size;
+        window->asked = piece->to;
+        window->count++;
+        asked = true;
     }
+    /* On their way while what is here is looked at. */
+    return asked ? window->io->table->enter(window->io, 0) : 0;
+}
+
+/* Wait for the next piece. It stays where it is if it failed. */
+static int
+window_take(struct ql_window *window)
+{
+    struct ql_window_piece *piece = &window->pieces[window->first];
+    int rv = piece_wait(window, piece);
+    if (rv < 0) return rv;
+    window->ready = piece->to;
+    window->first = (window->first + 1) % QL_WINDOW_PIECES;
+    window->count--;
+    return 0;
+}
+
+/* Something could not be read: perhaps what was read along with what is asked for. */
+static int
+window_read_alone(struct ql_window *window, uint64_t position, uint64_t need, int error)
+{
+    const struct ql_window_piece bad = window->pieces[window->first];
+    const struct ql_segment *segment = window->segment;
+    bool along = window->count > 0 && (bad.from < position || bad.to > need);
+    window_forget(window);
+    if (!along) return error;
+    window->bad_to = q_max_u64(window->bad_to, bad.to);
+    window_begin(window, segment, position);
+    int rv = window_read(window, need, need);
+    if (rv < 0) window_forget(window);
+    return rv;
 }
 
 static void
-window_read_ahead(struct ql_window *window, uint64_t limit)
+window_forget(struct ql_window *window)
 {
-    const struct ql_window_piece *last = window_piece(window, 0);
-    for (unsigned i = 1; i < QL_WINDOW_PIECES; i++) {
-        struct ql_window_piece *piece = window_piece(window, i);
-        if (!piece->asked) {
-            uint64_t from = last->from + last->size;
-            if (from >= limit || !piece_reserve(piece, PIECE_BYTES)) return;
-            piece_ask(piece, last->segment, from, q_min_u64(PIECE_BYTES, limit - from));
-            ql_transfer_submit(window->io, &piece->read);
-        }
-        last = piece;
+    for (; window->count > 0; window->count--) {
+        (void)piece_wait(window, &window->pieces[window->first]);
+        window->first = (window->first + 1) % QL_WINDOW_PIECES;
     }
-}
-
-static void
-window_forget_ahead(struct ql_window *window)
-{
-    for (unsigned i = 0; i < QL_WINDOW_PIECES; i++) {
-        struct ql_window_piece *piece = window_piece(window, i);
-        if (!piece->asked) continue;
-        (void)piece_wait(window, piece);
-        piece->segment = NULL;
-    }
+    window->segment = NULL;
 }
 
 static int
@@ -152,45 +234,5 @@ piece_wait(struct ql_window *window, struct ql_window_piece *piece)
         int rv = window->io->table->enter(window->io, Q_NS_PER_S);
         if (rv < 0) return rv;
     }
-    piece->asked = false;
     return piece->read.error;
-}
-
-static bool
-piece_reserve(struct ql_window_piece *piece, uint64_t size)
-{
-    size_t wanted = MARGIN_BYTES + q_align_up(size, QL_BLOCK);
-    if (wanted <= piece->memory_size) return true;
-    if (piece->memory != NULL) (void)munmap(piece->memory, piece->memory_size);
-    piece->memory_size = 0;
-    piece->memory = NULL;
-    void *memory = mmap(NULL, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) return false;
-    piece->memory = memory;
-    piece->memory_size = wanted;
-    return true;
-}
-
-static void
-piece_ask(
-    struct ql_window_piece *piece,
-    const struct ql_segment *segment,
-    uint64_t position,
-    uint64_t size)
-{
-    piece->segment = segment;
-    piece->from = position;
-    piece->size = size;
-    piece->data = piece->memory + MARGIN_BYTES;
-    piece->asked = true;
-    piece->read = (struct ql_transfer){
-        .op = {
-            .kind = QLOG_IO_READ,
-            .file = segment->file,
-            .buffer = -1,
-            .data = piece->data,
-            .length = (uint32_t)size,
-            .at = ql_segment_offset(segment, position),
-        },
-    };
 }
