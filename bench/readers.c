@@ -239,10 +239,10 @@ bench_readers(struct bench *bench)
     double seconds;
     Q_TRY(bench_read(bench, 0, 1, &messages, &bytes, &seconds));
     bench->one_rate = (double)messages / seconds;
-    double raw_before = readers_raw(bench->directory, bench->bytes / 2);
+    double raw_before = readers_raw(bench->directory, bench->bytes / 2, false);
     Q_TRY(bench_read(bench, 1, READERS, &messages, &bytes, &seconds));
     bench->whole_rate = (double)bytes / seconds;
-    bench->raw_rate = (raw_before + readers_raw(bench->directory, bench->bytes / 2)) / 2;
+    bench->raw_rate = (raw_before + readers_raw(bench->directory, bench->bytes / 2, false)) / 2;
     return Q_OK;
 }
 

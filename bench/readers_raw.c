@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +9,7 @@
 #include <unistd.h>
 
 #include <qbase/clock.h>
+#include <qbatch/hash.h>
 #include <qlog/io.h>
 
 enum {
@@ -27,6 +27,8 @@ struct reading {
     uint64_t bytes;
     unsigned under_way;
     bool failed;
+    bool hashed;
+    uint64_t hash;
     struct slot {
         struct qlog_io_op op;
         struct reading *reading;
@@ -46,7 +48,7 @@ compare_names(const void *a, const void *b)
 }
 
 double
-readers_raw(const char *directory, uint64_t bytes)
+readers_raw(const char *directory, uint64_t bytes, bool hashed)
 {
     char folder[PATH_BYTES];
     (void)snprintf(folder, sizeof(folder), "%s/message", directory);
@@ -60,7 +62,7 @@ readers_raw(const char *directory, uint64_t bytes)
             (void)snprintf(names[count++], sizeof(names[0]), "%.31s", entry->d_name);
     (void)closedir(listing);
     qsort(names, count, sizeof(names[0]), compare_names);
-    struct reading reading = { 0 };
+    struct reading reading = { .hashed = hashed };
     if (qlog_io_uring_new(&reading.io) != 0 && qlog_io_plain_new(&reading.io) != 0) return 0;
     for (unsigned i = 0; i < DEPTH; i++) {
         reading.slots[i].reading = &reading;
@@ -79,7 +81,9 @@ readers_raw(const char *directory, uint64_t bytes)
     for (unsigned i = 0; i < DEPTH; i++)
         free(reading.slots[i].data);
     reading.io->table->destroy(reading.io);
-    return reading.failed ? 0 : (double)reading.bytes * Q_NS_PER_S / (double)took_ns;
+    /* The hashes are looked at, so that they are made. */
+    bool useless = reading.failed || (hashed && reading.hash == 1);
+    return useless ? 0 : (double)reading.bytes * Q_NS_PER_S / (double)took_ns;
 }
 
 static bool
@@ -126,6 +130,8 @@ read_on_done(struct qlog_io_op *op)
         slot->reading->failed = true;
     else
         slot->reading->bytes += (uint64_t)op->result;
+    if (slot->reading->hashed && op->result > 0)
+        slot->reading->hash ^= qbatch_hash(q_bytes_from(slot->data, (size_t)op->result));
     read_next(slot);
 }
 

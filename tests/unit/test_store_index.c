@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 #include "log/index_scan.h"
-#include "log/index_verify.h"
+#include "look/check.h"
 #include "store/store.h"
 #include "store_fixture.h"
 
@@ -183,17 +183,21 @@ note_finding(void *context, uint64_t position, const char *text)
 }
 
 static unsigned
-verify_index(bool deep)
+verify_index(bool deep, unsigned jobs)
 {
     unsigned findings = 0;
-    struct ql_index_verify verify = {
-        .log = fixture.store->messages,
+    struct ql_home *home;
+    cr_assert_eq(ql_home_open_to_read(fixture.directory, NULL, &home), Q_OK);
+    struct ql_check check = {
+        .home = home,
+        .live = ql_home_is_live(&home->env),
         .deep = deep,
+        .jobs = jobs,
         .context = &findings,
-        .on_finding = note_finding,
+        .on_index = note_finding,
     };
-    cr_assert_eq(ql_index_verify(&verify), Q_OK);
-    cr_assert_gt(verify.checked, 3);
+    cr_assert_eq(ql_check_run(&check), Q_OK);
+    cr_assert_eq(ql_home_close(home), Q_OK);
     return findings;
 }
 
@@ -201,7 +205,9 @@ verify_index(bool deep)
 Test(store_index, files_are_held_against_segments)
 {
     publish_some(ROUNDS);
-    cr_assert_eq(verify_index(true), 0);
+    cr_assert_eq(verify_index(true, 1), 0, "beside a running store");
+    cr_assert_eq(qlog_store_close(fixture.store), Q_OK);
+    cr_assert_eq(verify_index(true, 1), 0, "of a stopped one");
     char paths[64][128];
     cr_assert_gt(index_files(paths, 64), 3);
     for (unsigned i = 0; i < 2; i++) {
@@ -223,8 +229,10 @@ Test(store_index, files_are_held_against_segments)
         }
         (void)fclose(file);
     }
-    cr_assert_eq(verify_index(false), 1);
-    cr_assert_eq(verify_index(true), 2);
+    cr_assert_eq(verify_index(false, 1), 1);
+    cr_assert_eq(verify_index(true, 1), 2);
+    cr_assert_eq(verify_index(true, 3), 2);
+    cr_assert_eq(qlog_store_open(fixture.directory, &fixture.options, &fixture.store), Q_OK);
 }
 
 /* While the store runs, too: a page is checked when it is first looked at. */

@@ -10,7 +10,6 @@
 
 #include "command.h"
 #include "json.h"
-#include "log/index_verify.h"
 #include "look/check.h"
 
 enum {
@@ -57,7 +56,6 @@ static enum q_err check_actions(const char *directory, struct report *report);
 static void on_damage(void *context, const struct qlog_damage *damage);
 static enum q_err on_digest(void *context, const struct ql_digest *digest);
 static void on_finding(void *context, const char *log, uint64_t position, const char *text);
-static enum q_err check_index(struct ql_home *home, struct report *report);
 static void on_index_finding(void *context, uint64_t position, const char *text);
 static void on_progress(void *context, uint64_t bytes, uint64_t total);
 static void add_damage(struct log_report *log, const struct qlog_damage *damage);
@@ -125,7 +123,6 @@ check_all(const char *directory, struct report *report, bool json)
         if (!json) print_log(log);
     }
     if (err == Q_OK && report->store) ql_audit_end(&report->audit);
-    if (err == Q_OK && report->store) err = check_index(home, report);
     (void)ql_home_close(home);
     if (report->audit.findings > 0) report->result = TOOL_EXIT_CORRUPT;
     return err;
@@ -143,6 +140,8 @@ check_log(struct ql_home *home, unsigned index, struct report *report)
         .context = report,
         .on_damage = on_damage,
         .on_digest = report->store ? on_digest : NULL,
+        /* Index files are derived, and say the same as their segments. */
+        .on_index = report->store ? on_index_finding : NULL,
         .on_progress = report->shows_progress ? on_progress : NULL,
     };
     enum q_err err = ql_check_run(&check);
@@ -187,19 +186,6 @@ check_actions(const char *directory, struct report *report)
     qlog_cursor_state(cursor, &log->state);
     qlog_cursor_close(cursor);
     return err == Q_END ? Q_OK : err;
-}
-
-/* Index files are derived, and say the same as their segments. */
-static enum q_err
-check_index(struct ql_home *home, struct report *report)
-{
-    struct ql_index_verify verify = {
-        .log = &home->logs[0],
-        .deep = report->deep,
-        .context = report,
-        .on_finding = on_index_finding,
-    };
-    return ql_index_verify(&verify);
 }
 
 static void

@@ -3,8 +3,7 @@
 #include <string.h>
 
 struct rebuild {
-    struct ql_entries entries;
-    struct ql_index_header header;
+    struct ql_index_collect collect;
     bool unread; /* a read failed */
 };
 
@@ -78,6 +77,61 @@ ql_index_header_of(
     (void)strncpy(ret_header->log_name, log, QL_LOG_NAME_MAX - 1);
 }
 
+void
+ql_index_collect_init(
+    struct ql_index_collect *collect,
+    const struct ql_env *env,
+    const char *log,
+    const struct ql_segment *segment)
+{
+    ql_entries_init(&collect->entries);
+    ql_index_header_of(env, log, segment, &collect->header);
+}
+
+void
+ql_index_collect_fini(struct ql_index_collect *collect)
+{
+    ql_entries_fini(&collect->entries);
+}
+
+enum q_err
+ql_index_collect_add(struct ql_index_collect *collect, const struct ql_scan *scan)
+{
+    struct ql_record_walk walk = { .records = scan->records, .payloads = scan->payloads };
+    struct ql_index_header *header = &collect->header;
+    struct ql_record record;
+    enum q_err err;
+    while ((err = ql_record_next(&walk, &record)) == Q_OK) {
+        struct qbatch batch;
+        struct ql_entry entry;
+        if (record.kind != QL_RECORD_BATCH) continue;
+        if (ql_entry_of_record(scan, &record, &batch, &entry) != Q_OK) continue;
+        Q_TRY(ql_entries_reserve(&collect->entries, 1));
+        (void)ql_entries_add(&collect->entries, 0, batch.subject_id, &entry, batch.store_time_ms);
+    }
+    header->chain = scan->chain;
+    header->generation = scan->generation;
+    header->wall_ms = scan->wall_ms;
+    header->sealed = scan->frame.last;
+    return err == Q_END ? Q_OK : err;
+}
+
+enum q_err
+ql_index_collect_build(
+    struct ql_index_collect *collect, uint64_t end, struct ql_index_build *ret_build)
+{
+    collect->header.end = end;
+    *ret_build = (struct ql_index_build){
+        .header = collect->header,
+        .chunks = collect->entries.chunks,
+        .from = collect->entries.floor,
+        .to = collect->entries.end,
+    };
+    ql_index_build(ret_build);
+    ret_build->chunks = NULL;
+    return ret_build->err;
+}
+
 enum q_err
 ql_index_rebuild(
     struct ql_env *env,
@@ -88,9 +142,9 @@ ql_index_rebuild(
     struct ql_index_build *ret_build)
 {
     struct rebuild rebuild = { .unread = false };
+    struct ql_index_collect *collect = &rebuild.collect;
     struct ql_recover recover;
-    ql_entries_init(&rebuild.entries);
-    ql_index_header_of(env, log, segment, &rebuild.header);
+    ql_index_collect_init(collect, env, log, segment);
     ql_index_range_init(env, log, segments, segment->base, end, &recover);
     recover.context = &rebuild;
     recover.on_frame = rebuild_on_frame;
@@ -99,43 +153,23 @@ ql_index_rebuild(
     /* What can't be read now may be there all the same: a file without it would say that it is gone. */
     if (err == Q_OK && rebuild.unread)
         err = Q_FAIL(
-            Q_E_IO, .path = env->path, .position = (int64_t)rebuild.header.rot_from,
+            Q_E_IO, .path = env->path, .position = (int64_t)collect->header.rot_from,
             .what = q_text("a part of the %s log can't be read to make its index again", log),
             .hint = "check the disk and the kernel's log");
-    *ret_build = (struct ql_index_build){ .header = rebuild.header, .err = err };
+    *ret_build = (struct ql_index_build){ .header = collect->header, .err = err };
     if (err == Q_OK) {
-        ret_build->header.end = end;
-        ret_build->header.chain = recover.chain;
-        ret_build->header.generation = recover.scan.generation;
-        ret_build->header.wall_ms = recover.wall_ms;
-        ret_build->header.sealed = recover.sealed;
-        ret_build->header.created_ms = q_clock_wall_ms(env->clock);
-        ret_build->chunks = rebuild.entries.chunks;
-        ret_build->from = rebuild.entries.floor;
-        ret_build->to = rebuild.entries.end;
-        ql_index_build(ret_build);
-        ret_build->chunks = NULL;
+        collect->header.created_ms = q_clock_wall_ms(env->clock);
+        err = ql_index_collect_build(collect, end, ret_build);
     }
-    ql_entries_fini(&rebuild.entries);
-    return ret_build->err;
+    ql_index_collect_fini(collect);
+    return err;
 }
 
 static enum q_err
 rebuild_on_frame(void *context, const struct ql_scan *scan)
 {
     struct rebuild *rebuild = context;
-    struct ql_record_walk walk = { .records = scan->records, .payloads = scan->payloads };
-    struct ql_record record;
-    enum q_err err;
-    while ((err = ql_record_next(&walk, &record)) == Q_OK) {
-        struct qbatch batch;
-        struct ql_entry entry;
-        if (record.kind != QL_RECORD_BATCH) continue;
-        if (ql_entry_of_record(scan, &record, &batch, &entry) != Q_OK) continue;
-        Q_TRY(ql_entries_reserve(&rebuild->entries, 1));
-        (void)ql_entries_add(&rebuild->entries, 0, batch.subject_id, &entry, batch.store_time_ms);
-    }
-    return err == Q_END ? Q_OK : err;
+    return ql_index_collect_add(&rebuild->collect, scan);
 }
 
 static void
@@ -143,5 +177,5 @@ rebuild_on_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state sta
 {
     struct rebuild *rebuild = context;
     rebuild->unread = rebuild->unread || state == QL_SCAN_READ;
-    ql_index_add_rot(&rebuild->header, from, to);
+    ql_index_add_rot(&rebuild->collect.header, from, to);
 }

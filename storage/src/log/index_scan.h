@@ -36,6 +36,24 @@ void ql_index_header_of(
     const struct ql_segment *segment,
     struct ql_index_header *ret_header);
 
+/* Entries of one segment's frames, until a file is made of them. */
+struct ql_index_collect {
+    struct ql_entries entries;
+    struct ql_index_header header;
+};
+void ql_index_collect_init(
+    struct ql_index_collect *collect,
+    const struct ql_env *env,
+    const char *log,
+    const struct ql_segment *segment);
+void ql_index_collect_fini(struct ql_index_collect *collect);
+/* The frame that was scanned last, which follows what was added before. Q_OK, Q_E_CORRUPT, Q_E_NOMEM. */
+Q_MUST_CHECK enum q_err ql_index_collect_add(
+    struct ql_index_collect *collect, const struct ql_scan *scan);
+/* The bytes of the file that ends behind the last frame. `ret_build->file` is the caller's. Q_OK, Q_E_NOMEM. */
+Q_MUST_CHECK enum q_err ql_index_collect_build(
+    struct ql_index_collect *collect, uint64_t end, struct ql_index_build *ret_build);
+
 /*
  * The index file of a segment from its base to `end`, a frame's beginning. `ret_build->file` is the
  * caller's. Q_OK, Q_E_NOMEM, Q_E_IO.

@@ -10,6 +10,7 @@
 #include <qbase/assert.h>
 
 #include "format/record.h"
+#include "log/index_verify.h"
 #include "segment/recover.h"
 
 enum {
@@ -29,6 +30,10 @@ struct range {
     uint64_t last_generation;
     bool whole_end; /* its last frame is the one before `to` */
 
+    struct ql_index_witness *witnesses; /* of its segments; none when no index is looked at */
+    uint32_t witness_count;
+    uint32_t witness; /* of the segment that is being read */
+
     struct ql_digest *digests;
     size_t digest_count;
     size_t digest_capacity;
@@ -39,6 +44,7 @@ struct range {
 
 struct work {
     struct ql_check *check;
+    struct ql_index_files files; /* when its index is looked at */
     struct range *ranges;
     uint32_t count;
     struct ql_recover
@@ -63,6 +69,12 @@ static enum q_err worker_open(
     struct ql_env *env,
     const struct range *range,
     struct ql_segment_set *ret_segments);
+static enum q_err range_begin_index(
+    const struct work *work,
+    struct range *range,
+    struct ql_env *env,
+    const struct ql_segment_set *segments);
+static enum q_err range_end_index(const struct work *work, struct range *range);
 static enum q_err range_frame(
     struct work *work, struct range *range, const struct ql_scan *scan, char *text);
 static void range_on_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state state);
@@ -78,6 +90,13 @@ ql_check_run(struct ql_check *check)
     pthread_t threads[QL_CHECK_JOBS_MAX];
     check->state = (struct qlog_log_state){ 0 };
     Q_TRY(work_cut(&work));
+    enum q_err err = Q_OK;
+    if (check->on_index != NULL)
+        err = ql_index_verify_open(&check->home->logs[check->log], &work.files);
+    if (err != Q_OK) {
+        free(work.ranges);
+        return err;
+    }
     Q_ASSERT(pthread_mutex_init(&work.lock, NULL) == 0);
     Q_ASSERT(pthread_cond_init(&work.changed, NULL) == 0);
     unsigned jobs = (unsigned)q_min_u64(q_max_u64(check->jobs, 1), QL_CHECK_JOBS_MAX);
@@ -85,7 +104,7 @@ ql_check_run(struct ql_check *check)
     unsigned started = 0;
     while (started < jobs && pthread_create(&threads[started], NULL, worker_main, &work) == 0)
         started++;
-    enum q_err err = started > 0 ? work_tell_all(&work) : Q_FAIL(Q_E_NOMEM, .what = "a thread");
+    err = started > 0 ? work_tell_all(&work) : Q_FAIL(Q_E_NOMEM, .what = "a thread");
     struct q_fault fault = *q_fault_last();
     (void)pthread_mutex_lock(&work.lock);
     work.stop = true;
@@ -96,6 +115,7 @@ ql_check_run(struct ql_check *check)
     for (uint32_t i = 0; i < work.count; i++)
         range_free(&work.ranges[i]);
     free(work.ranges);
+    ql_index_files_fini(&work.files);
     (void)pthread_cond_destroy(&work.changed);
     (void)pthread_mutex_destroy(&work.lock);
     if (err != Q_OK) q_fault_adopt(&fault);
@@ -219,6 +239,16 @@ work_tell(struct work *work, uint32_t index)
             if (check->on_digest != NULL) Q_TRY(check->on_digest(check->context, digest));
         }
     }
+    for (uint32_t i = 0; i < range->witness_count; i++) {
+        const struct ql_index_witness *witness = &range->witnesses[i];
+        /* A running store may have replaced it meanwhile. */
+        if (witness->what == NULL || !ql_index_files_has(&work->files, witness->file)) continue;
+        check->on_index(
+            check->context, witness->file->view.header.base,
+            q_text(
+                "index-%06u %s; the next start makes it again", witness->file->number,
+                witness->what));
+    }
     range_free(range);
     return Q_OK;
 }
@@ -265,6 +295,7 @@ worker_range(struct work *work, struct ql_env *env, struct range *range, char *t
     struct ql_recover *recover = &range->recover;
     struct ql_segment_set segments = { 0 };
     range->err = worker_open(work, env, range, &segments);
+    if (range->err == Q_OK) range->err = range_begin_index(work, range, env, &segments);
     if (range->err != Q_OK) {
         range->fault = *q_fault_last();
         ql_segment_set_free(env, &segments);
@@ -292,6 +323,7 @@ worker_range(struct work *work, struct ql_env *env, struct range *range, char *t
     }
     ql_recover_end(recover);
     range->err = err == Q_END ? range->err : err;
+    if (range->err == Q_OK) range->err = range_end_index(work, range);
     if (range->err != Q_OK) range->fault = *q_fault_last();
     recover->segments = NULL;
     ql_segment_set_free(env, &segments);
@@ -326,6 +358,31 @@ worker_open(
 }
 
 static enum q_err
+range_begin_index(
+    const struct work *work,
+    struct range *range,
+    struct ql_env *env,
+    const struct ql_segment_set *segments)
+{
+    if (work->check->on_index == NULL || segments->count == 0) return Q_OK;
+    range->witnesses = calloc(segments->count, sizeof(*range->witnesses));
+    if (range->witnesses == NULL) return Q_FAIL(Q_E_NOMEM, .what = "index files of a range");
+    for (; range->witness_count < segments->count; range->witness_count++)
+        ql_index_witness_init(
+            &range->witnesses[range->witness_count], &work->files, env, segments,
+            segments->segments[range->witness_count]->base);
+    return Q_OK;
+}
+
+static enum q_err
+range_end_index(const struct work *work, struct range *range)
+{
+    for (uint32_t i = 0; i < range->witness_count; i++)
+        Q_TRY(ql_index_witness_end(&range->witnesses[i], work->check->deep));
+    return Q_OK;
+}
+
+static enum q_err
 range_frame(struct work *work, struct range *range, const struct ql_scan *scan, char *text)
 {
     const struct ql_frame *frame = &scan->frame;
@@ -335,6 +392,11 @@ range_frame(struct work *work, struct range *range, const struct ql_scan *scan, 
     if (range->recover.frames == 1) range->first_generation = frame->generation;
     range->last_generation = frame->generation;
     range->whole_end = frame->position + size == range->to;
+    if (range->witness_count > 0 && work->check->deep) {
+        while (scan->segments->segments[range->witness]->base < base)
+            range->witness++;
+        Q_TRY(ql_index_witness_frame(&range->witnesses[range->witness], scan));
+    }
     struct ql_record_walk walk = { .records = scan->records, .payloads = scan->payloads };
     struct qlog_record told = {
         .frame = { frame->position },
@@ -367,6 +429,8 @@ static void
 range_on_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state state)
 {
     struct range *range = context;
+    for (uint32_t i = 0; i < range->witness_count; i++)
+        ql_index_witness_rot(&range->witnesses[i], from, to);
     enum q_err err = range_add_damage(range, from, to, ql_scan_state_text(state));
     if (range->err == Q_OK) range->err = err;
 }
@@ -416,8 +480,13 @@ range_free(struct range *range)
 {
     for (size_t i = 0; i < range->digest_count; i++)
         if (range->digests[i].name.size > 0) free((void *)(uintptr_t)range->digests[i].name.data);
+    for (uint32_t i = 0; i < range->witness_count; i++)
+        ql_index_witness_fini(&range->witnesses[i]);
+    free(range->witnesses);
     free(range->digests);
     free(range->damages);
+    range->witnesses = NULL;
+    range->witness_count = 0;
     range->digests = NULL;
     range->damages = NULL;
     range->digest_count = 0;

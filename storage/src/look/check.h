@@ -5,7 +5,8 @@
  * way to the kernel. What they found is told on the caller's thread in the order of the log, so it
  * is the same with any number of threads. The last two segments are one range: where the log ends,
  * and what is a torn tail, is decided as recovery does. Where two ranges meet, the chain of frames
- * is checked by what the later segment's header says.
+ * is checked by what the later segment's header says. Index files are held against their segments
+ * while those are read.
  *
  * Thread: one calls; callbacks run on it. Blocking: until the log is read. Memory: a window for each
  * thread, and what was found in the ranges that are ahead of the one that is told next, at most two
@@ -35,6 +36,8 @@ struct ql_check {
     void (*on_damage)(void *context, const struct qlog_damage *damage);
     /* Of each record that ql_digest_of() knows. Anything but Q_OK ends the check with it. */
     enum q_err (*on_digest)(void *context, const struct ql_digest *digest);
+    /* Of an index file, by its segment's position; NULL: index files are not looked at. */
+    void (*on_index)(void *context, uint64_t position, const char *text);
     /* About ten times a second. */
     void (*on_progress)(void *context, uint64_t bytes, uint64_t total);
 
