@@ -1,8 +1,8 @@
 /*
  * delay.c: what can be asked of delay groups, beside publishing to them.
  *
- * Each call asks meta where delay groups are. One that names a message goes to the group that has it,
- * or, where that is not said, to one after the other until one knows it.
+ * Each call asks meta where delay groups are. One that names a message goes to the group that has it.
+ * Handles are of one group; an id is asked for at one group after the other where none is said.
  */
 #include <string.h>
 
@@ -47,7 +47,7 @@ struct lag {
 static enum q_err find_groups(struct qmq_client *client, struct route *ret_route);
 static enum q_err ask_one(struct asking *asking, struct broker *group);
 static enum q_err ask_all(struct asking *asking);
-static enum q_err ask_owner(struct asking *asking, const char *group);
+static enum q_err ask_owner(struct asking *asking, const struct qmq_delay_name *name);
 static bool tell_message(
     const char *group, const Qmq__Wire__DelayMessage *message, qmq_delayed_fn *each, void *context);
 
@@ -86,20 +86,27 @@ ask_all(struct asking *asking)
     return Q_OK;
 }
 
-/* NULL: whoever knows the message. */
 static enum q_err
-ask_owner(struct asking *asking, const char *group)
+ask_owner(struct asking *asking, const struct qmq_delay_name *name)
 {
+    const char *group = name->delay_group;
+    if (!group && !name->by_id)
+        return Q_FAIL(
+            Q_INVALID, .what = "a handle of a delayed message without its delay group",
+            .hint = "a handle is due time, sequence and delay group, as the outcome of its publish "
+                    "tells them");
     struct route route;
     Q_TRY(find_groups(asking->client, &route));
-    enum q_err err =
-        Q_FAIL(Q_NOT_FOUND, .what = q_text("there is no delay group \"%s\"", group ? group : ""));
+    enum q_err err = Q_UNAVAILABLE;
     for (uint32_t i = 0; i < route.count; i++) {
         if (group && strcmp(route.brokers[i]->group, group) != 0) continue;
         err = ask_one(asking, route.brokers[i]);
-        if (err != Q_NOT_FOUND) break;
+        if (err != Q_NOT_FOUND) return err;
     }
-    return err;
+    if (err == Q_NOT_FOUND) return err;
+    return Q_FAIL(
+        err, .what = q_text("no delay group \"%s\" is alive", group),
+        .hint = "start it, or check the name");
 }
 
 static Qmq__Wire__DelayName
@@ -136,15 +143,15 @@ qmq_delay_cancel(struct qmq_client *client, const struct qmq_delay_name *name)
         .header = &request.base,
         .each = on_cancelled,
     };
-    return ask_owner(&asking, name->delay_group);
+    return ask_owner(&asking, name);
 }
 
 static bool
 on_rescheduled(void *context, const char *group, const ProtobufCMessage *header)
 {
-    (void)group;
-    uint64_t *ret_sequence = context;
-    *ret_sequence = ((const Qmq__Wire__DelayRescheduleAnswer *)header)->sequence;
+    struct qmq_delay_name *ret_name = context;
+    ret_name->delay_group = group;
+    ret_name->sequence = ((const Qmq__Wire__DelayRescheduleAnswer *)header)->sequence;
     return false;
 }
 
@@ -153,9 +160,9 @@ qmq_delay_reschedule(
     struct qmq_client *client,
     const struct qmq_delay_name *name,
     uint64_t due_ms,
-    uint64_t *ret_sequence)
+    struct qmq_delay_name *ret_name)
 {
-    uint64_t sequence;
+    struct qmq_delay_name moved = { .due_ms = due_ms, .id = name->id };
     Qmq__Wire__DelayName wanted = name_of(name);
     Qmq__Wire__DelayRescheduleRequest request = QMQ__WIRE__DELAY_RESCHEDULE_REQUEST__INIT;
     request.name = &wanted;
@@ -164,11 +171,11 @@ qmq_delay_reschedule(
         .client = client,
         .op = QPROTO_DELAY_RESCHEDULE,
         .header = &request.base,
-        .context = &sequence,
+        .context = &moved,
         .each = on_rescheduled,
     };
-    enum q_err err = ask_owner(&asking, name->delay_group);
-    if (err == Q_OK && ret_sequence) *ret_sequence = sequence;
+    enum q_err err = ask_owner(&asking, name);
+    if (err == Q_OK && ret_name) *ret_name = moved;
     return err;
 }
 
@@ -218,7 +225,7 @@ qmq_delay_show(
         .context = &list,
         .each = on_shown,
     };
-    return ask_owner(&asking, name->delay_group);
+    return ask_owner(&asking, name);
 }
 
 static bool

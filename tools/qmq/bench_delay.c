@@ -46,7 +46,7 @@ struct bench_delay {
     uint64_t stored;
     struct q_fault first_failure;
 
-    uint8_t *seen; /* times that each came */
+    uint64_t *seen; /* the sequence under which each came, plus 1; 0: it has not */
     struct bench_result result;
     uint64_t early;
     uint64_t doubled;
@@ -135,7 +135,7 @@ run(struct bench_delay *bench, struct qmq_client *client, bool is_json)
     bench->random = bench->run;
     bench->last_due_ms =
         wall_ms() + (bench->duration_ns + bench->lead_ns + bench->spread_ns) / Q_NS_PER_MS;
-    bench->seen = calloc(bench->sent + 1, 1);
+    bench->seen = calloc(bench->sent + 1, sizeof(bench->seen[0]));
     bench->result.name = "delay";
     q_hist_init(&bench->result.latency);
     char group[64];
@@ -266,11 +266,14 @@ note(struct bench_delay *bench, const struct qmq_message *message)
     if (message->body.size < sizeof(body)) return;
     memcpy(&body, message->body.data, sizeof(body));
     if (body.run != bench->run || body.counter >= bench->sent) return;
-    if (message->attempt > 1 && bench->seen[body.counter] > 0) return; /* the consumer's repeat */
-    if (bench->seen[body.counter]++ > 0) {
+    /* A group may hand out a message again; one that is stored twice has two sequences. */
+    uint64_t seen = bench->seen[body.counter];
+    if (seen == message->sequence + 1) return;
+    if (seen != 0) {
         bench->doubled++;
         return;
     }
+    bench->seen[body.counter] = message->sequence + 1;
     bench->came++;
     if (message->stored_ms < body.due_ms)
         bench->early++;

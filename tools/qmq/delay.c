@@ -2,7 +2,7 @@
  * delay.c: `qmq delay …`: messages that are kept until they are due.
  *
  * A message is named by its handle, as `qmq pub --delay` and `qmq delay list` print it,
- * DUE-SEQUENCE@DELAY_GROUP (the group may be left out), or by its id with --due.
+ * DUE-SEQUENCE@DELAY_GROUP, or by its id with --due.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -186,13 +186,12 @@ delay_reschedule_run(const struct command *command, int argc, char **argv)
         return usage_error(command, "%s", q_fault_last()->what);
     struct qmq_client *client = connect_to(options.meta, &exit_code);
     if (!client) return exit_code;
-    uint64_t sequence;
-    if (qmq_delay_reschedule(client, &name, due_ms, &sequence) != QMQ_OK) {
+    if (qmq_delay_reschedule(client, &name, due_ms, &name) != QMQ_OK) {
         exit_code = report_error("reschedule %s", result.args[0]);
     } else {
-        const char *group = name.delay_group ? q_text("@%s", name.delay_group) : "";
-        const char *handle =
-            q_text("%llu-%llu%s", (unsigned long long)due_ms, (unsigned long long)sequence, group);
+        const char *handle = q_text(
+            "%llu-%llu@%s", (unsigned long long)name.due_ms, (unsigned long long)name.sequence,
+            name.delay_group);
         if (options.is_json)
             (void)printf("{\"handle\":\"%s\"}\n", handle);
         else
@@ -329,9 +328,17 @@ parse_name(
                          q_text_parse_u64(handle, 1, UINT64_MAX, &ret_name->due_ms) == Q_OK &&
                          q_text_parse_u64(dash + 1, 0, UINT64_MAX, &ret_name->sequence) == Q_OK;
         ret_name->delay_group = at ? at + 1 : NULL;
-        if (is_handle) return true;
+        if (is_handle && at && at[1] != '\0') return true;
+        if (is_handle) {
+            (void)usage_error(
+                command, "'%s' is a handle without its @DELAY_GROUP, as publish and list print it",
+                text);
+            return false;
+        }
     }
-    (void)usage_error(command, "'%s' is no handle; an id needs --due TIME beside it", text);
+    (void)usage_error(
+        command, "'%s' is no handle (DUE-SEQUENCE@DELAY_GROUP); an id needs --due TIME beside it",
+        text);
     return false;
 }
 

@@ -197,10 +197,14 @@ QMQ_API int qmq_flush(struct qmq_producer *producer, uint32_t timeout_ms);
 
 /* --- Delayed messages ------------------------------------------------------------------------ */
 
-/* A message that a delay group keeps: by due time and the sequence of its outcome, or by due time and
- * id. */
+/*
+ * A message that a delay group keeps: by its handle, which is the delay group and the sequence of its
+ * outcome, and its due time; or by its due time and id.
+ */
 struct qmq_delay_name {
-    const char *delay_group; /* broker_group of its outcome; NULL: all are asked in turn */
+    /* Each delay group counts for itself, so a handle without it (NULL) is QMQ_INVALID. By id it may be
+     * NULL: all that are alive are asked in turn. */
+    const char *delay_group;
     uint64_t due_ms;
     uint64_t sequence;
     bool by_id; /* `id` counts, `sequence` does not */
@@ -223,19 +227,20 @@ struct qmq_delayed {
 /*
  * Never deliver it. Blocks. QMQ_OK: that is durable. QMQ_NOT_FOUND: it was delivered or cancelled
  * before, or was never there. QMQ_BEING_DELIVERED. QMQ_BUSY: not flushed yet, ask again.
+ * QMQ_UNAVAILABLE: the delay group is away.
  */
 QMQ_API int qmq_delay_cancel(struct qmq_client *client, const struct qmq_delay_name *name);
 /*
- * Deliver it at another time. Blocks. Its id stays; its sequence becomes `*ret_sequence` (may be NULL).
- * As qmq_delay_cancel(), and QMQ_DUE_TOO_FAR.
+ * Deliver it at another time. Blocks. Its id stays; its new handle is written to `*ret_name` (may be
+ * NULL; its text lives as long as the client). As qmq_delay_cancel(), and QMQ_DUE_TOO_FAR.
  */
 QMQ_API int qmq_delay_reschedule(
     struct qmq_client *client,
     const struct qmq_delay_name *name,
     uint64_t due_ms,
-    uint64_t *ret_sequence);
+    struct qmq_delay_name *ret_name);
 typedef bool qmq_delayed_fn(void *context, const struct qmq_delayed *message);
-/* Tell of one message: `each` is called once. Blocks. QMQ_OK, QMQ_NOT_FOUND. */
+/* Tell of one message: `each` is called once. Blocks. QMQ_OK, QMQ_NOT_FOUND, QMQ_UNAVAILABLE. */
 QMQ_API int qmq_delay_show(
     struct qmq_client *client,
     const struct qmq_delay_name *name,
