@@ -46,6 +46,8 @@ static void write_batches(struct request *request, uint8_t *payload);
 static void on_published(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffer);
 static enum q_err check_answer(const struct request *request, const struct answer *answer);
 static bool is_outcome_unknown(enum q_err err);
+static bool is_of_a_batch(const struct request *request);
+static void part(struct request *request);
 static void settle(struct request *request, const Qmq__Wire__PublishAnswer *answer);
 static void finish_settled(struct lane *lane);
 static void finish(struct request *request);
@@ -110,6 +112,7 @@ take_batches(struct lane *lane, struct request *request)
 {
     while (!q_list_is_empty(&lane->waiting) && request->batch_count < REQUEST_BATCHES_MAX) {
         struct batch *batch = q_container_of(lane->waiting.next, struct batch, node);
+        if (batch->is_alone && request->batch_count > 0) break;
         Q_TRY(batch_close(batch));
 
         uint32_t size = batch->envelope_size + batch->payload_size;
@@ -121,6 +124,7 @@ take_batches(struct lane *lane, struct request *request)
         lane->waiting_bytes -= batch->held_bytes;
         q_list_remove(&batch->node);
         q_list_push_back(&request->batches, &batch->node);
+        if (batch->is_alone) break;
     }
     return Q_OK;
 }
@@ -225,6 +229,8 @@ on_published(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffe
         bool is_in_time = client_now_ns(producer->client) < request->deadline_ns;
         if (is_passing(err) && is_in_time && !producer->is_stopping)
             stall(lane);
+        else if (is_of_a_batch(request) && !producer->is_stopping)
+            part(request);
         else
             settle(request, NULL);
         if (err == Q_E_CONNECTION) call_back_unsent(lane);
@@ -254,6 +260,30 @@ static bool
 is_outcome_unknown(enum q_err err)
 {
     return err == Q_E_CONNECTION || err == Q_TIMED_OUT || err == Q_STOPPING;
+}
+
+/* The request was refused for one of its batches, and nothing of it is stored: each is due as a whole. */
+static bool
+is_of_a_batch(const struct request *request)
+{
+    return request->err == Q_DUE_TOO_FAR && request->batch_count > 1 && !request->may_be_stored;
+}
+
+/* Each of its batches goes by itself, before all that waits, so that each has its own outcome. */
+static void
+part(struct request *request)
+{
+    struct lane *lane = request->lane;
+
+    q_list_for_each(node, &request->batches) {
+        struct batch *batch = q_container_of(node, struct batch, node);
+        batch->is_alone = true;
+        lane->waiting_bytes += batch->held_bytes;
+    }
+    q_list_splice_back(&request->batches, &lane->waiting);
+    q_list_splice_back(&lane->waiting, &request->batches);
+    q_list_remove(&request->node);
+    free(request);
 }
 
 /* `answer` NULL: it failed for good. */

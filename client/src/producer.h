@@ -46,6 +46,7 @@ struct batch {
     uint64_t deadline_ns;
     uint64_t due_ms; /* of all its messages; 0: at once */
     bool is_closed;
+    bool is_alone;          /* it has a request of its own */
     uint32_t envelope_size; /* once closed */
     uint32_t payload_size;
     bool maybe_duplicate;

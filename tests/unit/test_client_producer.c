@@ -237,6 +237,35 @@ Test(client_producer, what_can_not_pass_is_told_at_once, .timeout = 60)
     fake_free(fake);
 }
 
+/* A request is refused for one of its batches: only that one fails. */
+Test(client_producer, what_is_due_too_far_fails_alone, .timeout = 60)
+{
+    struct fake_node *fake = fake_new("a");
+    struct qmq_client *client = connect_to(fake);
+    struct qmq_producer *producer;
+    const struct qmq_producer_options options = { .batch_messages_max = 1 };
+    cr_assert_eq(qmq_producer_new(client, &options, &producer), QMQ_OK);
+
+    /* All of them wait for a route, so they go in one request; then the first one by itself. */
+    fake_set_listed(fake, false);
+    fake_refuse(fake, QPROTO_PUBLISH, Q_DUE_TOO_FAR, 2);
+    send_numbers(producer, 0, 5);
+    fake_set_listed(fake, true);
+    cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
+    cr_assert_eq(outcomes.count, 5);
+    cr_assert_eq(outcomes.failed, 1);
+    cr_assert_eq(outcomes.code, QMQ_DUE_TOO_FAR);
+    cr_assert_eq(fake_message_count(fake), 4);
+    cr_assert_eq(fake_publish_count(fake), 4);
+    char body[32];
+    fake_body(fake, 0, body, sizeof(body));
+    cr_assert_str_eq(body, "message 1");
+
+    qmq_producer_free(producer);
+    qmq_client_free(client);
+    fake_free(fake);
+}
+
 Test(client_producer, memory_is_bounded, .timeout = 60)
 {
     struct fake_node *fake = fake_new("a");
