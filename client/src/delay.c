@@ -195,6 +195,8 @@ tell_message(
         .size = message->size,
         .being_delivered = message->being_delivered,
         .broker_group = message->broker_group,
+        .refused = message->refused,
+        .refused_name = message->refused == Q_OK ? "" : q_err_name((enum q_err)message->refused),
     };
     return each(context, &delayed);
 }
@@ -332,6 +334,8 @@ on_lag(void *context, const char *group, const ProtobufCMessage *header)
         .cancelled = answer->cancelled,
         .damaged = answer->damaged,
         .late_max_ms = answer->late_max_ms,
+        .refused = answer->refused,
+        .maybe_twice = answer->maybe_twice,
         .clock_off_ms = answer->clock_off_ms,
     };
     for (size_t i = 0; i < answer->n_groups; i++)

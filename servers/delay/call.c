@@ -299,6 +299,7 @@ fill_message(Qmq__Wire__DelayMessage *out, struct qlog_delay_message *message)
     out->size = message->size;
     out->being_delivered = message->being_delivered;
     out->broker_group = message->broker_group;
+    out->refused = message->refused;
     out->subject = message->subject;
 }
 
@@ -424,6 +425,8 @@ lag_on_answer(struct delay_call *call)
     answer.rescheduled = counters.rescheduled;
     answer.damaged = counters.damaged;
     answer.late_max_ms = counters.late_max_ms;
+    answer.refused = lag->ret_refused;
+    answer.maybe_twice = counters.maybe_twice;
     answer.n_groups = lag->ret_group_count;
     answer.groups = pointers;
     srv_answer(call->call, call->kind->op, &answer.base);

@@ -67,6 +67,8 @@
     X(dispatch_recomposed, "a request is sent again under another number")                         \
     X(schedule_edge, "the first batch of a stretch of the schedule is passed over")                \
     X(marks_undurable, "a segment of delayed messages goes before all marks are durable")          \
+    X(refused_done, "a request that is refused counts as stored")                                  \
+    X(renewed_numbers, "who was forgotten goes on with its old numbers")                           \
     X(open_dropped, "a segment goes with messages of open requests")                               \
     X(round_early, "a start may read the dispatch log from a round that is not durable yet")       \
     X(clock_followed, "due times are held against the wall clock, steps and all")                  \

@@ -18,6 +18,9 @@ enum {
     BATCHES_MAX = 3,
     TURNS_MAX = 4000,
     FINISH_MAX = 60000,
+    IDS_MAX = 4096,
+    LIST_MAX = 4096,
+    RETRY_TURNS = 256,
     CONFIRM_MS = 30 * 1000,
 };
 
@@ -54,8 +57,16 @@ static void client_sleep(struct delay_client *client, uint64_t ms);
 static void client_step_clock(struct delay_client *client);
 static void client_check_list(struct delay_client *client);
 static void send_check_time(struct delay_client *client, const struct qlog_delay_send *send);
+static void client_try_refused(struct delay_client *client);
+static bool finish_turn(struct delay_client *client);
 static void broker_serve(struct delay_client *client, bool well);
-static void broker_store(struct delay_client *client, const struct qlog_delay_send *send);
+static void broker_read(
+    struct delay_client *client,
+    const struct qlog_delay_send *send,
+    uint32_t ids[],
+    struct delay_stored *ret_stored);
+static enum q_err broker_store(
+    struct delay_client *client, const struct qlog_delay_send *send, bool well);
 
 static bool
 chance(struct delay_client *client, unsigned percent)
@@ -84,6 +95,7 @@ delay_history_free(struct delay_history *history)
     for (unsigned i = 0; i < history->stored_count; i++)
         free(history->stored[i].ids);
     free(history->stored);
+    free(history->forgotten);
     free(history->items);
     free(history);
 }
@@ -102,6 +114,25 @@ history_add_stored(struct delay_history *history, const struct delay_stored *sto
     copy->ids = malloc((stored->count + 1) * sizeof(copy->ids[0]));
     Q_ASSERT(copy->ids != NULL);
     memcpy(copy->ids, stored->ids, stored->count * sizeof(copy->ids[0]));
+}
+
+static void
+history_add_forgotten(struct delay_history *history, const struct delay_forgotten *forgotten)
+{
+    history->forgotten =
+        realloc(history->forgotten, (history->forgotten_count + 1) * sizeof(history->forgotten[0]));
+    Q_ASSERT(history->forgotten != NULL);
+    history->forgotten[history->forgotten_count++] = *forgotten;
+}
+
+static bool
+history_forgot(const struct delay_history *history, unsigned target, const uint8_t id[16])
+{
+    for (unsigned i = 0; i < history->forgotten_count; i++)
+        if (history->forgotten[i].target == target &&
+            memcmp(history->forgotten[i].producer_id, id, 16) == 0)
+            return true;
+    return false;
 }
 
 static struct delay_item *
@@ -139,6 +170,12 @@ delay_history_cut(const struct delay_history *whole, uint64_t at, bool kill)
         stored.moment = 0;
         history_add_stored(cut, &stored);
     }
+    for (unsigned i = 0; i < whole->forgotten_count; i++) {
+        struct delay_forgotten forgotten = whole->forgotten[i];
+        if (forgotten.moment > at) continue;
+        forgotten.moment = 0;
+        history_add_forgotten(cut, &forgotten);
+    }
     return cut;
 }
 
@@ -150,13 +187,17 @@ history_item(struct delay_history *history, uint32_t id)
     return NULL;
 }
 
+/* `known`: by who is known still. What others have sent may come again. */
 static unsigned
-history_delivered(const struct delay_history *history, uint32_t id)
+history_delivered(const struct delay_history *history, uint32_t id, bool known)
 {
     unsigned times = 0;
-    for (unsigned i = 0; i < history->stored_count; i++)
-        for (uint32_t j = 0; j < history->stored[i].count; j++)
-            if (history->stored[i].ids[j] == id) times++;
+    for (unsigned i = 0; i < history->stored_count; i++) {
+        const struct delay_stored *stored = &history->stored[i];
+        if (known && history_forgot(history, stored->target, stored->producer_id)) continue;
+        for (uint32_t j = 0; j < stored->count; j++)
+            if (stored->ids[j] == id) times++;
+    }
     return times;
 }
 
@@ -244,26 +285,67 @@ broker_serve(struct delay_client *client, bool well)
             continue;
         }
         bool fails = away || (!well && chance(client, client->plan->flaky));
-        bool stores = !away && (!fails || chance(client, 50));
-        if (stores) broker_store(client, send);
+        bool lost = fails && !away && chance(client, 50);
+        enum q_err err = Q_UNAVAILABLE;
+        if (!fails || lost) err = broker_store(client, send, well);
         client->sends[i] = client->sends[--client->send_count];
-        qlog_delay_sent(client->delay, send, fails ? Q_UNAVAILABLE : Q_OK);
+        qlog_delay_sent(client->delay, send, fails ? Q_UNAVAILABLE : err);
     }
 }
 
-static void
-broker_store(struct delay_client *client, const struct qlog_delay_send *send)
+static bool
+is_refused(const struct delay_client *client, uint32_t id)
+{
+    return !client->takes_all && id * UINT32_C(2654435761) / 16 % 100 < client->plan->refuse;
+}
+
+static enum q_err
+broker_store(struct delay_client *client, const struct qlog_delay_send *send, bool well)
 {
     struct delay_history *history = client->history;
-    uint32_t ids[4096];
+    uint32_t ids[IDS_MAX];
+    struct delay_stored stored;
+    broker_read(client, send, ids, &stored);
+    bool numbered = send->request_sequence > 0 && send->settled <= send->request_sequence;
+    if (!numbered) verdict_add(client->verdict, VERDICT_FAILED, "a request with a wrong number");
+    if (history_forgot(history, stored.target, stored.producer_id)) return Q_UNKNOWN_PRODUCER;
+    if (!well && chance(client, client->plan->forget)) {
+        struct delay_forgotten forgotten = { .moment = stored.moment, .target = stored.target };
+        memcpy(forgotten.producer_id, stored.producer_id, sizeof(forgotten.producer_id));
+        history_add_forgotten(history, &forgotten);
+        return Q_UNKNOWN_PRODUCER;
+    }
+    for (unsigned i = 0; i < history->stored_count; i++) {
+        const struct delay_stored *old = &history->stored[i];
+        if (old->target != stored.target || old->request != stored.request) continue;
+        if (memcmp(old->producer_id, stored.producer_id, sizeof(stored.producer_id)) != 0) continue;
+        if (old->hash != stored.hash)
+            verdict_add(
+                client->verdict, VERDICT_PHANTOM,
+                "request %llu has changed since it was sent first",
+                (unsigned long long)stored.request);
+        if (!old->refused) return Q_OK; /* known: stored once */
+    }
+    for (uint32_t i = 0; i < stored.count; i++)
+        stored.refused = stored.refused || is_refused(client, ids[i]);
+    if (stored.refused) stored.count = 0;
+    history_add_stored(history, &stored);
+    return stored.refused ? Q_TOO_BIG : Q_OK;
+}
+
+static void
+broker_read(
+    struct delay_client *client,
+    const struct qlog_delay_send *send,
+    uint32_t ids[],
+    struct delay_stored *ret_stored)
+{
     struct delay_stored stored = {
         .moment = simdisk_now(client->disk),
         .target = target_of(send->broker_group),
         .request = send->request_sequence,
         .ids = ids,
     };
-    bool numbered = send->request_sequence > 0 && send->settled <= send->request_sequence;
-    if (!numbered) verdict_add(client->verdict, VERDICT_FAILED, "a request with a wrong number");
     stored.hash = qbatch_hash(q_bytes_from(send->envelopes, send->envelopes_size)) ^
                   qbatch_hash(q_bytes_from(send->payloads, send->payloads_size)) * 3;
     struct qbatch_set_walk walk = {
@@ -280,24 +362,13 @@ broker_store(struct delay_client *client, const struct qlog_delay_send *send)
                     batch.request_sequence == send->request_sequence;
         if (!good) verdict_add(client->verdict, VERDICT_PHANTOM, "a request that is not whole");
         memcpy(stored.producer_id, batch.producer_id, sizeof(stored.producer_id));
-        for (uint32_t i = 0; i < batch.message_count && stored.count < 4096; i++)
+        for (uint32_t i = 0; i < batch.message_count && stored.count < IDS_MAX; i++)
             ids[stored.count++] = qbatch_id_at(&batch, i).counter;
         batches++;
     }
     if (err != Q_END || batches != send->batch_count || stored.count != send->message_count)
         verdict_add(client->verdict, VERDICT_PHANTOM, "a request that is damaged");
-    for (unsigned i = 0; i < history->stored_count; i++) {
-        const struct delay_stored *old = &history->stored[i];
-        if (old->target != stored.target || old->request != stored.request) continue;
-        if (memcmp(old->producer_id, stored.producer_id, sizeof(stored.producer_id)) != 0) continue;
-        if (old->hash != stored.hash)
-            verdict_add(
-                client->verdict, VERDICT_PHANTOM,
-                "request %llu has changed since it was sent first",
-                (unsigned long long)stored.request);
-        return; /* known: stored once */
-    }
-    history_add_stored(history, &stored);
+    *ret_stored = stored;
 }
 
 /* Numbers of requests have no gaps: a broker would wait for what is missing. */
@@ -307,7 +378,7 @@ broker_check_numbers(struct delay_client *client)
     const struct delay_history *history = client->history;
     for (unsigned i = 0; i < history->stored_count; i++) {
         const struct delay_stored *at = &history->stored[i];
-        bool found = at->request == 1;
+        bool found = at->request == 1 || history_forgot(history, at->target, at->producer_id);
         for (unsigned j = 0; j < history->stored_count && !found; j++)
             found = history->stored[j].target == at->target &&
                     history->stored[j].request == at->request - 1 &&
@@ -649,7 +720,7 @@ static void
 check_refusal(struct delay_client *client, const struct delay_item *item, enum q_err err)
 {
     if (client->dying || err == Q_BUSY || err == Q_BEING_DELIVERED) return;
-    if (err == Q_NOT_FOUND && history_delivered(client->history, item->id) > 0) return;
+    if (err == Q_NOT_FOUND && history_delivered(client->history, item->id, false) > 0) return;
     verdict_add_error(
         client->verdict, client->disk, "number %u waits, and is answered %s", item->id,
         q_err_name(err));
@@ -665,7 +736,7 @@ on_cancelled(struct qlog_delay_request *request, enum q_err err)
     if (err == Q_OK) {
         item->cancel.answered = simdisk_now(client->disk);
         item->cancel.durable = item->cancel.answered;
-        if (history_delivered(client->history, item->id) > 0)
+        if (history_delivered(client->history, item->id, true) > 0)
             verdict_add(
                 client->verdict, VERDICT_PHANTOM, "number %u is cancelled after its delivery",
                 item->id);
@@ -754,9 +825,6 @@ on_listed(struct qlog_delay_request *request, enum q_err err)
 static void
 client_check_list(struct delay_client *client)
 {
-    enum {
-        LIST_MAX = 4096
-    };
     if (!client_drain(client)) return;
     struct qlog_delay_message *messages = calloc(LIST_MAX, sizeof(*messages));
     struct listing listing = {
@@ -798,6 +866,49 @@ client_check_list(struct delay_client *client)
 
 /* --- The end. */
 
+/* Another time is another try. */
+static void
+client_try_again(struct delay_client *client, const struct qlog_delay_message *message)
+{
+    struct delay_item *item = history_item(client->history, message->id_counter);
+    if (item == NULL) return; /* a list was told of what nobody asked for; it is found there */
+    struct move *move = calloc(1, sizeof(*move));
+    move->client = client;
+    move->item = (unsigned)(item - client->history->items);
+    move->move.name =
+        (struct qlog_delay_name){ .due_ms = message->due_ms, .sequence = message->sequence };
+    move->move.due_ms = client->clock.wall_ms;
+    move->move.request =
+        (struct qlog_delay_request){ QLOG_DELAY_RESCHEDULE, on_moved, move, { NULL } };
+    item->move_asked = true;
+    item->move_due_ms = move->move.due_ms;
+    item->move = promise_new(simdisk_now(client->disk));
+    client->outstanding++;
+    enum q_err err = qlog_delay_submit(client->delay, &move->move.request);
+    Q_ASSERT(err == Q_OK);
+}
+
+/* A list of what was refused, and each of it once more. */
+static void
+client_try_refused(struct delay_client *client)
+{
+    struct qlog_delay_message *messages = calloc(LIST_MAX, sizeof(*messages));
+    struct listing listing = {
+        .list = { .to_ms = UINT64_MAX, .messages = messages, .messages_max = LIST_MAX },
+    };
+    listing.list.request =
+        (struct qlog_delay_request){ QLOG_DELAY_LIST, on_listed, &listing, { NULL } };
+    enum q_err err = qlog_delay_submit(client->delay, &listing.list.request);
+    Q_ASSERT(err == Q_OK);
+    while (!listing.done && finish_turn(client))
+        ;
+    for (uint32_t i = 0; listing.done && i < listing.list.ret_count; i++)
+        if (messages[i].refused != Q_OK) client_try_again(client, &messages[i]);
+    if (listing.done) free(messages);
+    while (client->outstanding > 0 && finish_turn(client))
+        ;
+}
+
 static bool
 finish_turn(struct delay_client *client)
 {
@@ -813,6 +924,7 @@ delay_client_finish(struct delay_client *client)
 {
     if (!client_drain(client)) return false;
     memset(client->away, 0, sizeof(client->away));
+    client->takes_all = true;
     qlog_delay_wake(client->delay);
     struct qlog_delay_counters counters = { .pending = 1 };
     for (unsigned i = 0; counters.pending + counters.open > 0; i++) {
@@ -824,6 +936,8 @@ delay_client_finish(struct delay_client *client)
             return false;
         }
         if (!finish_turn(client)) return false;
+        if (client->plan->refuse > 0 && i % RETRY_TURNS == RETRY_TURNS / 2)
+            client_try_refused(client);
         qlog_delay_counters(client->delay, &counters);
         /* From one due time to the next. */
         uint64_t now_ms = limit_ms(client);
@@ -838,7 +952,8 @@ delay_client_finish(struct delay_client *client)
     }
     for (unsigned i = 0; i < client->history->count; i++) {
         const struct delay_item *item = &client->history->items[i];
-        unsigned times = history_delivered(client->history, item->id);
+        unsigned times = history_delivered(client->history, item->id, true);
+        bool lost = history_delivered(client->history, item->id, false) == 0;
         bool cancelled = item->cancel_asked && promise_holds(&item->cancel);
         if (times > 1)
             verdict_add(
@@ -848,7 +963,7 @@ delay_client_finish(struct delay_client *client)
             verdict_add(
                 client->verdict, VERDICT_PHANTOM, "number %u was cancelled, and delivered",
                 item->id);
-        if (times == 0 && promise_holds(&item->promise) && !item->cancel_asked)
+        if (lost && promise_holds(&item->promise) && !item->cancel_asked)
             verdict_add(client->verdict, VERDICT_LOST, "number %u was never delivered", item->id);
     }
     broker_check_numbers(client);

@@ -35,6 +35,8 @@ struct delay_plan {
     unsigned clean;   /* ... close and open again */
     unsigned kill;    /* ... kill -9 */
     unsigned power;   /* ... power loss */
+    unsigned refuse;  /* percent of the messages that no broker group takes before the end */
+    unsigned forget;  /* percent of the sends at which their broker group forgets the store */
     unsigned segment; /* bytes */
     unsigned round;   /* bytes of the dispatch log between rounds */
 };
@@ -60,8 +62,16 @@ struct delay_stored {
     uint8_t producer_id[16];
     uint64_t request;
     uint64_t hash;
+    bool refused; /* it was not, and has its number all the same */
     uint32_t *ids;
     uint32_t count;
+};
+
+/* Who a broker group does not know any more. */
+struct delay_forgotten {
+    uint64_t moment;
+    unsigned target;
+    uint8_t producer_id[16];
 };
 
 struct delay_history {
@@ -73,6 +83,8 @@ struct delay_history {
     struct delay_stored *stored;
     unsigned stored_count;
     unsigned stored_capacity;
+    struct delay_forgotten *forgotten;
+    unsigned forgotten_count;
     uint32_t next_id;
     uint64_t monotonic_ns; /* where the clocks stood at the end */
     uint64_t wall_ms;
@@ -90,6 +102,7 @@ struct delay_client {
     unsigned outstanding;
     bool dying;
     bool away[DELAY_TARGETS];
+    bool takes_all; /* nothing is refused any more */
     struct qlog_delay_send *sends[DELAY_SENDS_MAX];
     unsigned send_count;
     uint64_t repeats;

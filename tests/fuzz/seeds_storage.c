@@ -49,6 +49,8 @@ write_delay_records(const char *directory)
     SEED(directory, dispatch, ql_dispatch_record_size(2), &dispatch, items);
     struct ql_dispatched_record dispatched = { .target_id = 1, .request = 44 };
     SEED(directory, dispatched, QL_DISPATCHED_RECORD_SIZE, &dispatched);
+    struct ql_aside_record aside = { 18, 1, Q_TOO_BIG };
+    SEED(directory, aside, QL_ASIDE_RECORD_SIZE, &aside);
     struct ql_withdrawn_record withdrawn = { .sequence = 18 };
     SEED(directory, withdrawn, QL_WITHDRAWN_RECORD_SIZE, &withdrawn);
     static const uint64_t bits[QL_MARKS_WORDS] = { 0xf0f0, 1 };

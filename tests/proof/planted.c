@@ -65,6 +65,8 @@ static const struct {
     { "clock_followed", DELAY },
     { "cancel_unflushed", DELAY },
     { "move_doubles", DELAY },
+    { "refused_done", DELAY },
+    { "renewed_numbers", DELAY },
     { "flush_covers_flight", PROMISES },
     { "flush_retried", PROMISES },
     { "write_error_ignored", PROMISES },

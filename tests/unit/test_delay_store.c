@@ -14,8 +14,7 @@
 #include <qlog/delay.h>
 #include <qlog/io.h>
 
-#include "delay/clock.h"
-#include "delay/marks.h"
+#include "delay/delay.h"
 
 enum {
     SENDS_MAX = 64,
@@ -30,6 +29,12 @@ struct fixture {
     struct q_clock_manual clock;
     struct qlog_delay *delay;
     bool away;
+    /* What its broker group says of a request; NULL: it stores it. */
+    enum q_err (*judge)(struct fixture *fixture, const struct qlog_delay_send *send);
+    uint64_t refused_id; /* counter of the message that it never takes */
+    uint8_t known_producer[16];
+    bool forgets;
+    uint32_t requests;
     struct qlog_delay_send *sends[SENDS_MAX];
     unsigned send_count;
     uint32_t delivered;
@@ -95,8 +100,11 @@ fixture_turn(struct fixture *fixture)
 {
     for (unsigned i = 0; i < fixture->send_count; i++) {
         struct qlog_delay_send *send = fixture->sends[i];
-        if (!fixture->away) fixture->delivered += send->message_count;
-        qlog_delay_sent(fixture->delay, send, fixture->away ? Q_UNAVAILABLE : Q_OK);
+        enum q_err err = fixture->away ? Q_UNAVAILABLE : Q_OK;
+        fixture->requests++;
+        if (err == Q_OK && fixture->judge != NULL) err = fixture->judge(fixture, send);
+        if (err == Q_OK) fixture->delivered += send->message_count;
+        qlog_delay_sent(fixture->delay, send, err);
     }
     fixture->send_count = 0;
     cr_assert_eq(qlog_delay_turn(fixture->delay), Q_OK);
@@ -244,7 +252,9 @@ static struct {
     const struct qlog_io_table *real;
     struct qlog_io_table table;
     bool is_dispatch[1024]; /* by file */
-    bool refuses;
+    bool is_delay[1024];
+    bool refuses;       /* the dispatch log */
+    bool refuses_delay; /* the delay log */
     unsigned refused;
 } disk;
 
@@ -254,15 +264,35 @@ disk_open(struct qlog_io *io, const char *path, unsigned flags)
     int file = disk.real->open(io, path, flags);
     cr_assert_lt(file, 1024);
     if (file >= 0) disk.is_dispatch[file] = strstr(path, "/dispatch/") != NULL;
+    if (file >= 0) disk.is_delay[file] = strstr(path, "/delay/") != NULL;
     return file;
 }
 
 static int
 disk_allocate(struct qlog_io *io, int file, uint64_t size)
 {
-    bool refused = disk.refuses && disk.is_dispatch[file];
+    bool refused =
+        (disk.refuses && disk.is_dispatch[file]) || (disk.refuses_delay && disk.is_delay[file]);
     disk.refused += refused;
     return refused ? -ENOSPC : disk.real->allocate(io, file, size);
+}
+
+static void
+disk_new(void)
+{
+    cr_assert_eq(qlog_io_plain_new(&disk.io), 0);
+    disk.real = disk.io->table;
+    disk.table = *disk.real;
+    disk.table.open = disk_open;
+    disk.table.allocate = disk_allocate;
+    disk.io->table = &disk.table;
+}
+
+static void
+disk_free(void)
+{
+    disk.io->table = disk.real;
+    disk.io->table->destroy(disk.io);
 }
 
 static uint64_t
@@ -283,12 +313,7 @@ Test(delay_store, no_room_in_the_dispatch_log)
         BATCHES = 1500
     };
     struct fixture fixture;
-    cr_assert_eq(qlog_io_plain_new(&disk.io), 0);
-    disk.real = disk.io->table;
-    disk.table = *disk.real;
-    disk.table.open = disk_open;
-    disk.table.allocate = disk_allocate;
-    disk.io->table = &disk.table;
+    disk_new();
     /* Nothing of it is said again, so nothing of it can go. */
     const struct qlog_delay_options options = { .log.io = disk.io,
                                                 .round_bytes = 1024 * 1024 * 1024 };
@@ -331,8 +356,53 @@ Test(delay_store, no_room_in_the_dispatch_log)
         (void)fixture_pass(&fixture, 20);
     cr_assert_eq(fixture.delivered, 2 * BATCHES + 1);
     fixture_free(&fixture);
-    disk.io->table = disk.real;
-    disk.io->table->destroy(disk.io);
+    disk_free();
+}
+
+/* A log that ends in an empty segment, and has nothing else, has given numbers all the same. */
+Test(delay_store, numbers_go_on_behind_an_empty_segment)
+{
+    struct fixture fixture;
+    disk_new();
+    const struct qlog_delay_options options = { .log.io = disk.io };
+    fixture_new(&fixture, &options);
+    uint64_t sequence = 0;
+    uint64_t last = 0;
+    /* Until the next segment can't be had. */
+    disk.refuses_delay = true;
+    unsigned batches = 0;
+    while (publish(&fixture, start_ms + 1000, 24, &sequence) == Q_OK) {
+        last = sequence + 23;
+        cr_assert_lt(++batches, 10000);
+    }
+    cr_assert_gt(batches, 10);
+    sleep_ms(&fixture, 1000);
+    for (int i = 0; i < 4000 && fixture.delivered < batches * 24; i++)
+        (void)fixture_pass(&fixture, 1);
+    cr_assert_eq(fixture.delivered, batches * 24);
+    /* Now it can: nothing comes, so it stays empty, and what lies before it goes. */
+    disk.refuses_delay = false;
+    (void)fixture_pass(&fixture, 400);
+    cr_assert_eq(fixture.delay->log->segments.count, 1);
+    cr_assert_eq(fixture.delay->run_count, 0);
+    for (unsigned start = 0; start < 3; start++) {
+        fixture_close(&fixture);
+        fixture_open(&fixture, &options);
+        uint64_t before = fixture.delivered;
+        uint64_t due_ms = fixture.clock.wall_ms;
+        for (int i = 0; i < 200 && publish(&fixture, due_ms, 1, &sequence) != Q_OK; i++)
+            (void)fixture_pass(&fixture, 5);
+        cr_assert_gt(sequence, last);
+        last = sequence;
+        for (int i = 0; i < 4000 && fixture.delivered == before; i++)
+            (void)fixture_pass(&fixture, 1);
+        cr_assert_eq(fixture.delivered, before + 1);
+        cr_assert_eq(pending(&fixture), 0);
+        for (int i = 0; i < 100; i++)
+            (void)fixture_pass(&fixture, 5);
+    }
+    fixture_free(&fixture);
+    disk_free();
 }
 
 /* Cancelled in the middle of a batch: the others are delivered. Twice is once. */
@@ -400,6 +470,160 @@ Test(delay_store, being_delivered)
         sleep_ms(&fixture, 50);
     }
     cr_assert_eq(fixture.delivered, 6);
+    fixture_free(&fixture);
+}
+
+/* --- Refused. */
+
+static bool
+send_next(struct qbatch_set_walk *walk, struct qbatch *ret_batch)
+{
+    const uint8_t *payload;
+    return qbatch_set_next(walk, true, ret_batch, &payload) == Q_OK;
+}
+
+static struct qbatch_set_walk
+send_walk(const struct qlog_delay_send *send)
+{
+    return (struct qbatch_set_walk){
+        .envelopes = q_bytes_from(send->envelopes, send->envelopes_size),
+        .payloads = q_bytes_from(send->payloads, send->payloads_size),
+    };
+}
+
+static enum q_err
+judge_one(struct fixture *fixture, const struct qlog_delay_send *send)
+{
+    struct qbatch_set_walk walk = send_walk(send);
+    struct qbatch batch;
+    while (send_next(&walk, &batch))
+        for (uint32_t i = 0; i < batch.message_count; i++)
+            if (qbatch_id_at(&batch, i).counter == fixture->refused_id) return Q_TOO_BIG;
+    return Q_OK;
+}
+
+/* A message that its broker group does not take keeps nobody up. It stays with its handle, through a
+ * start and the end of its segment, is told, and goes when it is given another time. */
+Test(delay_store, refused_for_good)
+{
+    struct fixture fixture;
+    const struct qlog_delay_options options = { .round_bytes = 16 * 1024 };
+    uint64_t sequence;
+    fixture_new(&fixture, &options);
+    fixture.judge = judge_one;
+    fixture.refused_id = 7;
+    cr_assert_eq(publish(&fixture, start_ms + 10, 5, NULL), Q_OK);
+    cr_assert_eq(publish(&fixture, start_ms + 10, 5, &sequence), Q_OK);
+    cr_assert_eq(publish(&fixture, start_ms + 20, 5, NULL), Q_OK);
+    sequence += 2;
+    for (int i = 0; i < 2000 && fixture.delivered < 14; i++) {
+        fixture_turn(&fixture);
+        sleep_ms(&fixture, 20);
+    }
+    cr_assert_eq(fixture.delivered, 14);
+    struct qlog_delay_lag lag = { 0 };
+    for (unsigned start = 0; start < 2; start++) {
+        (void)fixture_pass(&fixture, 20);
+        cr_assert_eq(pending(&fixture), 1);
+        cr_assert_eq(call(&fixture, &lag.request, QLOG_DELAY_LAG), Q_OK);
+        cr_assert_eq(lag.ret_refused, 1);
+        cr_assert_eq(lag.ret_overdue, 0);
+        cr_assert_eq(lag.ret_open, 0);
+        struct qlog_delay_message message;
+        struct qlog_delay_list list = { .to_ms = UINT64_MAX,
+                                        .messages = &message,
+                                        .messages_max = 1 };
+        cr_assert_eq(call(&fixture, &list.request, QLOG_DELAY_LIST), Q_OK);
+        cr_assert_eq(list.ret_count, 1);
+        cr_assert_eq(message.sequence, sequence);
+        cr_assert_eq(message.id_counter, 7);
+        cr_assert_eq(message.refused, Q_TOO_BIG);
+        cr_assert_str_eq(message.broker_group, "east");
+        cr_assert_not(message.being_delivered);
+        fixture_close(&fixture);
+        fixture_open(&fixture, &options);
+    }
+    /* Many segments later it is where it was. */
+    uint64_t far_ms = start_ms + 86400000;
+    for (unsigned i = 0; i < 1000; i++)
+        cr_assert_eq(publish(&fixture, far_ms, 24, NULL), Q_OK);
+    sleep_ms(&fixture, 86400000);
+    for (int i = 0; i < 4000 && fixture.delivered < 14 + 24000; i++) {
+        fixture_turn(&fixture);
+        sleep_ms(&fixture, 5);
+    }
+    cr_assert_eq(fixture.delivered, 14 + 24000);
+    for (int i = 0; i < 200; i++)
+        (void)fixture_pass(&fixture, 10);
+    fixture_close(&fixture);
+    fixture_open(&fixture, &options);
+    struct qlog_delay_show show = { .name = { start_ms + 10, sequence } };
+    cr_assert_eq(call(&fixture, &show.request, QLOG_DELAY_SHOW), Q_OK);
+    cr_assert_eq(show.ret_message.refused, Q_TOO_BIG);
+    /* Another time is another try. */
+    fixture.judge = NULL;
+    struct qlog_delay_reschedule move = { .name = { start_ms + 10, sequence },
+                                          .due_ms = fixture.clock.wall_ms };
+    cr_assert_eq(call(&fixture, &move.request, QLOG_DELAY_RESCHEDULE), Q_OK);
+    fixture_until(&fixture, fixture.delivered == 15 + 24000);
+    fixture_until(&fixture, pending(&fixture) == 0);
+    cr_assert_eq(call(&fixture, &lag.request, QLOG_DELAY_LAG), Q_OK);
+    cr_assert_eq(lag.ret_refused, 0);
+    fixture_free(&fixture);
+}
+
+/* A broker group that knows one producer, until it is made to forget it. */
+static enum q_err
+judge_producer(struct fixture *fixture, const struct qlog_delay_send *send)
+{
+    struct qbatch_set_walk walk = send_walk(send);
+    struct qbatch batch;
+    cr_assert(send_next(&walk, &batch));
+    bool known = memcmp(batch.producer_id, fixture->known_producer, 16) == 0;
+    if (known && fixture->forgets) return Q_UNKNOWN_PRODUCER;
+    if (!known) {
+        cr_assert_eq(send->request_sequence, 1);
+        memcpy(fixture->known_producer, batch.producer_id, 16);
+        fixture->forgets = false;
+    }
+    return Q_OK;
+}
+
+/* Who was forgotten comes as somebody else, and what waits is delivered; that it may be twice is
+ * counted, where it may be. */
+Test(delay_store, forgotten_by_a_broker_group)
+{
+    const struct qlog_delay_options options = { .depth_max = 1 };
+    struct fixture fixture;
+    struct qlog_delay_counters counters;
+    fixture_new(&fixture, &options);
+    fixture.judge = judge_producer;
+    cr_assert_eq(publish(&fixture, start_ms, 3, NULL), Q_OK);
+    fixture_until(&fixture, fixture.delivered == 3);
+    fixture.away = true;
+    cr_assert_eq(publish(&fixture, start_ms + 1, 4, NULL), Q_OK);
+    uint32_t before = fixture.requests;
+    for (int i = 0; i < 2000 && fixture.requests < before + 3; i++)
+        (void)fixture_pass(&fixture, 1);
+    fixture.away = false;
+    fixture.forgets = true;
+    for (int i = 0; i < 2000 && fixture.delivered < 7; i++)
+        (void)fixture_pass(&fixture, 1);
+    cr_assert_eq(fixture.delivered, 7);
+    qlog_delay_counters(fixture.delay, &counters);
+    cr_assert_eq(counters.renewals, 1);
+    cr_assert_eq(counters.maybe_twice, 4);
+    cr_assert_eq(counters.refused, 0);
+    /* A start goes on as the new one. */
+    fixture_close(&fixture);
+    fixture_open(&fixture, &options);
+    cr_assert_eq(publish(&fixture, start_ms + 2, 2, NULL), Q_OK);
+    for (int i = 0; i < 2000 && fixture.delivered < 9; i++)
+        (void)fixture_pass(&fixture, 1);
+    cr_assert_eq(fixture.delivered, 9);
+    qlog_delay_counters(fixture.delay, &counters);
+    cr_assert_eq(counters.renewals, 0);
+    cr_assert_eq(counters.open, 0);
     fixture_free(&fixture);
 }
 

@@ -34,6 +34,7 @@ struct options {
     uint64_t limit;
     uint64_t width_ns;
     uint64_t count;
+    bool is_refused; /* only what was */
     bool is_json;
 };
 
@@ -97,6 +98,8 @@ delay_list_run(const struct command *command, int argc, char **argv)
         { "from", 0, Q_OPT_TEXT, &options.from, "TIME", "due from then on", 0, 0 },
         { "to", 0, Q_OPT_TEXT, &options.to, "TIME", "due before then", 0, 0 },
         { "subject", 0, Q_OPT_TEXT, &options.subject, "SUBJECT", "of this subject only", 0, 0 },
+        { "refused", 0, Q_OPT_FLAG, &options.is_refused, NULL,
+          "only what a broker group refused for good", 0, 0 },
         { "limit", 'n', Q_OPT_NUMBER, &options.limit, "N", "not more than so many (100)", 1, 0 },
         OUTPUT_OPTION,
         META_OPTION(options.meta),
@@ -349,6 +352,7 @@ print_message(void *context, const struct qmq_delayed *message)
     struct printing *printing = context;
     const struct options *options = printing->options;
     if (options->subject && strcmp(options->subject, message->subject) != 0) return true;
+    if (options->is_refused && message->refused == QMQ_OK) return true;
     char id[QMQ_ID_TEXT_SIZE];
     char due[32];
     q_text_format_time(message->due_ms, due, sizeof(due));
@@ -359,15 +363,20 @@ print_message(void *context, const struct qmq_delayed *message)
             message->delay_group, (unsigned long long)message->due_ms, due);
         q_text_write_json(stdout, q_bytes_from_text(message->subject));
         (void)printf(
-            ",\"id\":\"%s\",\"size\":%u,\"stored_ms\":%llu,\"being_delivered\":%s}\n",
+            ",\"id\":\"%s\",\"size\":%u,\"stored_ms\":%llu,\"being_delivered\":%s,"
+            "\"refused\":\"%s\"}\n",
             qmq_id_text(&message->id, id), message->size, (unsigned long long)message->stored_ms,
-            message->being_delivered ? "true" : "false");
+            message->being_delivered ? "true" : "false", message->refused_name);
     } else {
         (void)printf(
-            "%s  %s  %u B  %s  %llu-%llu@%s%s%s\n", due, message->subject, message->size,
+            "%s  %s  %u B  %s  %llu-%llu@%s", due, message->subject, message->size,
             qmq_id_text(&message->id, id), (unsigned long long)message->due_ms,
-            (unsigned long long)message->sequence, message->delay_group,
-            message->being_delivered ? "  being delivered to " : "", message->broker_group);
+            (unsigned long long)message->sequence, message->delay_group);
+        if (message->being_delivered)
+            (void)printf("  being delivered to %s", message->broker_group);
+        if (message->refused != QMQ_OK)
+            (void)printf("  refused by %s: %s", message->broker_group, message->refused_name);
+        (void)printf("\n");
     }
     return ++printing->printed < options->limit;
 }
@@ -382,21 +391,23 @@ print_lag(void *context, const struct qmq_delay_lag *lag)
         (void)printf(
             "{\"delay_group\":\"%s\",\"pending\":%llu,\"overdue\":%llu,\"oldest_due\":\"%s\","
             "\"open\":%llu,\"accepted\":%llu,\"delivered\":%llu,\"cancelled\":%llu,"
-            "\"damaged\":%llu,\"late_max_ms\":%llu,\"clock_off_ms\":%lld,\"failing_groups\":%u}\n",
+            "\"damaged\":%llu,\"refused\":%llu,\"maybe_twice\":%llu,\"late_max_ms\":%llu,\"clock_"
+            "off_ms\":%lld,\"failing_groups\":%u}\n",
             lag->delay_group, (unsigned long long)lag->pending, (unsigned long long)lag->overdue,
             oldest, (unsigned long long)lag->open, (unsigned long long)lag->accepted,
             (unsigned long long)lag->delivered, (unsigned long long)lag->cancelled,
-            (unsigned long long)lag->damaged, (unsigned long long)lag->late_max_ms,
+            (unsigned long long)lag->damaged, (unsigned long long)lag->refused,
+            (unsigned long long)lag->maybe_twice, (unsigned long long)lag->late_max_ms,
             (long long)lag->clock_off_ms, lag->failing);
     else
         (void)printf(
             "%s\n  pending %llu, overdue %llu %s\n  open %llu, accepted %llu, delivered %llu, "
-            "cancelled %llu, damaged %llu\n  latest by %llu ms, clock off by %lld ms, broker "
-            "groups "
-            "failing: %u\n",
+            "cancelled %llu, damaged %llu, refused %llu, maybe twice %llu\n  latest by %llu ms, "
+            "clock off by %lld ms, broker groups failing: %u\n",
             lag->delay_group, (unsigned long long)lag->pending, (unsigned long long)lag->overdue,
             oldest, (unsigned long long)lag->open, (unsigned long long)lag->accepted,
             (unsigned long long)lag->delivered, (unsigned long long)lag->cancelled,
-            (unsigned long long)lag->damaged, (unsigned long long)lag->late_max_ms,
+            (unsigned long long)lag->damaged, (unsigned long long)lag->refused,
+            (unsigned long long)lag->maybe_twice, (unsigned long long)lag->late_max_ms,
             (long long)lag->clock_off_ms, lag->failing);
 }

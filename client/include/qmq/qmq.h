@@ -221,7 +221,11 @@ struct qmq_delayed {
     uint64_t stored_ms;
     uint32_t size; /* properties and body */
     bool being_delivered;
-    const char *broker_group; /* "" unless it is being delivered */
+    /* Why its broker group refused it for good; QMQ_OK: none did. It waits then, with its handle, until it
+     * is cancelled, or rescheduled, which tries it again. */
+    int refused;
+    const char *refused_name; /* of that code; "" */
+    const char *broker_group; /* "" unless it is being delivered, or was refused */
 };
 
 /*
@@ -281,6 +285,9 @@ struct qmq_delay_lag {
     uint64_t cancelled;
     uint64_t damaged;
     uint64_t late_max_ms;
+    uint64_t refused; /* messages that a broker group refused for good; not overdue */
+    uint64_t
+        maybe_twice; /* messages sent again to a broker group that had forgotten the delay group */
     int64_t clock_off_ms; /* its wall clock - the clock that due times are held against */
     uint32_t failing;     /* broker groups that it can't deliver to now */
 };

@@ -116,7 +116,8 @@ struct qlog_delay_message {
     uint32_t id_counter;
     uint32_t size;         /* properties and body */
     bool being_delivered;  /* a dispatch record names it */
-    char broker_group[64]; /* "" unless it does */
+    enum q_err refused;    /* Q_OK, or why the broker group did not take it: it waits aside */
+    char broker_group[64]; /* "" unless it is one of the two */
     char subject[256];
 };
 
@@ -173,6 +174,7 @@ struct qlog_delay_lag {
     uint64_t ret_overdue;       /* messages due and not handed over */
     uint64_t ret_oldest_due_ms; /* of those; 0: none */
     uint64_t ret_open;          /* messages handed over and not known to be stored */
+    uint64_t ret_refused;       /* messages that wait aside: they are not overdue */
 };
 
 /* --- Sending. */
@@ -213,7 +215,13 @@ struct qlog_delay_sender {
     void (*send)(void *context, struct qlog_delay_send *send);
 };
 
-/* Q_OK: stored (now or before). Anything else: not known to be stored; it is handed over again. */
+/*
+ * Q_OK: stored (now or before). An answer that is not retryable: the group refused it for good. Its
+ * messages are sent one by one then, and one that is refused alone waits aside, until it is cancelled
+ * or rescheduled. Q_UNKNOWN_PRODUCER, Q_CONFLICT: the group knows this store no more, or as another; all
+ * requests to it are taken back and their messages sent by a new producer id, maybe twice. Anything
+ * else: not known to be stored; it is handed over again.
+ */
 Q_EXPORT void qlog_delay_sent(
     struct qlog_delay *delay, struct qlog_delay_send *send, enum q_err err);
 /* Something that route() answers, or whether a group can be reached, has changed. */
@@ -271,6 +279,9 @@ Q_EXPORT void qlog_delay_stop(struct qlog_delay *delay);
     X(repeats, "requests handed over again")                                                       \
     X(open, "requests handed over and not known to be stored")                                     \
     X(damaged, "messages that can't be read any more")                                             \
+    X(refused, "messages that a broker group refused for good")                                    \
+    X(renewals, "times that a broker group did not know this store any more")                      \
+    X(maybe_twice, "messages sent again to such a group, which may be stored there twice")         \
     X(carried, "batches written again so that a segment could go")                                 \
     X(late_max_ms, "the latest hand-over of this process")                                         \
     X(clock_steps, "steps of the wall clock that were taken over")

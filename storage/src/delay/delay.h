@@ -19,6 +19,7 @@
  *   ARRIVED  -> NAMED       dispatch.c: it is in a DISPATCH record     ARRIVED, or OPEN
  *   NAMED    -> OPEN        that record is durable: it is handed over  OPEN: handed over again
  *   OPEN     -> DONE        the sender: stored                         OPEN, or DONE
+ *   OPEN     -> ARRIVED     the sender: refused; alone it goes aside   OPEN, or ARRIVED
  *   ARRIVED  -> DONE        query.c: cancelled, or moved (REPLACES)    as its answer said
  *   DONE     -> gone        space.c: its segment is dropped             gone
  *
@@ -52,7 +53,8 @@ enum {
 };
 
 enum {
-    QL_DELAY_SUBJECTS_MAX = 1000 * 1000
+    QL_DELAY_SUBJECTS_MAX = 1000 * 1000,
+    QL_ASIDE_MAX = 65536,
 };
 
 /* A batch in the delay log. */
@@ -129,6 +131,8 @@ struct ql_target {
     uint32_t open_count;
     uint32_t resend_count; /* of a start: nothing new before those are stored */
     struct ql_open *forming;
+    uint32_t alone; /* so many requests of one message each: one with several was refused */
+    bool renewing;  /* the group does not know this store: nothing is sent until all is back */
     bool failing;
     bool has_skipped;
     uint64_t full_since_ns; /* 0: it is not full */
@@ -152,6 +156,7 @@ struct ql_open {
     struct q_list link; /* in target->opens, or the free ones */
     enum ql_open_state state;
     bool resend; /* of a start */
+    bool alone;  /* it has one message */
     uint64_t request;
     struct ql_dispatch_item *items;
     uint32_t item_count;
@@ -168,12 +173,18 @@ struct ql_open {
     struct q_bytes *subjects;
 };
 
+/* A message that waits and is not offered: a broker group refused it for good. */
+struct ql_aside {
+    uint64_t sequence;
+    uint32_t target_id;
+    enum q_err code;
+};
+
 /* A record of the dispatch log under way, but for DISPATCH. */
 struct ql_note {
     struct ql_append append;
     struct qlog_delay *delay;
     struct qlog_delay_request *request; /* answered when it is durable; NULL: nobody waits */
-    struct ql_open *open;               /* DISPATCHED: whose */
     uint64_t sequence;                  /* WITHDRAWN: unmarked when it can't be appended */
     bool withdraws;
     bool of_round; /* a round is said anew as a whole */
@@ -238,6 +249,9 @@ struct qlog_delay {
     struct ql_target **targets; /* by id */
     uint32_t target_count;
     struct q_list free_opens;
+    struct ql_aside *asides; /* by sequence */
+    uint32_t aside_count;
+    uint32_t aside_capacity;
     uint8_t *scratch; /* a batch as stored, */
     size_t scratch_size;
     uint8_t *content; /* and its content, when that is compressed */
@@ -354,6 +368,10 @@ Q_MUST_CHECK enum q_err ql_target_replay(
 /* State them again. */
 Q_MUST_CHECK enum q_err ql_dispatch_state(struct qlog_delay *delay, uint64_t *size);
 void ql_dispatch_free(struct qlog_delay *delay);
+
+/* --- build.c --- */
+/* The bytes of a request. Q_OK; Q_E_NOMEM, Q_E_IO: not now. */
+Q_MUST_CHECK enum q_err ql_open_build(struct ql_open *open);
 /* A batch as it is stored, checked: envelope, then payload, in scratch memory that is good until the
  * next call. Q_OK, Q_E_CORRUPT, Q_E_IO, Q_E_NOMEM. */
 Q_MUST_CHECK enum q_err ql_delay_read(
@@ -369,6 +387,21 @@ Q_MUST_CHECK enum q_err ql_delay_content(
     const struct qbatch *batch,
     const uint8_t *payload,
     struct q_bytes *ret_content);
+
+/* --- aside.c --- */
+/* Room for one more. Q_OK, Q_TOO_BIG (QL_ASIDE_MAX are there), Q_E_NOMEM. */
+Q_MUST_CHECK enum q_err ql_aside_reserve(struct qlog_delay *delay);
+/* Into the room that was reserved. */
+void ql_aside_put(struct qlog_delay *delay, const struct ql_aside *aside);
+/* NULL: it is not aside. */
+const struct ql_aside *ql_aside_find(const struct qlog_delay *delay, uint64_t sequence);
+/* How many of these messages are aside and wait. */
+uint32_t ql_aside_count(const struct qlog_delay *delay, uint64_t sequence, uint64_t count);
+void ql_aside_encode(const struct ql_aside *aside, struct ql_note *note);
+Q_MUST_CHECK enum q_err ql_aside_replay(
+    struct qlog_delay *delay, const struct ql_aside_record *record);
+/* State them again. */
+Q_MUST_CHECK enum q_err ql_aside_state(struct qlog_delay *delay, uint64_t *size);
 
 /* --- query.c --- */
 void ql_delay_cancel_start(struct qlog_delay *delay, struct qlog_delay_cancel *cancel);

@@ -12,8 +12,6 @@
 #include <sys/random.h>
 
 #include <qbase/assert.h>
-#include <qbatch/forward.h>
-#include <qlog/guard.h>
 
 #include "delay/delay.h"
 #include "planted.h"
@@ -27,14 +25,23 @@ enum {
     FULL_MS_MAX = 100,   /* so long others wait for a group that has its fill */
     REWIND_MS_MIN = 100, /* between two looks at what was passed over */
     REWIND_MS_MAX = 5000,
-    READ_TRIES = 60, /* two minutes; then what can't be read holds up the rest no longer */
+    ALONE_MAX = 65536,
+    DAMAGE_TRIES = 8, /* what is damaged on its way every time is damaged */
 };
 
 enum offer {
     OFFER_TAKEN, /* all of it is marked */
     OFFER_AGAIN, /* a part of it is */
     OFFER_PASSED,
+    OFFER_ASIDE, /* all that waits of it was refused */
     OFFER_WAIT,
+};
+
+/* What becomes of a request that was not stored. */
+enum refusal {
+    REFUSAL_PASSING, /* it is sent again as it is */
+    REFUSAL_OF_US,   /* the group does not know this store, or not as we do */
+    REFUSAL_FOR_GOOD,
 };
 
 static void dispatch_rewind(struct qlog_delay *delay);
@@ -58,11 +65,16 @@ static void open_fill(
     struct ql_append *append, const struct ql_place *place, uint8_t *records, uint8_t *payloads);
 static void open_done(struct ql_append *append, enum q_err err);
 static void open_undo(struct ql_open *open);
+static bool open_unmark(struct ql_open *open);
+static void open_remove(struct ql_open *open);
 static void open_hand_over(struct ql_open *open);
-static enum q_err open_build(struct ql_open *open);
-static enum q_err open_build_item(struct ql_open *open, const struct ql_dispatch_item *item);
-static void open_stamp(struct ql_open *open);
+static enum refusal refusal_of(const struct qlog_delay_send *send);
+static void open_refused(struct ql_open *open);
+static bool open_take_back(struct ql_open *open, enum q_err code);
 static void open_stored(struct ql_open *open);
+static bool open_say(struct ql_open *open, enum q_err code);
+static void target_renew(struct qlog_delay *delay, struct ql_target *target);
+static void target_wait(struct ql_target *target, uint64_t now_ns);
 
 static const struct ql_append_table open_table = {
     .measure = open_measure,
@@ -143,11 +155,29 @@ ql_dispatch_deadline_ns(const struct qlog_delay *delay)
     return delay->again ? 0 : deadline;
 }
 
+/* Neither marked nor aside. */
+static bool
+is_sendable(const struct qlog_delay *delay, uint64_t sequence)
+{
+    return !ql_marks_has(&delay->marks, sequence) &&
+           (delay->aside_count == 0 || ql_aside_find(delay, sequence) == NULL);
+}
+
+static bool
+has_sendable(const struct qlog_delay *delay, const struct ql_delay_entry *entry)
+{
+    if (delay->aside_count == 0) return true;
+    for (uint32_t i = 0; i < entry->count; i++)
+        if (is_sendable(delay, entry->sequence + i)) return true;
+    return false;
+}
+
 static enum offer
 dispatch_offer(struct qlog_delay *delay, struct ql_run *run, const struct ql_delay_entry *entry)
 {
     struct ql_delay_subject *subject = ql_delay_subject(delay, entry->subject_id);
     if (ql_delay_is_moving(delay, entry->sequence, entry->count)) return OFFER_PASSED;
+    if (!has_sendable(delay, entry)) return OFFER_ASIDE;
     struct ql_target *target;
     enum offer offer = dispatch_pick(delay, subject, &target);
     if (offer != OFFER_TAKEN) return offer;
@@ -181,7 +211,7 @@ dispatch_pick(
             *ret_target = target;
             return OFFER_TAKEN;
         }
-        bool full = !target->failing && target->resend_count == 0;
+        bool full = !target->failing && !target->renewing && target->resend_count == 0;
         if (full && target->full_since_ns == 0) target->full_since_ns = delay->now_ns;
         if (full && delay->now_ns - target->full_since_ns < ms_ns(FULL_MS_MAX)) waits = true;
     }
@@ -195,8 +225,14 @@ dispatch_pick(
 static bool
 target_takes(const struct qlog_delay *delay, const struct ql_target *target)
 {
-    if (target->failing || target->resend_count > 0) return false;
+    if (target->failing || target->renewing || target->resend_count > 0) return false;
     return target->forming != NULL || target->open_count < delay->options.depth_max;
+}
+
+static bool
+random_producer(uint8_t id[16])
+{
+    return getrandom(id, 16, 0) == 16;
 }
 
 static enum q_err
@@ -212,8 +248,7 @@ target_of(struct qlog_delay *delay, const char *name, struct ql_target **ret_tar
         .next_request = 1,
         .name = q_bytes_from_text(name),
     };
-    if (getrandom(record.producer_id, sizeof(record.producer_id), 0) !=
-        (ssize_t)sizeof(record.producer_id))
+    if (!random_producer(record.producer_id))
         return Q_FAIL(Q_E_IO, .sys = errno, .what = "random bytes for a producer id");
     struct ql_note *note;
     Q_TRY(ql_note_new(delay, ql_target_record_size(&record), &note));
@@ -274,6 +309,7 @@ open_new(struct qlog_delay *delay, struct ql_target *target, struct ql_open **re
     open->target = target;
     open->state = QL_OPEN_FORMING;
     open->resend = false;
+    open->alone = target->alone > 0;
     open->built = false;
     open->read_tries = 0;
     open->item_count = 0;
@@ -305,17 +341,18 @@ open_add(struct ql_open *open, const struct ql_run *run, const struct ql_delay_e
 {
     struct qlog_delay *delay = open->delay;
     const struct qlog_delay_options *options = &delay->options;
+    uint32_t messages_max = open->alone ? 1 : options->send_messages_max;
     for (uint32_t first = 0; first < entry->count;) {
-        if (ql_marks_has(&delay->marks, entry->sequence + first)) {
+        if (!is_sendable(delay, entry->sequence + first)) {
             first++;
             continue;
         }
         uint32_t count = 1;
-        while (first + count < entry->count &&
-               !ql_marks_has(&delay->marks, entry->sequence + first + count))
+        while (!open->alone && first + count < entry->count &&
+               is_sendable(delay, entry->sequence + first + count))
             count++;
         uint64_t bytes = (uint64_t)entry->envelope_size + entry->payload_size;
-        bool full = open->message_count + count > options->send_messages_max ||
+        bool full = open->message_count + count > messages_max ||
                     open->bytes + bytes > options->send_bytes_max ||
                     open->item_count == SEND_BATCHES_MAX;
         if (full && open->item_count > 0) return false;
@@ -347,6 +384,7 @@ open_close(struct ql_open *open)
     struct qlog_delay *delay = open->delay;
     open->target->forming = NULL;
     Q_ASSERT(open->item_count > 0);
+    if (open->alone) open->target->alone--;
     open->state = QL_OPEN_RECORDING;
     uint64_t late_ms = delay->eff.now_ms - q_min_u64(delay->eff.now_ms, open->due_min_ms);
     delay->counters.late_max_ms = q_max_u64(delay->counters.late_max_ms, late_ms);
@@ -399,29 +437,50 @@ open_undo(struct ql_open *open)
 {
     struct qlog_delay *delay = open->delay;
     struct ql_target *target = open->target;
+    if (!open_unmark(open)) return;
+    target->next_request = q_min_u64(target->next_request, open->request);
+    target->failing = true;
+    target->retry_ns = delay->now_ns + ms_ns(BACKOFF_MS_MAX);
+    delay->counters.requests--;
+    open_remove(open);
+}
+
+/* Its messages wait again. False: there is no memory for that, and the store is broken. */
+static bool
+open_unmark(struct ql_open *open)
+{
+    struct qlog_delay *delay = open->delay;
     for (uint32_t i = 0; i < open->item_count; i++) {
         const struct ql_dispatch_item *item = &open->items[i];
-        uint64_t bytes = (uint64_t)item->envelope_size + item->payload_size;
         for (uint32_t j = 0; j < item->count; j++) {
             if (ql_marks_clear(&delay->marks, item->sequence + j) != Q_OK) {
                 ql_env_break(
                     &delay->home->env, delay->dispatch->name, delay->home->env.path, 0, ENOMEM);
-                return;
+                return false;
             }
             delay->counters.pending++;
         }
-        delay->live_bytes += bytes;
+        struct ql_run *run;
+        struct ql_delay_entry *entry;
+        uint64_t bytes = (uint64_t)item->envelope_size + item->payload_size;
+        if (ql_schedule_find(delay, item->due_ms, item->sequence, &run, &entry))
+            delay->live_bytes += bytes / entry->count * item->count;
     }
     ql_space_unmarked(delay);
     delay->skipped_from = q_min_u64(delay->skipped_from, open->due_min_ms);
-    target->next_request = q_min_u64(target->next_request, open->request);
-    target->failing = true;
-    target->retry_ns = delay->now_ns + ms_ns(BACKOFF_MS_MAX);
+    return true;
+}
+
+static void
+open_remove(struct ql_open *open)
+{
+    struct ql_target *target = open->target;
+    if (open->resend) target->resend_count--;
     target->open_count--;
-    delay->counters.open--;
-    delay->counters.requests--;
+    open->delay->counters.open--;
+    open->state = QL_OPEN_FORMING;
     q_list_remove(&open->link);
-    q_list_push_back(&delay->free_opens, &open->link);
+    q_list_push_back(&open->delay->free_opens, &open->link);
 }
 
 /* --- Handing over. */
@@ -434,7 +493,11 @@ open_hand_over(struct ql_open *open)
         open->state = QL_OPEN_READY;
         return;
     }
-    enum q_err err = open->built ? Q_OK : open_build(open);
+    if (open->target->renewing) {
+        (void)open_take_back(open, Q_UNKNOWN_PRODUCER);
+        return;
+    }
+    enum q_err err = open->built ? Q_OK : ql_open_build(open);
     if (err == Q_OK && open->send.batch_count == 0) {
         /* Nothing in it can be read: it was told, and there is nothing to send. */
         open_stored(open);
@@ -468,11 +531,15 @@ ql_dispatch_sent(struct qlog_delay *delay, struct qlog_delay_send *send)
         return;
     }
     open->state = QL_OPEN_READY;
-    target->failing = true;
-    uint64_t backoff_ns = q_max_u64(target->backoff_ns * 2, ms_ns(BACKOFF_MS_MIN));
-    target->backoff_ns = q_min_u64(backoff_ns, ms_ns(BACKOFF_MS_MAX));
-    target->retry_ns = delay->now_ns + target->backoff_ns;
-    if (QL_PLANTED(dispatch_recomposed)) {
+    enum refusal refusal = refusal_of(send);
+    if (refusal == REFUSAL_OF_US) target->renewing = true;
+    if (target->renewing)
+        (void)open_take_back(open, send->err);
+    else if (refusal == REFUSAL_FOR_GOOD)
+        open_refused(open);
+    else
+        target_wait(target, delay->now_ns);
+    if (QL_PLANTED(dispatch_recomposed) && open->state == QL_OPEN_READY) {
         open->items[0].first = 0;
         open->built = false;
         open->request = target->next_request++;
@@ -486,6 +553,7 @@ ql_dispatch_retry(struct qlog_delay *delay)
         struct ql_target *target = delay->targets[i];
         if (target->retry_ns == 0 || delay->now_ns < target->retry_ns) continue;
         target->retry_ns = 0;
+        if (target->renewing && target->open_count == 0) target_renew(delay, target);
         /* A group to which nothing is open is tried with the next request. */
         if (target->open_count == 0) target->failing = false;
         q_list_for_each_safe(link, &target->opens) {
@@ -498,189 +566,137 @@ ql_dispatch_retry(struct qlog_delay *delay)
     }
 }
 
+static void
+target_wait(struct ql_target *target, uint64_t now_ns)
+{
+    uint64_t backoff_ns = q_max_u64(target->backoff_ns * 2, ms_ns(BACKOFF_MS_MIN));
+    target->failing = true;
+    target->backoff_ns = q_min_u64(backoff_ns, ms_ns(BACKOFF_MS_MAX));
+    target->retry_ns = now_ns + target->backoff_ns;
+}
+
+/* --- Refused. */
+
+static enum refusal
+refusal_of(const struct qlog_delay_send *send)
+{
+    switch (send->err) {
+    case Q_UNKNOWN_PRODUCER:
+    case Q_CONFLICT:
+        return REFUSAL_OF_US;
+    case Q_OUT_OF_SEQUENCE:
+        /* Nothing can be missing before the first: it is older than what the group remembers. */
+        return send->settled == send->request_sequence ? REFUSAL_OF_US : REFUSAL_PASSING;
+    case Q_E_CORRUPT:
+        return send->attempt >= DAMAGE_TRIES ? REFUSAL_FOR_GOOD : REFUSAL_PASSING;
+    case Q_UNKNOWN_OPERATION:
+        return REFUSAL_PASSING; /* some other server has its address */
+    default:
+        return send->err > 0 && !q_err_retryable(send->err) ? REFUSAL_FOR_GOOD : REFUSAL_PASSING;
+    }
+}
+
+/* One of its messages, or each: they are sent one by one, and who is refused alone goes aside. */
+static void
+open_refused(struct ql_open *open)
+{
+    struct qlog_delay *delay = open->delay;
+    struct ql_target *target = open->target;
+    uint32_t count = open->message_count;
+    enum q_err code = open->send.err;
+    if (count == 1) {
+        struct ql_aside aside = { open->items[0].sequence, target->id, code };
+        struct ql_note *note;
+        if (ql_aside_reserve(delay) != Q_OK ||
+            ql_note_new(delay, QL_ASIDE_RECORD_SIZE, &note) != Q_OK) {
+            target_wait(target, delay->now_ns);
+            return;
+        }
+        ql_aside_encode(&aside, note);
+        ql_note_append(note, false);
+        ql_aside_put(delay, &aside);
+    }
+    if (!open_take_back(open, code)) return;
+    target->failing = false;
+    target->backoff_ns = 0;
+    if (count > 1)
+        target->alone = (uint32_t)q_min_u64((uint64_t)target->alone + count, ALONE_MAX);
+    else
+        delay->counters.refused++;
+}
+
+/* It is not going to be sent any more, and its messages wait again. False: a little later. */
+static bool
+open_take_back(struct ql_open *open, enum q_err code)
+{
+    struct qlog_delay *delay = open->delay;
+    struct ql_target *target = open->target;
+    open->state = QL_OPEN_READY;
+    if (!open_say(open, code)) return false;
+    if (!QL_PLANTED(refused_done) && !open_unmark(open)) return false;
+    /* Only who was not known can have it: what is refused was refused every time. */
+    if (target->renewing && open->send.again) delay->counters.maybe_twice += open->message_count;
+    open_remove(open);
+    delay->stirred = true;
+    if (target->renewing && target->open_count == 0) target_renew(delay, target);
+    return true;
+}
+
+/* The group knows no request of this store, or others than those: it gets to know another one. */
+static void
+target_renew(struct qlog_delay *delay, struct ql_target *target)
+{
+    struct ql_target_record record = {
+        .target_id = target->id,
+        .next_request = 1,
+        .name = q_bytes_from_text(target->name),
+    };
+    struct ql_note *note;
+    if (!random_producer(record.producer_id) ||
+        ql_note_new(delay, ql_target_record_size(&record), &note) != Q_OK)
+    {
+        target->retry_ns = delay->now_ns + ms_ns(BACKOFF_MS_MAX);
+        return;
+    }
+    ql_target_record_encode(&record, note->record);
+    ql_note_append(note, false);
+    memcpy(target->producer_id, record.producer_id, sizeof(target->producer_id));
+    target->next_request = QL_PLANTED(renewed_numbers) ? target->next_request : 1;
+    target->renewing = false;
+    target->failing = false;
+    target->backoff_ns = 0;
+    delay->counters.renewals++;
+}
+
+/* --- Stored. */
+
 /* It is stored there, and that is said. Until it can be said the request stays open. */
 static void
 open_stored(struct ql_open *open)
+{
+    if (!open_say(open, Q_OK)) {
+        open->state = QL_OPEN_STORED;
+        return;
+    }
+    open->delay->counters.delivered += open->message_count;
+    open_remove(open);
+}
+
+/* What became of it. False: there is no memory for that now. */
+static bool
+open_say(struct ql_open *open, enum q_err code)
 {
     struct qlog_delay *delay = open->delay;
     struct ql_target *target = open->target;
     struct ql_note *note;
     if (ql_note_new(delay, QL_DISPATCHED_RECORD_SIZE, &note) != Q_OK) {
-        open->state = QL_OPEN_STORED;
         target->retry_ns = delay->now_ns + ms_ns(BACKOFF_MS_MAX);
-        return;
+        return false;
     }
-    struct ql_dispatched_record record = { .target_id = target->id, .request = open->request };
+    struct ql_dispatched_record record = { target->id, (int32_t)code, open->request };
     ql_dispatched_record_encode(&record, note->record);
     ql_note_append(note, false);
-    delay->counters.delivered += open->message_count;
-    delay->counters.open--;
-    if (open->resend) target->resend_count--;
-    target->open_count--;
-    q_list_remove(&open->link);
-    q_list_push_back(&delay->free_opens, &open->link);
-}
-
-/* --- The bytes of a request, from its items and the delay log. */
-
-static enum q_err
-reserve(uint8_t **data, uint32_t *capacity, uint64_t size)
-{
-    if (size <= *capacity) return Q_OK;
-    uint64_t wanted = q_max_u64(size, (uint64_t)*capacity * 2);
-    uint8_t *grown = realloc(*data, wanted);
-    if (grown == NULL) return Q_FAIL(Q_E_NOMEM, .what = "a request to a broker group");
-    *data = grown;
-    *capacity = (uint32_t)wanted;
-    return Q_OK;
-}
-
-static enum q_err
-open_build(struct ql_open *open)
-{
-    struct qlog_delay_send *send = &open->send;
-    send->envelopes_size = 0;
-    send->payloads_size = 0;
-    send->batch_count = 0;
-    send->message_count = 0;
-    for (uint32_t i = 0; i < open->item_count; i++) {
-        const struct ql_dispatch_item *item = &open->items[i];
-        enum q_err err = open_build_item(open, item);
-        if (err == Q_OK) continue;
-        /* A disk that is away for a moment takes nothing along. */
-        bool passing = err != Q_E_CORRUPT && open->read_tries++ < READ_TRIES;
-        if (passing || err == Q_E_NOMEM) return err;
-        struct qlog_delay *delay = open->delay;
-        delay->counters.damaged += item->count;
-        QL_TELL(
-            &delay->home->env, ROT, .log = delay->log->name, .path = delay->home->env.path,
-            .position = item->frame, .bytes = (uint64_t)item->envelope_size + item->payload_size,
-            .text = q_text(
-                "delayed messages %llu to %llu can not be read, and are not handed over",
-                (unsigned long long)item->sequence,
-                (unsigned long long)item->sequence + item->count - 1));
-    }
-    open_stamp(open);
-    open->built = true;
-    return Q_OK;
-}
-
-static enum q_err
-open_build_item(struct ql_open *open, const struct ql_dispatch_item *item)
-{
-    struct qlog_delay *delay = open->delay;
-    struct qlog_delay_send *send = &open->send;
-    struct ql_delay_entry entry = {
-        .envelope_at = item->envelope_at,
-        .envelope_size = item->envelope_size,
-        .payload_at = item->payload_at,
-        .payload_size = item->payload_size,
-    };
-    const struct ql_delay_subject *subject = ql_delay_subject(delay, item->subject_id);
-    if (subject == NULL) return Q_FAIL(Q_E_CORRUPT, .what = "a subject without a name");
-    struct qbatch batch;
-    struct qbatch_forward forward = {
-        .batch = &batch,
-        .first = item->first,
-        .count = item->count,
-        .place = { .request_sequence = open->request },
-    };
-    Q_TRY(ql_delay_read(delay, item->frame, &entry, &batch, &forward.payload));
-    if (item->first >= batch.message_count || item->count > batch.message_count - item->first)
-        return Q_FAIL(Q_E_CORRUPT, .what = "a batch that has fewer messages than was said");
-    if (item->count < batch.message_count)
-        Q_TRY(ql_delay_content(delay, &batch, forward.payload, &forward.content));
-    memcpy(forward.producer_id, open->target->producer_id, sizeof(forward.producer_id));
-    uint32_t envelope_size;
-    uint32_t payload_size;
-    qbatch_forward_size(&forward, &envelope_size, &payload_size);
-    Q_TRY(reserve(
-        &open->envelopes, &open->envelopes_capacity,
-        (uint64_t)send->envelopes_size + envelope_size));
-    Q_TRY(reserve(
-        &open->payloads, &open->payloads_capacity, (uint64_t)send->payloads_size + payload_size));
-    qbatch_forward_write(
-        &forward, open->envelopes + send->envelopes_size, open->payloads + send->payloads_size);
-    send->envelopes_size += envelope_size;
-    send->payloads_size += payload_size;
-    open->subjects[send->batch_count++] = q_bytes_from(subject->name, subject->size);
-    send->message_count += item->count;
-    return Q_OK;
-}
-
-/* How many batches there are is known now. */
-static void
-open_stamp(struct ql_open *open)
-{
-    struct qlog_delay_send *send = &open->send;
-    uint8_t *at = open->envelopes;
-    for (uint32_t i = 0; i < send->batch_count; i++) {
-        qbatch_forward_number(
-            at, &(struct qbatch_request_place){
-                    .request_sequence = open->request,
-                    .request_index = i,
-                    .request_count = send->batch_count,
-                });
-        at += q_load_le32(at + QBATCH_ENVELOPE_LENGTH);
-    }
-    send->envelopes = open->envelopes;
-    send->payloads = open->payloads;
-    send->subjects = open->subjects;
-    send->request_sequence = open->request;
-}
-
-enum q_err
-ql_delay_read(
-    struct qlog_delay *delay,
-    uint64_t frame,
-    const struct ql_delay_entry *entry,
-    struct qbatch *ret_batch,
-    const uint8_t **ret_payload)
-{
-    size_t size = (size_t)entry->envelope_size + entry->payload_size;
-    if (size > delay->scratch_size) {
-        uint8_t *scratch = realloc(delay->scratch, size);
-        if (scratch == NULL) return Q_FAIL(Q_E_NOMEM, .what = "a delayed batch");
-        delay->scratch = scratch;
-        delay->scratch_size = size;
-    }
-    const struct ql_run *run = ql_schedule_map(delay, frame);
-    if (run == NULL) return q_fault_last()->err;
-    /* Lengths come from the log, of which another part than is thought may be damaged. */
-    uint64_t at = QL_BLOCK + (frame - run->base);
-    uint64_t room = at < run->map_size ? run->map_size - at : 0;
-    if (frame >= delay->log->written || entry->envelope_at > room ||
-        entry->envelope_size > room - entry->envelope_at || entry->payload_at > room ||
-        entry->payload_size > room - entry->payload_at)
-        return Q_FAIL(Q_E_CORRUPT, .what = "a batch behind the end of the log");
-    uint8_t *payload = delay->scratch + entry->envelope_size;
-    Q_TRY(
-        qlog_guard_copy(delay->scratch, run->map + at + entry->envelope_at, entry->envelope_size));
-    Q_TRY(qlog_guard_copy(payload, run->map + at + entry->payload_at, entry->payload_size));
-    Q_TRY(qbatch_open(q_bytes_from(delay->scratch, entry->envelope_size), ret_batch));
-    if (ret_batch->envelope_length != entry->envelope_size ||
-        ret_batch->payload_padded_length != entry->payload_size || !ret_batch->delayed)
-        return Q_FAIL(Q_E_CORRUPT, .what = "a batch that is another one than was said");
-    Q_TRY(qbatch_check_payload(ret_batch, payload));
-    *ret_payload = payload;
-    return Q_OK;
-}
-
-enum q_err
-ql_delay_content(
-    struct qlog_delay *delay,
-    const struct qbatch *batch,
-    const uint8_t *payload,
-    struct q_bytes *ret_content)
-{
-    if (batch->codec == QBATCH_CODEC_NONE) return qbatch_content(batch, payload, NULL, ret_content);
-    if (batch->content_length > delay->content_size) {
-        uint8_t *content = realloc(delay->content, batch->content_length);
-        if (content == NULL) return Q_FAIL(Q_E_NOMEM, .what = "a delayed batch");
-        delay->content = content;
-        delay->content_size = batch->content_length;
-    }
-    return qbatch_content(batch, payload, delay->content, ret_content);
+    return true;
 }
 
 /* --- What is open. */
@@ -739,11 +755,15 @@ ql_target_replay(struct qlog_delay *delay, const struct ql_target_record *record
         return target_new(delay, record, &target);
     }
     struct ql_target *target = delay->targets[record->target_id];
-    bool same = q_bytes_equal(q_bytes_from_text(target->name), record->name) &&
-                memcmp(target->producer_id, record->producer_id, sizeof(target->producer_id)) == 0;
-    if (!same)
+    bool known = memcmp(target->producer_id, record->producer_id, 16) == 0;
+    if (!q_bytes_equal(q_bytes_from_text(target->name), record->name) ||
+        (!known && target->open_count > 0))
         return Q_FAIL(
             Q_E_CORRUPT, .what = q_text("target id %u stands for two groups", record->target_id));
+    if (!known) {
+        memcpy(target->producer_id, record->producer_id, 16);
+        target->next_request = 1;
+    }
     target->next_request = q_max_u64(target->next_request, record->next_request);
     return Q_OK;
 }
@@ -776,18 +796,16 @@ ql_dispatch_replay(struct qlog_delay *delay, const struct ql_dispatch_record *re
     return Q_OK;
 }
 
-/* One that is not known was open when the last round of statements began, and was stored in it. */
+/* One that is not known was open when the last round of statements began, and was over in it. */
 enum q_err
 ql_dispatched_replay(struct qlog_delay *delay, const struct ql_dispatched_record *record)
 {
     struct ql_open *open = find_open(delay, record->target_id, record->request);
     if (open == NULL) return Q_OK;
-    struct ql_target *target = open->target;
-    target->resend_count--;
-    target->open_count--;
-    delay->counters.open--;
-    q_list_remove(&open->link);
-    q_list_push_back(&delay->free_opens, &open->link);
+    for (uint32_t i = 0; record->code != Q_OK && i < open->item_count; i++)
+        for (uint32_t j = 0; j < open->items[i].count; j++)
+            Q_TRY(ql_marks_clear(&delay->marks, open->items[i].sequence + j));
+    open_remove(open);
     return Q_OK;
 }
 
@@ -839,4 +857,5 @@ ql_dispatch_free(struct qlog_delay *delay)
         open_free(q_container_of(link, struct ql_open, link));
     free(delay->scratch);
     free(delay->content);
+    free(delay->asides);
 }

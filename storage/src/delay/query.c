@@ -269,8 +269,13 @@ query_tell(
         .being_delivered = open != NULL,
     };
     memcpy(ret_message->subject, subject->name, q_min_u64(subject->size, 255));
-    if (open != NULL)
-        memcpy(ret_message->broker_group, open->target->name, sizeof(open->target->name));
+    const struct ql_aside *aside = open == NULL ? ql_aside_find(delay, sequence) : NULL;
+    const struct ql_target *target = open == NULL ? NULL : open->target;
+    if (aside != NULL) {
+        ret_message->refused = aside->code;
+        if (aside->target_id < delay->target_count) target = delay->targets[aside->target_id];
+    }
+    if (target != NULL) memcpy(ret_message->broker_group, target->name, sizeof(target->name));
     return Q_OK;
 }
 
@@ -394,6 +399,7 @@ ql_delay_lag_start(struct qlog_delay *delay, struct qlog_delay_lag *lag)
     lag->ret_overdue = 0;
     lag->ret_oldest_due_ms = 0;
     lag->ret_open = 0;
+    lag->ret_refused = ql_aside_count(delay, 0, UINT64_MAX);
     lag->ret_group_count = 0;
     for (uint32_t i = 0; i < delay->run_count; i++) {
         const struct ql_run *run = delay->runs[i];
@@ -403,6 +409,7 @@ ql_delay_lag_start(struct qlog_delay *delay, struct qlog_delay_lag *lag)
             if (run->sorted && entry->due_ms > delay->eff.now_ms) break;
             if (entry->due_ms > delay->eff.now_ms || is_carried(delay, run, j)) continue;
             uint32_t waiting = waiting_of(delay, entry);
+            waiting -= ql_aside_count(delay, entry->sequence, entry->count);
             lag->ret_overdue += waiting;
             bool older = lag->ret_oldest_due_ms == 0 || entry->due_ms < lag->ret_oldest_due_ms;
             if (waiting > 0 && older) lag->ret_oldest_due_ms = entry->due_ms;

@@ -110,6 +110,7 @@ apply_dispatch_record(struct qlog_delay *delay, const struct ql_record *record)
     struct ql_dispatch_record dispatch;
     struct ql_dispatched_record dispatched;
     struct ql_withdrawn_record withdrawn;
+    struct ql_aside_record aside;
     struct ql_marks_record marks;
     /* What shares the first frame of a round was there before it, and is in what it says. */
     if (record->kind == QL_RECORD_DELAYED || delay->damaged) delay->before_round = false;
@@ -136,6 +137,9 @@ apply_dispatch_record(struct qlog_delay *delay, const struct ql_record *record)
     case QL_RECORD_WITHDRAWN:
         Q_TRY(ql_withdrawn_record_decode(record->bytes, &withdrawn));
         return mark_given(delay, withdrawn.sequence, 1);
+    case QL_RECORD_ASIDE:
+        Q_TRY(ql_aside_record_decode(record->bytes, &aside));
+        return ql_aside_replay(delay, &aside);
     case QL_RECORD_MARKS:
         Q_TRY(ql_marks_record_decode(record->bytes, &marks));
         return apply_marks(delay, &marks);

@@ -121,6 +121,7 @@ round_say(struct qlog_delay *delay)
     ql_delayed_record_encode(&record, note->record);
     ql_note_append(note, false);
     Q_TRY(ql_dispatch_state(delay, &delay->round_size));
+    Q_TRY(ql_aside_state(delay, &delay->round_size));
     return round_say_marks(delay);
 }
 

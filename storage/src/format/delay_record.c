@@ -155,6 +155,7 @@ ql_dispatched_record_encode(const struct ql_dispatched_record *record, uint8_t *
 {
     head_encode(out, QL_RECORD_DISPATCHED, QL_DISPATCHED_RECORD_SIZE);
     q_store_le32(out + 8, record->target_id);
+    q_store_le32(out + 12, (uint32_t)record->code);
     q_store_le64(out + 16, record->request);
 }
 
@@ -163,6 +164,7 @@ ql_dispatched_record_decode(struct q_bytes bytes, struct ql_dispatched_record *r
 {
     Q_TRY(check_size(bytes, QL_DISPATCHED_RECORD_SIZE, "DISPATCHED"));
     ret_record->target_id = q_load_le32(bytes.data + 8);
+    ret_record->code = (int32_t)q_load_le32(bytes.data + 12);
     ret_record->request = q_load_le64(bytes.data + 16);
     return Q_OK;
 }
@@ -179,6 +181,27 @@ ql_withdrawn_record_decode(struct q_bytes bytes, struct ql_withdrawn_record *ret
 {
     Q_TRY(check_size(bytes, QL_WITHDRAWN_RECORD_SIZE, "WITHDRAWN"));
     ret_record->sequence = q_load_le64(bytes.data + 8);
+    return Q_OK;
+}
+
+void
+ql_aside_record_encode(const struct ql_aside_record *record, uint8_t *out)
+{
+    head_encode(out, QL_RECORD_ASIDE, QL_ASIDE_RECORD_SIZE);
+    q_store_le64(out + 8, record->sequence);
+    q_store_le32(out + 16, record->target_id);
+    q_store_le32(out + 20, (uint32_t)record->code);
+}
+
+enum q_err
+ql_aside_record_decode(struct q_bytes bytes, struct ql_aside_record *ret_record)
+{
+    Q_TRY(check_size(bytes, QL_ASIDE_RECORD_SIZE, "ASIDE"));
+    ret_record->sequence = q_load_le64(bytes.data + 8);
+    ret_record->target_id = q_load_le32(bytes.data + 16);
+    ret_record->code = (int32_t)q_load_le32(bytes.data + 20);
+    if (ret_record->code == Q_OK)
+        return Q_FAIL(Q_E_CORRUPT, .what = "a refused message without an error");
     return Q_OK;
 }
 

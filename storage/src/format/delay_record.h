@@ -61,10 +61,18 @@ struct ql_dispatch_record {
     const uint8_t *items; /* encoded; see ql_dispatch_item_at() */
 };
 
-/* --- DISPATCHED --- */
+/* --- DISPATCHED --- a request is over. */
 struct ql_dispatched_record {
     uint32_t target_id;
+    int32_t code; /* Q_OK: it is stored there. Else it is taken back: its messages wait again */
     uint64_t request;
+};
+
+/* --- ASIDE --- a message waits, and is not sent: a broker group refused it for good. */
+struct ql_aside_record {
+    uint64_t sequence;
+    uint32_t target_id;
+    int32_t code; /* an answer of enum q_err, not Q_OK */
 };
 
 /* --- WITHDRAWN --- */
@@ -84,6 +92,7 @@ enum {
     QL_DELAYED_RECORD_SIZE = 24,
     QL_DISPATCHED_RECORD_SIZE = 24,
     QL_WITHDRAWN_RECORD_SIZE = 16,
+    QL_ASIDE_RECORD_SIZE = 24,
     QL_MARKS_RECORD_SIZE = 16 + QL_MARKS_MESSAGES / 8,
 };
 void ql_replaces_record_encode(const struct ql_replaces_record *record, uint8_t *out);
@@ -95,6 +104,7 @@ void ql_dispatch_record_encode(
     const struct ql_dispatch_record *record, const struct ql_dispatch_item *items, uint8_t *out);
 void ql_dispatched_record_encode(const struct ql_dispatched_record *record, uint8_t *out);
 void ql_withdrawn_record_encode(const struct ql_withdrawn_record *record, uint8_t *out);
+void ql_aside_record_encode(const struct ql_aside_record *record, uint8_t *out);
 void ql_marks_record_encode(uint64_t first, const uint64_t bits[QL_MARKS_WORDS], uint8_t *out);
 
 /* Q_OK or Q_E_CORRUPT. */
@@ -110,6 +120,8 @@ Q_MUST_CHECK enum q_err ql_dispatched_record_decode(
     struct q_bytes bytes, struct ql_dispatched_record *ret_record);
 Q_MUST_CHECK enum q_err ql_withdrawn_record_decode(
     struct q_bytes bytes, struct ql_withdrawn_record *ret_record);
+Q_MUST_CHECK enum q_err ql_aside_record_decode(
+    struct q_bytes bytes, struct ql_aside_record *ret_record);
 Q_MUST_CHECK enum q_err ql_marks_record_decode(
     struct q_bytes bytes, struct ql_marks_record *ret_record);
 

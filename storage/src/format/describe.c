@@ -514,6 +514,7 @@ ql_describe_dispatched(struct line *line, const struct ql_record *record)
     if (ql_dispatched_record_decode(record->bytes, &dispatched) != Q_OK) return false;
     line_number(line, "target", dispatched.target_id);
     line_number(line, "request", dispatched.request);
+    line_bytes(line, "outcome", q_bytes_from_text(q_err_name((enum q_err)dispatched.code)));
     return true;
 }
 
@@ -523,6 +524,17 @@ ql_describe_withdrawn(struct line *line, const struct ql_record *record)
     struct ql_withdrawn_record withdrawn;
     if (ql_withdrawn_record_decode(record->bytes, &withdrawn) != Q_OK) return false;
     line_number(line, "sequence", withdrawn.sequence);
+    return true;
+}
+
+static bool
+ql_describe_aside(struct line *line, const struct ql_record *record)
+{
+    struct ql_aside_record aside;
+    if (ql_aside_record_decode(record->bytes, &aside) != Q_OK) return false;
+    line_number(line, "sequence", aside.sequence);
+    line_number(line, "target", aside.target_id);
+    line_bytes(line, "error", q_bytes_from_text(q_err_name((enum q_err)aside.code)));
     return true;
 }
 

@@ -38,9 +38,10 @@
     X(DELAYED,    33, delayed,     "dispatch") /* a round of statements begins */ \
     X(TARGET,     34, target,      "dispatch") /* a broker group and who we are to it */ \
     X(DISPATCH,   35, dispatch,    "dispatch") /* a request to a broker group: its exact messages */ \
-    X(DISPATCHED, 36, dispatched,  "dispatch") /* it is stored there */ \
+    X(DISPATCHED, 36, dispatched,  "dispatch") /* it is stored there, or taken back */ \
     X(WITHDRAWN,  37, withdrawn,   "dispatch") /* a message is cancelled, or has another place */ \
-    X(MARKS,      38, marks,       "dispatch") /* state: which messages are done */
+    X(MARKS,      38, marks,       "dispatch") /* state: which messages are done */ \
+    X(ASIDE,      39, aside,       "dispatch") /* a message is refused, and waits aside */
 /* clang-format on */
 
 enum ql_record_kind {
