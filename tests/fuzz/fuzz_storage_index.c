@@ -73,6 +73,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         uint64_t position;
         enum q_err err = ql_index_view_time(&view, header.wall_ms, &position);
         if (err == Q_OK) err = ql_index_view_time(&view, header.wall_ms / 2, &position);
+        if (err == Q_OK) err = ql_index_view_second(&view, position, &position);
         if (err == Q_OK) err = ql_index_view_check(&view);
         Q_ASSERT(err == Q_OK || err == Q_NOT_FOUND || err == Q_E_CORRUPT);
         ql_index_view_fini(&view);

@@ -280,6 +280,48 @@ Test(qlog_tool, index_tells_what_files_have)
     assert_says("\"batches\": ");
 }
 
+/* What index files tell is what reading the log tells; that there are none is said. */
+Test(qlog_tool, index_or_none_is_the_same)
+{
+    static const char *const commands[][2] = {
+        { "ls", "2>/dev/null" },
+        { "gc", "--consumed --older-than 0s 2>/dev/null" },
+        { "cat", "orders --from 5 --to 25 2>/dev/null" },
+        { "cat", "other --since 0 2>/dev/null" },
+        { "grep", ". -s other -c 2>/dev/null" },
+        { "grep", ". --since 2000-01-01T00:00:00Z -c 2>/dev/null" },
+        { "track", "other@0 2>/dev/null" },
+    };
+    enum {
+        COMMANDS = sizeof(commands) / sizeof(commands[0])
+    };
+    char *before[COMMANDS];
+    publish_and_consume();
+    fill_segments();
+    publish_and_consume();
+    close_clean();
+    for (size_t i = 0; i < COMMANDS; i++) {
+        cr_assert_eq(qlog(commands[i][0], commands[i][1]), 0, "%s", commands[i][0]);
+        before[i] = strdup(output);
+        cr_assert_not_null(before[i]);
+        cr_assert_gt(strlen(output), 0, "%s", commands[i][0]);
+    }
+    cr_assert_eq(qlog("ls", ""), 0);
+    cr_assert_null(strstr(output, "no good index file"));
+    char command[1024];
+    (void)snprintf(command, sizeof(command), "rm '%s'/message/index-*", fixture.directory);
+    cr_assert_eq(shell(command), 0);
+    for (size_t i = 0; i < COMMANDS; i++) {
+        cr_assert_eq(qlog(commands[i][0], commands[i][1]), 0, "%s", commands[i][0]);
+        cr_assert_str_eq(output, before[i], "%s", commands[i][0]);
+        free(before[i]);
+    }
+    cr_assert_eq(qlog("ls", ""), 0);
+    assert_says("segments have no good index file, and were read");
+    cr_assert_eq(qlog("cat", "other"), 0);
+    assert_says("segments have no good index file, and are read");
+}
+
 Test(qlog_tool, gc_does_not_touch_a_running_store)
 {
     fill_segments();

@@ -7,11 +7,13 @@
 
 #include <qbase/clock.h>
 #include <qbase/text.h>
+#include <qlog/guard.h>
 #include <qlog/log.h>
 
 #include "command.h"
 #include "format/record.h"
 #include "json.h"
+#include "log/index.h"
 #include "look/audit.h"
 #include "look/directory.h"
 
@@ -49,8 +51,13 @@ struct gc {
 
 static enum q_err plan(struct gc *gc);
 static enum q_err plan_log(struct gc *gc, unsigned log);
-static enum q_err read_log(struct gc *gc, unsigned log);
-static void hold_by_groups(struct gc *gc, struct segment *segment, const struct qbatch *batch);
+static enum q_err read_log(struct gc *gc, unsigned log, uint32_t first);
+static enum q_err look_at_index(
+    struct gc *gc, struct ql_index_files *files, struct segment *segment, uint64_t *from);
+static enum q_err look_at_subjects(void *context);
+static enum q_err read_segment(struct gc *gc, struct qlog_cursor *cursor, struct segment *segment);
+static void hold_by_groups(
+    struct gc *gc, struct segment *segment, uint32_t subject_id, uint64_t last);
 static void judge(struct gc *gc, struct segment *segment, uint64_t bytes_behind);
 static uint64_t first_needed(const struct ql_group *group);
 static uint64_t drop_end(const struct gc *gc, unsigned log);
@@ -114,8 +121,12 @@ plan(struct gc *gc)
         return Q_FAIL(
             Q_INVALID, .path = directory->env.path,
             .what = "--consumed: a log of a program's own has no groups");
-    uint64_t damages;
-    if (gc->store) Q_TRY(ql_audit_read(&gc->audit, directory->env.path, &damages));
+    struct ql_audit_source source;
+    if (gc->store) Q_TRY(ql_audit_read(&gc->audit, directory->env.path, &source));
+    if (gc->store && source.unindexed > 0)
+        (void)fprintf(
+            stderr, "qlog: %u of %u segments have no good index file, and were read\n",
+            source.unindexed, source.segments);
     gc->segments = calloc(directory->file_count + 1, sizeof(*gc->segments));
     if (gc->segments == NULL) return Q_FAIL(Q_E_NOMEM, .what = "list of segments");
     for (unsigned log = 0; log < directory->super.log_count; log++)
@@ -140,7 +151,7 @@ plan_log(struct gc *gc, unsigned log)
             .active = file->state == QL_FILE_ACTIVE,
         };
     }
-    Q_TRY(read_log(gc, log));
+    Q_TRY(read_log(gc, log, from));
     uint64_t end = gc->count > from ? gc->segments[gc->count - 1].end : 0;
     bool head = true;
     for (uint32_t i = from; i < gc->count; i++) {
@@ -158,48 +169,95 @@ plan_log(struct gc *gc, unsigned log)
     return Q_OK;
 }
 
-/* What each segment holds: the newest record's time, and who needs it. */
+/* What each segment holds, the newest record's time, and who needs it; from `first` on they are its. */
 static enum q_err
-read_log(struct gc *gc, unsigned log)
+read_log(struct gc *gc, unsigned log, uint32_t first)
 {
+    struct ql_log *home_log = &gc->directory->home->logs[log];
     struct qlog_cursor *cursor;
-    const char *name = gc->directory->super.logs[log].name;
-    Q_TRY(qlog_cursor_open(gc->directory->env.path, name, (qlog_position){ 0 }, &cursor));
-    uint32_t at = 0;
-    while (at < gc->count && gc->segments[at].log != log)
-        at++;
-    enum q_err err;
+    struct ql_index_files files = { 0 };
+    Q_TRY(qlog_cursor_open(gc->directory->env.path, home_log->name, (qlog_position){ 0 }, &cursor));
+    bool indexed = gc->store && log == 0;
+    ql_index_files_init(&files, home_log, NULL, false);
+    enum q_err err = indexed ? ql_index_files_open(&files) : Q_OK;
+    for (uint32_t i = first; err == Q_OK && i < gc->count; i++) {
+        struct segment *segment = &gc->segments[i];
+        uint64_t to = i + 1 < gc->count ? gc->segments[i + 1].base : UINT64_MAX;
+        uint64_t from = segment->base;
+        err = look_at_index(gc, &files, segment, &from);
+        if (err != Q_OK || from >= to) continue;
+        qlog_cursor_range(cursor, (qlog_position){ from }, (qlog_position){ to });
+        err = read_segment(gc, cursor, segment);
+    }
+    ql_index_files_fini(&files);
+    qlog_cursor_close(cursor);
+    return err;
+}
+
+struct index_look {
+    struct gc *gc;
+    struct ql_index_view *view;
+    struct segment *segment;
+};
+
+/* `*from`: what lies below in the segment is told by its index file. */
+static enum q_err
+look_at_index(struct gc *gc, struct ql_index_files *files, struct segment *segment, uint64_t *from)
+{
+    struct ql_index_file *file = ql_index_files_of(files, segment->base);
+    if (file == NULL || file->view.header.rot_from < file->view.header.rot_to) return Q_OK;
+    struct index_look look = { .gc = gc, .view = &file->view, .segment = segment };
+    enum q_err err = gc->consumed ? ql_index_files_view(files, file) : Q_OK;
+    if (err == Q_OK && gc->consumed) err = qlog_guard(look_at_subjects, &look);
+    if (err == Q_OK) {
+        *from = file->view.header.end;
+        segment->newest_ms = file->view.header.wall_ms;
+    }
+    return ql_index_is_damaged(err) ? Q_OK : err;
+}
+
+static enum q_err
+look_at_subjects(void *context)
+{
+    const struct index_look *look = context;
+    for (uint32_t i = 0; i < look->view->header.subject_count; i++) {
+        struct ql_index_subject row;
+        Q_TRY(ql_index_view_subject(look->view, i, &row));
+        if (row.next_sequence > 0)
+            hold_by_groups(look->gc, look->segment, row.id, row.next_sequence - 1);
+    }
+    return Q_OK;
+}
+
+static enum q_err
+read_segment(struct gc *gc, struct qlog_cursor *cursor, struct segment *segment)
+{
     for (;;) {
         struct qlog_record record;
         struct qlog_damage damage;
-        err = qlog_cursor_next(cursor, &record, &damage);
-        bool damaged = err == Q_E_CORRUPT;
-        if (err != Q_OK && !damaged) break;
-        uint64_t position = damaged ? damage.from : record.frame.value;
-        while (at + 1 < gc->count && gc->segments[at + 1].log == log &&
-               gc->segments[at + 1].base <= position)
-            at++;
-        if (at == gc->count) break;
-        struct segment *segment = &gc->segments[at];
-        segment->damaged = segment->damaged || damaged;
-        if (damaged) continue;
+        enum q_err err = qlog_cursor_next(cursor, &record, &damage);
+        if (err == Q_END) return Q_OK;
+        if (err == Q_E_CORRUPT) {
+            segment->damaged = true;
+            continue;
+        }
+        Q_TRY(err);
         segment->newest_ms = q_max_u64(segment->newest_ms, record.wall_ms);
         struct qbatch batch;
-        bool messages = gc->store && log == 0 && record.kind == QL_RECORD_BATCH;
+        bool messages = gc->store && segment->log == 0 && record.kind == QL_RECORD_BATCH;
         if (gc->consumed && messages && qbatch_open(record.bytes, &batch) == Q_OK)
-            hold_by_groups(gc, segment, &batch);
+            hold_by_groups(
+                gc, segment, batch.subject_id, batch.first_sequence + batch.message_count - 1);
     }
-    qlog_cursor_close(cursor);
-    return err == Q_END ? Q_OK : err;
 }
 
+/* `last`: the highest sequence of the subject that the segment holds, as far as it was read. */
 static void
-hold_by_groups(struct gc *gc, struct segment *segment, const struct qbatch *batch)
+hold_by_groups(struct gc *gc, struct segment *segment, uint32_t subject_id, uint64_t last)
 {
-    uint64_t last = batch->first_sequence + batch->message_count - 1;
     for (uint32_t i = 0; segment->reason[0] == '\0' && i < gc->audit.group_count; i++) {
         const struct ql_audit_group *found = &gc->audit.groups[i];
-        if (found->group == NULL || found->subject_id != batch->subject_id) continue;
+        if (found->group == NULL || found->subject_id != subject_id) continue;
         uint64_t needed = first_needed(found->group);
         if (needed > last) continue;
         const struct ql_audit_subject *subject = gc->audit.subjects[found->subject_id];

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include <qbase/clock.h>
 #include <qbase/text.h>
 
 #include "command.h"
@@ -59,9 +60,9 @@ static enum tool_exit
 list_store(const struct command_line *line)
 {
     struct ql_audit audit;
-    uint64_t damages = 0;
+    struct ql_audit_source source;
     ql_audit_init(&audit);
-    enum q_err err = ql_audit_read(&audit, line->directory, &damages);
+    enum q_err err = ql_audit_read(&audit, line->directory, &source);
     if (err == Q_NOT_FOUND)
         err = Q_FAIL(
             Q_NOT_FOUND, .path = line->directory, .what = "this is no store: it has no subjects",
@@ -76,13 +77,18 @@ list_store(const struct command_line *line)
         print_subjects(&audit);
         print_groups(&audit);
     }
-    if (damages > 0)
+    if (source.unindexed > 0)
         (void)fprintf(
-            stderr, "qlog: %" PRIu64 " damaged ranges: what they held is not counted\n", damages);
+            stderr, "qlog: %u of %u segments have no good index file, and were read\n",
+            source.unindexed, source.segments);
+    if (source.damages > 0)
+        (void)fprintf(
+            stderr, "qlog: %" PRIu64 " damaged ranges: what they held is not counted\n",
+            source.damages);
     if (audit.live)
         (void)fprintf(stderr, "qlog: the directory is in use; read up to its durable mark\n");
     ql_audit_fini(&audit);
-    return damages > 0 ? TOOL_EXIT_CORRUPT : TOOL_EXIT_OK;
+    return source.damages > 0 ? TOOL_EXIT_CORRUPT : TOOL_EXIT_OK;
 }
 
 static int
@@ -99,23 +105,30 @@ subject_name(const struct ql_audit_subject *subject)
     return q_bytes_from_text(q_text("#%u", subject->id));
 }
 
+/* The second: an index file knows no more. */
+static uint64_t
+last_stored(const struct ql_audit_subject *subject)
+{
+    return subject->last_ms - subject->last_ms % Q_MS_PER_S;
+}
+
 static void
 print_subjects(const struct ql_audit *audit)
 {
     (void)printf(
-        "%-24s %12s %14s %14s %12s  %s\n", "SUBJECT", "MESSAGES", "FIRST", "NEXT", "CONTENT",
+        "%-24s %12s %14s %14s %12s  %s\n", "SUBJECT", "MESSAGES", "FIRST", "NEXT", "STORED",
         "LAST STORED");
     for (uint32_t i = 0; i < audit->subject_count; i++) {
         const struct ql_audit_subject *subject = audit->subjects[i];
         if (subject == NULL) continue;
         char size[TEXT_SIZE];
         char time[TEXT_SIZE] = "-";
-        if (subject->messages > 0) q_text_format_time(subject->last_ms, time, sizeof(time));
+        if (subject->messages > 0) q_text_format_time(last_stored(subject), time, sizeof(time));
         int pad = print_padded(subject_name(subject), 24);
         (void)printf(
             "%*s %12" PRIu64 " %14" PRIu64 " %14" PRIu64 " %12s  %s\n", pad, "", subject->messages,
             subject->messages > 0 ? subject->first_sequence : subject->next_sequence,
-            subject->next_sequence, q_text_format_size(subject->content_bytes, size, sizeof(size)),
+            subject->next_sequence, q_text_format_size(subject->stored_bytes, size, sizeof(size)),
             time);
     }
 }
@@ -183,8 +196,8 @@ print_json(const struct ql_audit *audit)
             &json, "first",
             subject->messages > 0 ? subject->first_sequence : subject->next_sequence);
         json_number(&json, "next", subject->next_sequence);
-        json_number(&json, "content_bytes", subject->content_bytes);
-        if (subject->messages > 0) json_time(&json, "last_stored", subject->last_ms);
+        json_number(&json, "stored_bytes", subject->stored_bytes);
+        if (subject->messages > 0) json_time(&json, "last_stored", last_stored(subject));
         json_close(&json, '}');
     }
     json_close(&json, ']');

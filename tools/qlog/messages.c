@@ -10,6 +10,8 @@
 #include "json.h"
 #include "when.h"
 
+static enum q_err find_places(struct messages *messages, const char *directory);
+static enum q_err next_record(struct messages *messages, struct qlog_damage *ret_damage);
 static enum q_err next_batch(struct messages *messages, struct qlog_damage *ret_damage);
 static bool batch_is_wanted(struct messages *messages);
 static bool batch_has_key(const struct messages *messages);
@@ -45,7 +47,42 @@ messages_open(
         return Q_FAIL(
             Q_NOT_FOUND, .path = directory, .what = "there is no message log here, so no messages",
             .hint = "it is a log of a program's own: qlog dump DIR");
+    if (err == Q_OK && (subject != NULL || messages->since_ms > 0))
+        err = find_places(messages, directory);
+    if (err != Q_OK) messages_close(messages);
     return err;
+}
+
+static enum q_err
+find_places(struct messages *messages, const char *directory)
+{
+    struct ql_home *home;
+    Q_TRY(ql_home_open_to_read(directory, NULL, &home));
+    struct ql_places_wanted wanted = {
+        .since_ms = messages->since_ms,
+        .one_subject = messages->subject != NULL,
+        .from = messages->options.from,
+        .to = messages->options.to,
+    };
+    bool store = home->log_count == 2 && strcmp(home->logs[1].name, "action") == 0;
+    const struct ql_super_log *actions = &home->super.logs[1];
+    enum q_err err = Q_NOT_FOUND;
+    if (store) {
+        uint64_t from = actions->replay < actions->first ? 0 : actions->replay;
+        err = names_learn_all(&messages->names, directory, from);
+    }
+    if (err == Q_OK && wanted.one_subject)
+        err = names_find_subject(
+            &messages->names, q_bytes_from_text(messages->subject), &wanted.subject_id);
+    /* Of a subject that has no name there, everything has to be read. */
+    if (err == Q_OK) err = ql_places_find(home, &wanted, &messages->places);
+    messages->indexed = err == Q_OK;
+    if (messages->indexed && messages->places.unindexed > 0)
+        (void)fprintf(
+            stderr, "qlog: %u of %u segments have no good index file, and are read\n",
+            messages->places.unindexed, messages->places.segments);
+    (void)ql_home_close(home);
+    return err == Q_NOT_FOUND ? Q_OK : err;
 }
 
 void
@@ -53,7 +90,9 @@ messages_close(struct messages *messages)
 {
     qlog_cursor_close(messages->cursor);
     names_fini(&messages->names);
+    ql_places_fini(&messages->places);
     free(messages->scratch);
+    messages->scratch = NULL;
     messages->cursor = NULL;
 }
 
@@ -83,18 +122,35 @@ messages_next(
     }
 }
 
+static enum q_err
+next_record(struct messages *messages, struct qlog_damage *ret_damage)
+{
+    for (;;) {
+        bool begun = !messages->indexed || messages->place > 0;
+        enum q_err err = Q_END;
+        if (begun) err = qlog_cursor_next(messages->cursor, &messages->record, ret_damage);
+        if (err != Q_END || !messages->indexed) return err;
+        if (messages->place == messages->places.count) return Q_END;
+        const struct ql_place_range *place = &messages->places.places[messages->place++];
+        qlog_cursor_range(
+            messages->cursor, (qlog_position){ place->from }, (qlog_position){ place->to });
+    }
+}
+
 /* The next batch of which something may be wanted. */
 static enum q_err
 next_batch(struct messages *messages, struct qlog_damage *ret_damage)
 {
     for (;;) {
-        Q_TRY(qlog_cursor_next(messages->cursor, &messages->record, ret_damage));
+        Q_TRY(next_record(messages, ret_damage));
         const struct qlog_record *record = &messages->record;
         enum q_err err = names_learn(&messages->names, record);
         if (err == Q_OK && record->kind != QL_RECORD_BATCH) continue;
         if (err == Q_OK) err = qbatch_open(record->bytes, &messages->batch);
         if (err == Q_E_NOMEM) return err;
         if (err != Q_OK) return batch_damage(messages, ret_damage, "a record that does not decode");
+        /* Store times never go backwards. */
+        if (messages->batch.store_time_ms >= messages->until_ms) return Q_END;
         if (!batch_is_wanted(messages)) continue;
         err = begin_batch(messages, ret_damage);
         if (err != Q_GONE) return err;
@@ -114,7 +170,6 @@ batch_is_wanted(struct messages *messages)
     if (batch->first_sequence > messages->options.to) return false;
     if (batch->first_sequence + batch->message_count <= messages->options.from) return false;
     if (batch->store_time_ms < messages->since_ms) return false;
-    if (batch->store_time_ms >= messages->until_ms) return false;
     if (messages->options.key != NULL && !batch_has_key(messages)) return false;
     messages->mask = qbatch_filter_mask(batch, &messages->filter);
     return !messages->mask.nothing;

@@ -4,6 +4,9 @@
  * A batch's payload is checked before anything of it is given. What can't be given is damage: it is
  * told as such, and reading goes on behind it. What a running store drops meanwhile is passed over.
  *
+ * Where a subject or a time is asked for, index files tell what has to be read; what they don't cover is
+ * read all the same. Damage that lies elsewhere is not met then.
+ *
  * Thread: one. Memory: what a message points to is valid until the next call.
  */
 #ifndef QLOG_TOOL_MESSAGES_H
@@ -13,6 +16,7 @@
 #include <qbatch/batch.h>
 
 #include "command.h"
+#include "look/places.h"
 #include "names.h"
 
 struct message {
@@ -64,6 +68,11 @@ struct messages {
     uint64_t key_hash;
     uint64_t given;
     bool subject_met; /* its name was found */
+
+    /* Private: what is to be read, and which of it is next. */
+    bool indexed; /* else all of it */
+    struct ql_places places;
+    uint32_t place;
 
     /* Private: the batch that is being given. */
     struct qlog_record record;

@@ -55,6 +55,34 @@ names_learn(struct names *names, const struct qlog_record *record)
     return Q_OK;
 }
 
+enum q_err
+names_learn_all(struct names *names, const char *directory, uint64_t from)
+{
+    struct qlog_cursor *cursor;
+    enum q_err err = qlog_cursor_open(directory, "action", (qlog_position){ from }, &cursor);
+    if (err != Q_OK) return err;
+    do {
+        struct qlog_record record;
+        struct qlog_damage damage;
+        err = qlog_cursor_next(cursor, &record, &damage);
+        if (err == Q_OK) err = names_learn(names, &record);
+    } while (err == Q_OK || err == Q_E_CORRUPT);
+    qlog_cursor_close(cursor);
+    return err == Q_END ? Q_OK : err;
+}
+
+enum q_err
+names_find_subject(const struct names *names, struct q_bytes name, uint32_t *ret_id)
+{
+    for (uint32_t i = 0; i < names->count; i++) {
+        const struct name_entry *entry = &names->entries[i];
+        if (entry->key.kind != NAME_SUBJECT || !q_bytes_equal(entry->name, name)) continue;
+        *ret_id = entry->key.id;
+        return Q_OK;
+    }
+    return Q_NOT_FOUND;
+}
+
 /* Spread by odd constants: numbers that count up would stand in a row. */
 static uint64_t
 key_hash(struct name_key key)

@@ -36,6 +36,14 @@ struct names {
 void names_fini(struct names *names);
 /* Learn from a record, if it names something. Q_OK, Q_E_CORRUPT (does not decode), Q_E_NOMEM. */
 Q_MUST_CHECK enum q_err names_learn(struct names *names, const struct qlog_record *record);
+/*
+ * Learn all that a start would: from the action log, from where it reads on. Damage is passed over.
+ * Q_OK, or as qlog_cursor_open() and _next().
+ */
+Q_MUST_CHECK enum q_err names_learn_all(struct names *names, const char *directory, uint64_t from);
+/* Q_OK or Q_NOT_FOUND. */
+Q_MUST_CHECK enum q_err names_find_subject(
+    const struct names *names, struct q_bytes name, uint32_t *ret_id);
 /* The name, or "#12" in a buffer for use within one statement. */
 struct q_bytes names_of(const struct names *names, struct name_key key);
 

@@ -65,6 +65,12 @@ Q_EXPORT void qlog_cursor_close(struct qlog_cursor *cursor);
 /* Check the hash of every payload, not only of those above the durable mark. */
 Q_EXPORT void qlog_cursor_set_deep(struct qlog_cursor *cursor, bool deep);
 
+/*
+ * Go on with the frames of [from, to), behind what was read so far; then there is Q_END, until the next
+ * call. `from`: position of a frame, as an index tells it.
+ */
+Q_EXPORT void qlog_cursor_range(struct qlog_cursor *cursor, qlog_position from, qlog_position to);
+
 /* Q_OK, Q_END, Q_E_CORRUPT (`*ret_damage` tells the range; go on calling), other failures. */
 Q_EXPORT Q_MUST_CHECK enum q_err qlog_cursor_next(
     struct qlog_cursor *cursor, struct qlog_record *ret_record, struct qlog_damage *ret_damage);

@@ -290,3 +290,26 @@ ql_index_view_time(struct ql_index_view *view, uint64_t wall_ms, uint64_t *ret_p
     *ret_position = q_load_le64(row + QL_INDEX_TIME_POSITION);
     return Q_OK;
 }
+
+enum q_err
+ql_index_view_second(struct ql_index_view *view, uint64_t position, uint64_t *ret_ms)
+{
+    /* The last row that does not begin behind it. */
+    uint32_t low = 0;
+    uint32_t high = view->header.time_count;
+    *ret_ms = 0;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        const uint8_t *row;
+        Q_TRY(view_row(
+            view, view->layout.times_at + (uint64_t)middle * QL_INDEX_TIME_SIZE, QL_INDEX_TIME_SIZE,
+            &row));
+        if (q_load_le64(row + QL_INDEX_TIME_POSITION) <= position) {
+            *ret_ms = q_load_le64(row + QL_INDEX_TIME_MS);
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return Q_OK;
+}

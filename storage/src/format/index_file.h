@@ -118,5 +118,9 @@ Q_MUST_CHECK enum q_err ql_index_view_find(
  */
 Q_MUST_CHECK enum q_err ql_index_view_time(
     struct ql_index_view *view, uint64_t wall_ms, uint64_t *ret_position);
+/* When the batches of the frame at `position` were stored, in ms, at most a second too early; 0: before
+ * all that the file has. Q_OK, Q_E_CORRUPT. */
+Q_MUST_CHECK enum q_err ql_index_view_second(
+    struct ql_index_view *view, uint64_t position, uint64_t *ret_ms);
 
 #endif /* QL_FORMAT_INDEX_FILE_H */

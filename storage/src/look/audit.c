@@ -36,8 +36,6 @@ static void audit_acks(
     const struct ql_ack_record *ack);
 static void audit_hands(struct ql_audit *audit, const struct ql_audit_group *group);
 static int compare_ranges(const void *a, const void *b);
-static enum q_err audit_read_log(
-    struct ql_audit *audit, const char *directory, const char *log, uint64_t *damages);
 static void Q_PRINTF(4, 5)
     audit_tell(struct ql_audit *audit, const char *log, uint64_t position, const char *format, ...);
 
@@ -83,9 +81,7 @@ ql_digest_of(const struct qlog_record *record, uint64_t segment, struct ql_diges
     digest->subject_id = batch.subject_id;
     digest->sequence = batch.first_sequence;
     digest->count = batch.message_count;
-    digest->content_bytes = batch.content_length;
-    digest->payload_bytes = batch.payload_length;
-    digest->envelope_bytes = batch.envelope_length;
+    digest->stored_bytes = (uint32_t)q_align_up(batch.payload_length, 8);
     digest->store_ms = batch.store_time_ms;
     return Q_OK;
 }
@@ -179,18 +175,27 @@ audit_batch(
             audit, "message", digest->position,
             "subject %u: sequences %" PRIu64 " to %" PRIu64 " are missing", subject->id,
             subject->next_sequence, digest->sequence - 1);
-    if (subject->messages == 0) {
-        subject->first_sequence = digest->sequence;
-        subject->first_ms = digest->store_ms;
-    }
+    if (subject->messages == 0) subject->first_sequence = digest->sequence;
     subject->next_sequence = q_max_u64(subject->next_sequence, digest->sequence + digest->count);
     subject->generation = digest->generation;
     subject->last_ms = digest->store_ms;
     subject->messages += digest->count;
-    subject->batches++;
-    subject->content_bytes += digest->content_bytes;
-    subject->payload_bytes += digest->payload_bytes;
-    subject->envelope_bytes += digest->envelope_bytes;
+    subject->stored_bytes += digest->stored_bytes;
+}
+
+enum q_err
+ql_audit_batches(struct ql_audit *audit, const struct ql_audit_batches *batches)
+{
+    struct ql_audit_subject *subject;
+    if (batches->subject_id >= IDS_MAX) return Q_OK;
+    Q_TRY(audit_need_subject(audit, batches->subject_id, &subject));
+    if (subject->messages == 0) subject->first_sequence = batches->first_sequence;
+    subject->next_sequence = q_max_u64(subject->next_sequence, batches->next_sequence);
+    subject->generation = batches->generation;
+    subject->last_ms = batches->last_ms;
+    subject->messages += batches->messages;
+    subject->stored_bytes += batches->stored_bytes;
+    return Q_OK;
 }
 
 enum q_err
@@ -571,54 +576,6 @@ compare_ranges(const void *a, const void *b)
     uint64_t left = ((const struct range *)a)->from;
     uint64_t right = ((const struct range *)b)->from;
     return left < right ? -1 : left > right;
-}
-
-enum q_err
-ql_audit_read(struct ql_audit *audit, const char *directory, uint64_t *ret_damages)
-{
-    *ret_damages = 0;
-    Q_TRY(audit_read_log(audit, directory, "message", ret_damages));
-    Q_TRY(audit_read_log(audit, directory, "action", ret_damages));
-    ql_audit_end(audit);
-    return Q_OK;
-}
-
-static enum q_err
-audit_read_log(struct ql_audit *audit, const char *directory, const char *log, uint64_t *damages)
-{
-    bool actions = strcmp(log, "action") == 0;
-    struct qlog_cursor *cursor;
-    Q_TRY(qlog_cursor_open(directory, log, (qlog_position){ 0 }, &cursor));
-    struct qlog_log_state state;
-    qlog_cursor_state(cursor, &state);
-    audit->live = audit->live || state.live;
-    audit->unclean = !state.clean;
-    audit->generation = q_max_u64(audit->generation, state.generation);
-    if (actions) audit->action_first = state.first;
-    enum q_err err;
-    for (;;) {
-        struct qlog_record record;
-        struct qlog_damage damage;
-        struct ql_digest digest;
-        err = qlog_cursor_next(cursor, &record, &damage);
-        if (err == Q_E_CORRUPT) {
-            (*damages)++;
-            ql_audit_damage(audit, actions, damage.to);
-            continue;
-        }
-        if (err == Q_OK && actions)
-            err = ql_audit_action(audit, &record);
-        else if (err == Q_OK) {
-            err = ql_digest_of(&record, 0, &digest);
-            if (err == Q_OK)
-                err = ql_audit_message(audit, &digest);
-            else if (err == Q_NOT_FOUND || err == Q_E_CORRUPT)
-                err = Q_OK;
-        }
-        if (err != Q_OK) break;
-    }
-    qlog_cursor_close(cursor);
-    return err == Q_END ? Q_OK : err;
 }
 
 struct ql_audit_subject *

@@ -34,9 +34,7 @@ struct ql_digest {
     uint64_t generation;
     uint64_t sequence; /* SUBJECT: its next one */
     uint32_t count;
-    uint32_t content_bytes;
-    uint32_t payload_bytes;
-    uint32_t envelope_bytes;
+    uint32_t stored_bytes; /* payload and padding */
     uint64_t store_ms;
     struct q_bytes name; /* SUBJECT: in the record */
 };
@@ -50,12 +48,8 @@ struct ql_audit_subject {
     uint64_t next_sequence;
     uint64_t generation; /* of the newest batch */
     uint64_t messages;
-    uint64_t batches;
-    uint64_t content_bytes;
-    uint64_t payload_bytes;
-    uint64_t envelope_bytes;
-    uint64_t first_ms; /* store time of the first and the last batch */
-    uint64_t last_ms;
+    uint64_t stored_bytes; /* of payloads */
+    uint64_t last_ms;      /* store time of the last batch; from an index file: its second */
 };
 
 struct ql_audit_group {
@@ -103,10 +97,33 @@ void ql_audit_damage(struct ql_audit *audit, bool action_log, uint64_t to);
 /* Both logs were told: messages that are no more leave the groups' hands, as at a store's start. */
 void ql_audit_end(struct ql_audit *audit);
 
-/* Read both logs of a directory, and tell them. `audit` is initialised; its `live`, `generation` and
- * so on are set here. Q_OK, or as qlog_cursor_open() and _next(); damage is only counted. */
+/* What an index file says of a subject, in place of its batches. Q_OK, Q_E_NOMEM. */
+struct ql_audit_batches {
+    uint32_t subject_id;
+    uint64_t first_sequence;
+    uint64_t next_sequence;
+    uint64_t messages;
+    uint64_t stored_bytes;
+    uint64_t last_ms;
+    uint64_t generation;
+};
+Q_MUST_CHECK enum q_err ql_audit_batches(
+    struct ql_audit *audit, const struct ql_audit_batches *batches);
+
+/* What was read, and how. */
+struct ql_audit_source {
+    uint64_t damages;
+    uint32_t segments;  /* of the message log */
+    uint32_t unindexed; /* of them, that were read for want of a good index file */
+};
+/*
+ * What both logs of a directory hold (look/audit_read.c): the message log as its index files tell it, and
+ * what they don't cover as it is read; the action log. `audit` is initialised; its `live`, `generation`
+ * and so on are set here. Contradictions within the message log, and damage in what was not read, are not
+ * found. Q_OK, or as qlog_cursor_open() and _next(); damage is only counted.
+ */
 Q_MUST_CHECK enum q_err ql_audit_read(
-    struct ql_audit *audit, const char *directory, uint64_t *ret_damages);
+    struct ql_audit *audit, const char *directory, struct ql_audit_source *ret_source);
 
 /* NULL when there is none. */
 struct ql_audit_subject *ql_audit_find(const struct ql_audit *audit, struct q_bytes name);

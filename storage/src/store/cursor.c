@@ -14,6 +14,7 @@ struct qlog_cursor {
     struct ql_recover recover;
     struct ql_record_walk walk; /* rest of the frame that is being read */
     uint32_t index;
+    uint64_t to; /* frames from here on are not read now */
     bool ended;
     struct qlog_damage damage; /* found, and not told yet */
     bool damaged;
@@ -53,6 +54,7 @@ qlog_cursor_open(
     cursor->recover.live = ql_home_is_live(&cursor->home->env);
     cursor->recover.context = cursor;
     cursor->recover.on_rot = cursor_on_rot;
+    cursor->to = UINT64_MAX;
     ql_recover_begin(&cursor->recover);
     *ret_cursor = cursor;
     return Q_OK;
@@ -84,6 +86,18 @@ void
 qlog_cursor_set_deep(struct qlog_cursor *cursor, bool deep)
 {
     cursor->recover.deep = deep;
+}
+
+void
+qlog_cursor_range(struct qlog_cursor *cursor, qlog_position from, qlog_position to)
+{
+    struct ql_scan *scan = &cursor->recover.scan;
+    cursor->to = to.value;
+    if (from.value <= scan->position) return;
+    scan->position = from.value;
+    scan->linked = false;
+    cursor->in_frame = false;
+    cursor->ended = false;
 }
 
 static void
@@ -131,7 +145,7 @@ qlog_cursor_next(
         }
         if (err != Q_END) return err;
         cursor->in_frame = false;
-        if (cursor->ended) return Q_END;
+        if (cursor->ended || cursor->recover.scan.position >= cursor->to) return Q_END;
         err = ql_recover_next(&cursor->recover);
         if (err == Q_END) {
             cursor->ended = true;
