@@ -53,6 +53,17 @@ qlog(const char *command, const char *arguments)
     return shell(line);
 }
 
+/* Without what is said on stderr. */
+static int
+qlog_data(const char *command, const char *arguments)
+{
+    char line[1024];
+    (void)snprintf(
+        line, sizeof(line), "'%s' %s '%s' %s 2>/dev/null", QLOG_PROGRAM, command, fixture.directory,
+        arguments);
+    return shell(line);
+}
+
 static void
 assert_says(const char *text)
 {
@@ -284,13 +295,13 @@ Test(qlog_tool, index_tells_what_files_have)
 Test(qlog_tool, index_or_none_is_the_same)
 {
     static const char *const commands[][2] = {
-        { "ls", "2>/dev/null" },
-        { "gc", "--consumed --older-than 0s 2>/dev/null" },
-        { "cat", "orders --from 5 --to 25 2>/dev/null" },
-        { "cat", "other --since 0 2>/dev/null" },
-        { "grep", ". -s other -c 2>/dev/null" },
-        { "grep", ". --since 2000-01-01T00:00:00Z -c 2>/dev/null" },
-        { "track", "other@0 2>/dev/null" },
+        { "ls", "" },
+        { "gc", "--consumed --older-than 0s" },
+        { "cat", "orders --from 5 --to 25" },
+        { "cat", "other --since 0" },
+        { "grep", ". -s other -c" },
+        { "grep", ". --since 2000-01-01T00:00:00Z -c" },
+        { "track", "other@0" },
     };
     enum {
         COMMANDS = sizeof(commands) / sizeof(commands[0])
@@ -299,9 +310,14 @@ Test(qlog_tool, index_or_none_is_the_same)
     publish_and_consume();
     fill_segments();
     publish_and_consume();
+    const struct ql_index_files *files = &fixture.store->index.files;
+    while (files->cut_count > 0 || files->step != QL_INDEX_IDLE) {
+        q_clock_manual_advance_ns(&fixture.clock, Q_NS_PER_S);
+        fixture_settle(&fixture);
+    }
     close_clean();
     for (size_t i = 0; i < COMMANDS; i++) {
-        cr_assert_eq(qlog(commands[i][0], commands[i][1]), 0, "%s", commands[i][0]);
+        cr_assert_eq(qlog_data(commands[i][0], commands[i][1]), 0, "%s", commands[i][0]);
         before[i] = strdup(output);
         cr_assert_not_null(before[i]);
         cr_assert_gt(strlen(output), 0, "%s", commands[i][0]);
@@ -312,8 +328,8 @@ Test(qlog_tool, index_or_none_is_the_same)
     (void)snprintf(command, sizeof(command), "rm '%s'/message/index-*", fixture.directory);
     cr_assert_eq(shell(command), 0);
     for (size_t i = 0; i < COMMANDS; i++) {
-        cr_assert_eq(qlog(commands[i][0], commands[i][1]), 0, "%s", commands[i][0]);
-        cr_assert_str_eq(output, before[i], "%s", commands[i][0]);
+        cr_assert_eq(qlog_data(commands[i][0], commands[i][1]), 0, "%s", commands[i][0]);
+        cr_assert_str_eq(output, before[i], "%s was\n%s", output, before[i]);
         free(before[i]);
     }
     cr_assert_eq(qlog("ls", ""), 0);
