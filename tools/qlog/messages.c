@@ -13,6 +13,7 @@
 static enum q_err find_places(struct messages *messages, const char *directory);
 static enum q_err next_record(struct messages *messages, struct qlog_damage *ret_damage);
 static enum q_err next_batch(struct messages *messages, struct qlog_damage *ret_damage);
+static bool batch_is_of_subject(struct messages *messages);
 static bool batch_is_wanted(struct messages *messages);
 static bool batch_has_key(const struct messages *messages);
 static enum q_err begin_batch(struct messages *messages, struct qlog_damage *ret_damage);
@@ -74,6 +75,7 @@ find_places(struct messages *messages, const char *directory)
     if (err == Q_OK && wanted.one_subject)
         err = names_find_subject(
             &messages->names, q_bytes_from_text(messages->subject), &wanted.subject_id);
+    messages->subject_met = err == Q_OK;
     /* Of a subject that has no name there, everything has to be read. */
     if (err == Q_OK) err = ql_places_find(home, &wanted, &messages->places);
     messages->indexed = err == Q_OK;
@@ -149,24 +151,30 @@ next_batch(struct messages *messages, struct qlog_damage *ret_damage)
         if (err == Q_OK) err = qbatch_open(record->bytes, &messages->batch);
         if (err == Q_E_NOMEM) return err;
         if (err != Q_OK) return batch_damage(messages, ret_damage, "a record that does not decode");
+        bool of_subject = batch_is_of_subject(messages);
         /* Store times never go backwards. */
         if (messages->batch.store_time_ms >= messages->until_ms) return Q_END;
-        if (!batch_is_wanted(messages)) continue;
+        if (!of_subject || !batch_is_wanted(messages)) continue;
         err = begin_batch(messages, ret_damage);
         if (err != Q_GONE) return err;
     }
 }
 
 static bool
+batch_is_of_subject(struct messages *messages)
+{
+    if (messages->subject == NULL) return true;
+    struct q_bytes name = names_of(
+        &messages->names, (struct name_key){ NAME_SUBJECT, messages->batch.subject_id, 0 });
+    bool equal = q_bytes_equal(name, q_bytes_from_text(messages->subject));
+    messages->subject_met = messages->subject_met || equal;
+    return equal;
+}
+
+static bool
 batch_is_wanted(struct messages *messages)
 {
     const struct qbatch *batch = &messages->batch;
-    if (messages->subject != NULL) {
-        struct q_bytes name =
-            names_of(&messages->names, (struct name_key){ NAME_SUBJECT, batch->subject_id, 0 });
-        if (!q_bytes_equal(name, q_bytes_from_text(messages->subject))) return false;
-        messages->subject_met = true;
-    }
     if (batch->first_sequence > messages->options.to) return false;
     if (batch->first_sequence + batch->message_count <= messages->options.from) return false;
     if (batch->store_time_ms < messages->since_ms) return false;
