@@ -152,6 +152,7 @@ deliver_batch(const struct batch *batch)
         .code = batch->err,
         .subject = batch->subject->name,
         .broker_group = batch->broker ? batch->broker->group : "",
+        .duplicate = batch->duplicate,
         .maybe_duplicate = batch->maybe_duplicate,
     };
     uint64_t producer_id;
@@ -161,7 +162,8 @@ deliver_batch(const struct batch *batch)
     for (uint32_t index = 0; index < count; index++) {
         const struct note *note = &batch->notes[index];
         if (!note->sent) continue;
-        sent.sequence = batch->err == Q_OK ? batch->first_sequence + index : 0;
+        sent.sequence = batch->err == Q_OK ? batch->first_sequence : 0;
+        if (batch->err == Q_OK && sent.sequence != UINT64_MAX) sent.sequence += index;
         sent.id.time_ms = note->time_ms;
         sent.id.counter = note->counter;
         if (batch->fault)

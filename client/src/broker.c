@@ -205,19 +205,19 @@ brokers_free(struct qmq_client *client)
     }
 }
 
-bool
-client_should_leave_broker(struct qmq_client *client, struct broker *broker)
+struct writable
+client_writable(struct qmq_client *client, const struct broker *broker)
 {
-    bool is_other_writable = false;
+    struct writable writable = { .own = false };
 
     pthread_mutex_lock(&client->lock);
     q_list_for_each(node, &client->brokers) {
-        struct broker *other = q_container_of(node, struct broker, node);
-        is_other_writable |= other != broker && other->is_writable;
+        const struct broker *other = q_container_of(node, struct broker, node);
+        writable.other |= other != broker && other->is_writable;
     }
-    bool is_writable = broker->is_writable;
+    writable.own = broker->is_writable;
     pthread_mutex_unlock(&client->lock);
-    return is_other_writable && !is_writable;
+    return writable;
 }
 
 enum q_err

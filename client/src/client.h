@@ -88,8 +88,12 @@ void client_part(struct qmq_client *client, struct member *member);
 /* Tick all members soon. */
 void client_wake(struct qmq_client *client);
 uint64_t client_route_changes(struct qmq_client *client);
-/* Whether meta lists a writable broker group other than `broker`, and `broker` as not writable. */
-bool client_should_leave_broker(struct qmq_client *client, struct broker *broker);
+/* What meta lists: whether the broker group takes messages, and whether any other one does. */
+struct writable {
+    bool own;
+    bool other;
+};
+struct writable client_writable(struct qmq_client *client, const struct broker *broker);
 uint64_t client_now_ns(const struct qmq_client *client);
 
 /* In the place of a subject: where delay groups are. */

@@ -2,7 +2,16 @@
  * lane.c: requests to one broker group: sealed, sent, and sent again.
  *
  * A request is immutable: its batches were closed when it was sealed, and are written with the same
- * sequence whenever it is sent.
+ * sequence whenever it is sent. The broker stores it once, and in its turn (docs/publishing.md).
+ *
+ * What is known of a request that has no outcome:
+ *
+ *   it is not stored    it was never sent, or its failure was answered: it may go elsewhere at once
+ *   it may be stored    an answer was lost: it is asked for again, here; only when the group has
+ *                       been away for a while, and duplicates are allowed, it may go elsewhere
+ *
+ * A number whose request went elsewhere is not used again: the broker passes over it by what later
+ * calls say of what is settled.
  */
 #include <stdlib.h>
 
@@ -13,11 +22,11 @@
 enum {
     REQUEST_BYTES = 256 * 1024, /* full: the next batch goes into the next request */
     REQUEST_BATCHES_MAX = 512,
-    /* One at a time. With more, a later request may leave on the next connection before an earlier
-     * one, which its connection took along, is sent again. A broker puts that right, but not for ever:
-     * with more than one, a lane has to have an answer to OUT_OF_SEQUENCE. */
-    ON_AIR_MAX = 1,
-    TRY_TIMEOUT_MS = 10 * 1000,
+    ON_AIR_SMALL = 2, /* while less than a full request waits */
+    ON_AIR_FULL = 4,
+    TRY_TIMEOUT_MS = 5 * 1000,
+    LEAVE_PAUSE_MS = 500,    /* another group may be of no use to its subjects */
+    AWAY_MS_MAX = 10 * 1000, /* then a group that nobody has asked since may be asked */
 };
 
 struct request {
@@ -32,7 +41,9 @@ struct request {
     uint64_t deadline_ns; /* of its first batch */
     bool is_on_air;
     bool is_settled;    /* has an outcome; waits for those before it */
-    bool may_be_stored; /* an answer was lost */
+    bool may_be_stored; /* an answer was lost, and it will be asked for */
+    uint64_t sent_ns;   /* the last time */
+    uint64_t lost_ns;   /* since when it may be stored */
     enum q_err err;     /* of the last try */
     struct q_fault fault;
 };
@@ -45,14 +56,19 @@ static uint64_t settled_below(const struct lane *lane);
 static void write_batches(struct request *request, uint8_t *payload);
 static void on_published(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffer);
 static enum q_err check_answer(const struct request *request, const struct answer *answer);
-static bool is_outcome_unknown(enum q_err err);
+static void take_failure(struct request *request, enum q_err err);
+static bool is_lost(enum q_err err);
+static void doubt(struct request *request);
 static bool is_of_a_batch(const struct request *request);
 static void part(struct request *request);
 static void settle(struct request *request, const Qmq__Wire__PublishAnswer *answer);
+static void settle_failed(struct request *request);
 static void finish_settled(struct lane *lane);
 static void finish(struct request *request);
 static void stall(struct lane *lane);
 static void call_back_unsent(struct lane *lane);
+static uint64_t leave(struct lane *lane, uint64_t now_ns);
+static void unseal(struct request *request, struct q_list *batches);
 static void give_up_late(struct lane *lane, uint64_t now_ns);
 static void resume(struct lane *lane);
 
@@ -80,7 +96,8 @@ void
 lane_pump(struct lane *lane)
 {
     while (!lane->is_stalled && !q_list_is_empty(&lane->waiting)) {
-        if (lane->on_air >= ON_AIR_MAX) return;
+        bool is_full = lane->waiting_bytes >= REQUEST_BYTES;
+        if (lane->on_air >= (is_full ? ON_AIR_FULL : ON_AIR_SMALL)) return;
 
         struct request *request = seal(lane);
         if (!request || submit(request) != Q_OK) stall(lane);
@@ -143,9 +160,11 @@ submit(struct request *request)
     if (err == Q_OK) err = broker_submit(lane->broker, BROKER_CALLS, &request->call);
     if (err == Q_OK) {
         request->is_on_air = true;
+        request->sent_ns = now_ns;
         lane->on_air++;
         return Q_OK;
     }
+    if (lane->away_ns == 0) lane->away_ns = now_ns;
     request->err = err;
     request->fault = *q_fault_last();
     return err;
@@ -221,28 +240,70 @@ on_published(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffe
     request->is_on_air = false;
     request->err = err;
     if (err == Q_OK) {
+        lane->away_ns = 0;
         lane->backoff_ms = 0;
         settle(request, (const Qmq__Wire__PublishAnswer *)answer.header);
     } else {
         request->fault = *q_fault_last();
-        request->may_be_stored |= is_outcome_unknown(err);
-        bool is_in_time = client_now_ns(producer->client) < request->deadline_ns;
-        if (is_passing(err) && is_in_time && !producer->is_stopping)
-            stall(lane);
-        else if (is_of_a_batch(request) && !producer->is_stopping)
-            part(request);
-        else
-            settle(request, NULL);
+        take_failure(request, err);
         if (err == Q_E_CONNECTION) call_back_unsent(lane);
     }
     finish_settled(lane);
-    if (lane->is_stalled && lane->on_air == 0) client_wake(producer->client);
     lane_pump(lane);
     batches_deliver(producer);
     if (producer->is_stopping) pthread_cond_broadcast(&producer->changed);
     pthread_mutex_unlock(&producer->lock);
 
     if (has_answer) answer_close(&answer);
+}
+
+/* It is tried again, or has failed for good. */
+static void
+take_failure(struct request *request, enum q_err err)
+{
+    struct lane *lane = request->lane;
+    const struct qmq_producer *producer = lane->producer;
+    uint64_t now_ns = client_now_ns(producer->client);
+
+    if (!is_lost(err)) lane->away_ns = 0;
+    if (is_lost(err) && lane->away_ns == 0) lane->away_ns = now_ns;
+    /* What a broken store had in hand may be found by its next start. */
+    bool may_be_stored =
+        (is_lost(err) && request->call.net.was_sent) || err == Q_E_BROKEN || err == Q_E_PROTOCOL;
+    if (may_be_stored && !request->may_be_stored) request->lost_ns = request->sent_ns;
+    request->may_be_stored |= may_be_stored;
+
+    bool can_pass = is_passing(err) || err == Q_E_BROKEN;
+    if (err == Q_UNKNOWN_PRODUCER && producer->duplicates == QMQ_DUPLICATES_MAYBE) {
+        doubt(request);
+        can_pass = true;
+    }
+    if (can_pass && now_ns < request->deadline_ns && !producer->is_stopping)
+        stall(lane);
+    else if (is_of_a_batch(request) && !producer->is_stopping)
+        part(request);
+    else
+        settle_failed(request);
+}
+
+/*
+ * No word from the broker. STOPPING is also what a call gets whose link was given up, since the
+ * broker has moved, and what a broker answers that is being stopped: it may have stored what it had.
+ */
+static bool
+is_lost(enum q_err err)
+{
+    return err == Q_E_CONNECTION || err == Q_TIMED_OUT || err == Q_STOPPING || err == Q_UNAVAILABLE;
+}
+
+/* From now on it is a new one, wherever it goes: what there may be of it already is told. */
+static void
+doubt(struct request *request)
+{
+    request->may_be_stored = false;
+    q_list_for_each(node, &request->batches) {
+        q_container_of(node, struct batch, node)->maybe_duplicate = true;
+    }
 }
 
 static enum q_err
@@ -253,13 +314,6 @@ check_answer(const struct request *request, const struct answer *answer)
     return Q_FAIL(
         Q_E_PROTOCOL,
         .what = q_text("%zu sequences came for %u batches", count, request->batch_count));
-}
-
-/* STOPPING is also what a call gets whose link was given up, since the broker has moved. */
-static bool
-is_outcome_unknown(enum q_err err)
-{
-    return err == Q_E_CONNECTION || err == Q_TIMED_OUT || err == Q_STOPPING;
 }
 
 /* The request was refused for one of its batches, and nothing of it is stored: each is due as a whole. */
@@ -290,15 +344,30 @@ part(struct request *request)
 static void
 settle(struct request *request, const Qmq__Wire__PublishAnswer *answer)
 {
-    bool maybe_duplicate = request->may_be_stored && !(answer && answer->duplicate);
     size_t index = 0;
 
     request->is_settled = true;
     q_list_for_each(node, &request->batches) {
         struct batch *batch = q_container_of(node, struct batch, node);
         if (answer) batch->first_sequence = answer->first_sequences[index++];
-        batch->maybe_duplicate |= maybe_duplicate;
+        if (answer) batch->duplicate = answer->duplicate;
     }
+}
+
+/* Only what is known not to be stored has failed. */
+static void
+settle_failed(struct request *request)
+{
+    if (request->may_be_stored) {
+        char why[Q_FAULT_LINE_MAX];
+        q_fault_format(&request->fault, why, sizeof(why));
+        request->err = Q_FAIL(
+            Q_OUTCOME_UNKNOWN, .what = q_text(
+                                   "whether broker group %s has stored it is not known: %s",
+                                   request->lane->broker->group, why));
+        request->fault = *q_fault_last();
+    }
+    settle(request, NULL);
 }
 
 /* Outcomes are told in the order of sending. */
@@ -332,12 +401,12 @@ stall(struct lane *lane)
     if (lane->is_stalled) return;
     lane->is_stalled = true;
     lane->resume_ns = client_now_ns(client) + backoff_next(&lane->backoff_ms);
-    if (lane->on_air == 0) client_wake(client);
+    client_wake(client);
 }
 
 /*
  * The connection took this request with it. Later ones that had not left yet still wait for the next
- * connection, and would overtake it there.
+ * connection: they would only be held there until this one is sent again, and may go elsewhere.
  */
 static void
 call_back_unsent(struct lane *lane)
@@ -351,14 +420,71 @@ call_back_unsent(struct lane *lane)
 uint64_t
 lane_tick(struct lane *lane, uint64_t now_ns)
 {
-    if (!lane->is_stalled || lane->on_air > 0) return UINT64_MAX;
-    if (now_ns < lane->resume_ns) return lane->resume_ns;
+    struct writable writable = client_writable(lane->producer->client, lane->broker);
+    uint64_t due_ns = UINT64_MAX;
+
+    if (writable.other && (!writable.own || lane_is_away(lane, now_ns)))
+        due_ns = leave(lane, now_ns);
+    if (q_list_is_empty(&lane->requests) && q_list_is_empty(&lane->waiting))
+        lane->is_stalled = false;
+    if (!lane->is_stalled) return due_ns;
+    if (now_ns < lane->resume_ns) return q_min_u64(due_ns, lane->resume_ns);
     give_up_late(lane, now_ns);
     if (broker_check_link(lane->broker, BROKER_CALLS) == Q_OK)
         resume(lane);
     else
         lane->resume_ns = now_ns + BROKER_LOST_PAUSE_NS;
-    return lane->is_stalled ? lane->resume_ns : UINT64_MAX;
+    return lane->is_stalled ? q_min_u64(due_ns, lane->resume_ns) : due_ns;
+}
+
+bool
+lane_is_away(const struct lane *lane, uint64_t now_ns)
+{
+    if (lane->away_ns == 0) return false;
+    if (now_ns - lane->away_ns < AWAY_MS_MAX * (uint64_t)Q_NS_PER_MS) return true;
+    return !q_list_is_empty(&lane->requests) ||
+           broker_check_link(lane->broker, BROKER_CALLS) != Q_OK;
+}
+
+/*
+ * Another broker group is there. What is not stored here goes to it at once; what may be stored,
+ * after a while, if it may. Returns when to come back.
+ */
+static uint64_t
+leave(struct lane *lane, uint64_t now_ns)
+{
+    const struct qmq_producer *producer = lane->producer;
+    struct q_list batches = Q_LIST_INIT(batches);
+    uint64_t due_ns = UINT64_MAX;
+
+    if (now_ns < lane->leave_ns) return lane->leave_ns;
+    q_list_for_each_safe(node, &lane->requests) {
+        struct request *request = q_container_of(node, struct request, node);
+        if (request->is_on_air || request->is_settled) continue;
+        if (request->may_be_stored) {
+            uint64_t until_ns = request->lost_ns + producer->unknown_ns;
+            if (producer->duplicates == QMQ_DUPLICATES_NEVER) continue;
+            if (now_ns < until_ns) due_ns = q_min_u64(due_ns, until_ns);
+            if (now_ns < until_ns) continue;
+            doubt(request);
+        }
+        unseal(request, &batches);
+    }
+    q_list_splice_back(&batches, &lane->waiting);
+    lane->waiting_bytes = 0;
+    if (!q_list_is_empty(&batches))
+        lane->leave_ns = now_ns + LEAVE_PAUSE_MS * (uint64_t)Q_NS_PER_MS;
+    subjects_leave_lane(lane, &batches);
+    finish_settled(lane);
+    return due_ns;
+}
+
+static void
+unseal(struct request *request, struct q_list *batches)
+{
+    q_list_splice_back(batches, &request->batches);
+    q_list_remove(&request->node);
+    free(request);
 }
 
 static void
@@ -372,7 +498,7 @@ give_up_late(struct lane *lane, uint64_t now_ns)
         if (request->is_settled) continue;
         err = request->err;
         fault = request->fault;
-        if (now_ns >= request->deadline_ns) settle(request, NULL);
+        if (now_ns >= request->deadline_ns && !request->is_on_air) settle_failed(request);
     }
     finish_settled(lane);
 
@@ -388,7 +514,7 @@ resume(struct lane *lane)
     lane->is_stalled = false;
     q_list_for_each(node, &lane->requests) {
         struct request *request = q_container_of(node, struct request, node);
-        if (!request->is_settled && submit(request) != Q_OK) {
+        if (!request->is_settled && !request->is_on_air && submit(request) != Q_OK) {
             stall(lane);
             return;
         }
@@ -403,16 +529,11 @@ lane_empty(struct lane *lane, struct q_list *batches)
 
     q_list_for_each_safe(node, &lane->requests) {
         struct request *request = q_container_of(node, struct request, node);
-        if (request->is_settled) {
+        if (!request->is_settled && request->may_be_stored) settle_failed(request);
+        if (request->is_settled)
             finish(request);
-            continue;
-        }
-        q_list_for_each(at, &request->batches) {
-            q_container_of(at, struct batch, node)->maybe_duplicate |= request->may_be_stored;
-        }
-        q_list_splice_back(batches, &request->batches);
-        q_list_remove(&request->node);
-        free(request);
+        else
+            unseal(request, batches);
     }
     q_list_splice_back(batches, &lane->waiting);
     lane->waiting_bytes = 0;

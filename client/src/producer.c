@@ -11,6 +11,7 @@ enum {
     BLOCK_MS_DEFAULT = 10 * 1000,
     DEADLINE_MS_DEFAULT = 30 * 1000,
     MEMORY_BYTES_DEFAULT = 32 * 1024 * 1024,
+    UNKNOWN_MS_DEFAULT = 2 * 1000,
 };
 
 /* A message as libqbatch wants it, and what it points to. */
@@ -31,7 +32,6 @@ struct send_waiter {
 };
 
 static uint64_t tick(struct member *member, uint64_t now_ns);
-static void leave_lane(struct lane *lane);
 static enum q_err send_message(
     struct qmq_producer *producer,
     const char *name,
@@ -69,7 +69,10 @@ qmq_producer_new(
     uint32_t deadline_ms = options->deadline_ms ? options->deadline_ms : DEADLINE_MS_DEFAULT;
     producer->member.tick = tick;
     producer->client = client;
+    uint32_t unknown_ms = options->unknown_ms ? options->unknown_ms : UNKNOWN_MS_DEFAULT;
     producer->mode = options->mode;
+    producer->duplicates = options->duplicates;
+    producer->unknown_ns = (uint64_t)unknown_ms * Q_NS_PER_MS;
     producer->memory_bytes_max =
         options->memory_bytes_max ? options->memory_bytes_max : MEMORY_BYTES_DEFAULT;
     producer->block_ns = (uint64_t)block_ms * Q_NS_PER_MS;
@@ -101,9 +104,6 @@ tick(struct member *member, uint64_t now_ns)
     if (!producer->is_stopping) {
         q_list_for_each(node, &producer->lanes) {
             struct lane *lane = q_container_of(node, struct lane, node);
-            bool is_idle = lane->is_stalled && lane->on_air == 0;
-            if (is_idle && client_should_leave_broker(producer->client, lane->broker))
-                leave_lane(lane);
             due_ns = q_min_u64(due_ns, lane_tick(lane, now_ns));
         }
         due_ns = q_min_u64(due_ns, subjects_tick(producer, now_ns));
@@ -111,25 +111,6 @@ tick(struct member *member, uint64_t now_ns)
     }
     pthread_mutex_unlock(&producer->lock);
     return due_ns;
-}
-
-/* Its broker group is gone and another one is there: its subjects ask for their route again. */
-static void
-leave_lane(struct lane *lane)
-{
-    struct qmq_producer *producer = lane->producer;
-    struct q_list batches = Q_LIST_INIT(batches);
-
-    lane_empty(lane, &batches);
-    for (uint32_t index = 0; index < producer->subject_count; index++)
-        if (producer->subjects[index]->lane == lane) producer->subjects[index]->lane = NULL;
-
-    struct q_list *node;
-    while ((node = q_list_pop_front(&batches))) {
-        struct subject *subject = q_container_of(node, struct batch, node)->subject;
-        q_list_push_back(&subject->unrouted, node);
-        subject_wants_route(subject);
-    }
 }
 
 int

@@ -8,8 +8,9 @@
  *
  *   subject.unrouted → lane.waiting → request.batches → producer.finished → producer.spare
  *
- * Order: batches never overtake each other on this way. A request is tried again only when no other
- * of its lane is on the air, together with all later ones that failed.
+ * Order: batches never overtake each other on this way; the broker puts the requests of a lane into
+ * their order. What is known not to be stored leaves a lane at once when its broker group is away and
+ * another one is there: unsealed, by way of its subject. What may be stored follows after a while.
  *
  * Invariants, with producer.lock held:
  *   (1) a batch is in exactly one of the five lists
@@ -50,6 +51,7 @@ struct batch {
     uint32_t envelope_size; /* once closed */
     uint32_t payload_size;
     bool maybe_duplicate;
+    bool duplicate;
 
     /* The outcome. */
     enum q_err err;
@@ -82,6 +84,8 @@ struct lane {
     struct q_list requests; /* sealed, in order */
     uint32_t on_air;
     uint64_t next_sequence; /* of requests */
+    uint64_t away_ns;       /* since then no call was answered; 0: the last one was */
+    uint64_t leave_ns;      /* not before: unsealed batches may leave it again */
     bool is_stalled;
     uint32_t backoff_ms;
     uint64_t resume_ns;
@@ -91,6 +95,8 @@ struct qmq_producer {
     struct member member;
     struct qmq_client *client;
     enum qmq_mode mode;
+    enum qmq_duplicates duplicates;
+    uint64_t unknown_ns;
     struct qbatch_builder_options batch_options;
     uint64_t memory_bytes_max;
     uint64_t block_ns;
@@ -120,6 +126,8 @@ Q_MUST_CHECK enum q_err subject_get(
     struct qmq_producer *producer, const char *name, bool is_delayed, struct subject **ret_subject);
 /* A batch was put into subject.unrouted: have its route asked for. */
 void subject_wants_route(struct subject *subject);
+/* The lane's subjects ask for their routes again, and these batches of theirs go there. */
+void subjects_leave_lane(struct lane *lane, struct q_list *batches);
 /* Ask for routes that are due. Returns when to come back. */
 uint64_t subjects_tick(struct qmq_producer *producer, uint64_t now_ns);
 
@@ -128,9 +136,11 @@ Q_MUST_CHECK enum q_err lane_get(
     struct qmq_producer *producer, struct broker *broker, struct lane **ret_lane);
 /* Send what may be sent now. */
 void lane_pump(struct lane *lane);
-/* Try failed requests again, give up late ones. Returns when to come back. */
+/* Try failed requests again, give up late ones, leave a group that is away. Returns when to come back. */
 uint64_t lane_tick(struct lane *lane, uint64_t now_ns);
-/* Nothing is on the air: every batch of the lane, in order, to the end of `batches`. */
+/* Its broker group has not answered lately. */
+bool lane_is_away(const struct lane *lane, uint64_t now_ns);
+/* Nothing is on the air: what may be stored ends as unknown; all else, in order, to `batches`. */
 void lane_empty(struct lane *lane, struct q_list *batches);
 /* End soon what is on the air. */
 void lane_cancel(struct lane *lane);

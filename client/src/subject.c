@@ -145,12 +145,21 @@ on_routed(struct qnet_request *request, enum q_err err, struct qnet_buffer *answ
     pthread_mutex_unlock(&producer->lock);
 }
 
-/* One subject keeps to one broker group, so that its order is simple. */
+/* One subject keeps to one broker group, so that its order is simple: the first that is there. */
 static enum q_err
 pick_lane(struct qmq_producer *producer, const struct route *route, struct lane **ret_lane)
 {
-    for (uint32_t index = 0; index < route->count; index++)
-        if (route->is_writable[index]) return lane_get(producer, route->brokers[index], ret_lane);
+    uint64_t now_ns = client_now_ns(producer->client);
+    struct lane *away = NULL;
+
+    for (uint32_t index = 0; index < route->count; index++) {
+        if (!route->is_writable[index]) continue;
+        Q_TRY(lane_get(producer, route->brokers[index], ret_lane));
+        if (!lane_is_away(*ret_lane, now_ns)) return Q_OK;
+        if (!away) away = *ret_lane;
+    }
+    *ret_lane = away;
+    if (away) return Q_OK;
     return Q_FAIL(
         Q_NO_ROUTE, .what = q_text("none of %u broker groups takes messages", route->count));
 }
@@ -165,6 +174,22 @@ enter_lane(struct subject *subject, struct lane *lane)
         lane->waiting_bytes += q_container_of(node, struct batch, node)->held_bytes;
     }
     q_list_splice_back(&lane->waiting, &subject->unrouted);
+}
+
+void
+subjects_leave_lane(struct lane *lane, struct q_list *batches)
+{
+    struct qmq_producer *producer = lane->producer;
+
+    for (uint32_t index = 0; index < producer->subject_count; index++)
+        if (producer->subjects[index]->lane == lane) producer->subjects[index]->lane = NULL;
+
+    struct q_list *node;
+    while ((node = q_list_pop_front(batches))) {
+        struct subject *subject = q_container_of(node, struct batch, node)->subject;
+        q_list_push_back(&subject->unrouted, node);
+        subject_wants_route(subject);
+    }
 }
 
 uint64_t

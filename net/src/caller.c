@@ -355,6 +355,8 @@ on_aio(void *context)
     q_heap_remove(&caller->deadlines, &exchange->deadline);
     enum q_err err =
         is_answer ? Q_OK : explain(exchange, failed, caller->stopping, request->timeout_ms);
+    /* A connection that is lost may have taken it before it could say so. */
+    request->was_sent = exchange->was_sent || err == Q_E_CONNECTION;
     q_list_push_front(&caller->free, &exchange->node);
     pthread_mutex_unlock(&caller->lock);
 

@@ -17,7 +17,8 @@ enum {
     STORED_MAX = 16384,
     HELD_MAX = 64,
     URL_MAX = 128,
-    MESSAGES_MAX = 1 << 20
+    MESSAGES_MAX = 1 << 20,
+    KNOWN_MAX = 16384
 };
 
 struct stored {
@@ -27,6 +28,13 @@ struct stored {
     uint32_t payload_size;
     uint64_t first;
     uint32_t count;
+};
+
+/* A request that is stored. */
+struct known {
+    uint8_t producer[16];
+    uint64_t sequence;
+    uint64_t firsts[64]; /* of its batches */
 };
 
 struct held {
@@ -42,8 +50,9 @@ struct fake_node {
 
     pthread_mutex_t lock;
     bool is_ending;
+    bool loses_answer; /* of the next publish */
     bool must_die;
-    unsigned away_ms;
+    unsigned away_ms; /* then */
     bool is_holding;
     bool does_damage;
     bool is_listed;
@@ -65,6 +74,9 @@ struct fake_node {
     uint64_t publishes;
     bool has_left;
     uint64_t route_version;
+    struct known known[KNOWN_MAX];
+    uint32_t known_count;
+    bool has_forgotten; /* what was known before */
 
     struct held parked[HELD_MAX];  /* pulls and route watches */
     struct held waiting[HELD_MAX]; /* publishes held back */
@@ -77,10 +89,18 @@ static void on_gone(void *context, uint64_t connection);
 static void *run(void *context);
 static void handle(struct fake_node *fake, struct qnet_call *call);
 static void hold(struct held *list, struct qnet_call *call, uint64_t until_ms);
+static bool is_ended(struct fake_node *fake);
 static void answer(struct qnet_call *call, const ProtobufCMessage *header);
 static void answer_error(struct qnet_call *call, unsigned op, enum q_err err);
 static unsigned op_of(const struct qnet_call *call);
-static void publish(struct fake_node *fake, struct qnet_call *call, bool may_answer);
+static void publish(struct fake_node *fake, struct qnet_call *call);
+static enum q_err judge(
+    const struct fake_node *fake,
+    const struct qbatch *batch,
+    const Qmq__Wire__PublishRequest *request,
+    const struct known **ret_known);
+static void learn(
+    struct fake_node *fake, const struct qbatch *batch, const uint64_t *firsts, size_t count);
 static bool pull(struct fake_node *fake, struct qnet_call *call, bool is_over);
 static bool route(struct fake_node *fake, struct qnet_call *call, bool is_over);
 
@@ -204,11 +224,21 @@ run(void *context)
         if (is_ending) return NULL;
         if (must_die) {
             fake_kill(fake);
-            usleep(away_ms * 1000);
+            for (uint64_t until_ms = now_ms() + away_ms; now_ms() < until_ms; usleep(1000))
+                if (is_ended(fake)) return NULL;
             fake_start(fake);
         }
         usleep(1000);
     }
+}
+
+static bool
+is_ended(struct fake_node *fake)
+{
+    pthread_mutex_lock(&fake->lock);
+    bool is_ending = fake->is_ending;
+    pthread_mutex_unlock(&fake->lock);
+    return is_ending;
 }
 
 static void
@@ -343,7 +373,7 @@ take_publish(struct fake_node *fake, struct qnet_call *call, struct q_bytes head
     if (fake->is_holding) {
         hold(fake->waiting, call, 0);
     } else {
-        publish(fake, call, fake->away_ms == 0);
+        publish(fake, call);
     }
 }
 
@@ -367,8 +397,45 @@ store_batch(struct fake_node *fake, const struct qbatch *batch, const uint8_t *p
     fake->messages += stored->count;
 }
 
+/* As a broker that holds nothing: what comes early is told so at once. */
+static enum q_err
+judge(
+    const struct fake_node *fake,
+    const struct qbatch *batch,
+    const Qmq__Wire__PublishRequest *request,
+    const struct known **ret_known)
+{
+    uint64_t next = 0;
+    *ret_known = NULL;
+    cr_assert_gt(batch->request_sequence, 0);
+    cr_assert_leq(request->settled_below, batch->request_sequence);
+    for (uint32_t index = 0; index < fake->known_count; index++) {
+        const struct known *known = &fake->known[index];
+        if (memcmp(known->producer, batch->producer_id, sizeof(known->producer)) != 0) continue;
+        if (known->sequence == batch->request_sequence) *ret_known = known;
+        next = known->sequence + 1 > next ? known->sequence + 1 : next;
+    }
+    if (*ret_known) return Q_OK;
+    if (next == 0 && request->again && (batch->request_sequence > 1 || fake->has_forgotten))
+        return Q_FAIL(Q_UNKNOWN_PRODUCER);
+    if (next == 0) next = 1;
+    if (next < request->settled_below) next = request->settled_below;
+    return batch->request_sequence == next ? Q_OK : Q_FAIL(Q_OUT_OF_SEQUENCE);
+}
+
 static void
-publish(struct fake_node *fake, struct qnet_call *call, bool may_answer)
+learn(struct fake_node *fake, const struct qbatch *batch, const uint64_t *firsts, size_t count)
+{
+    cr_assert_lt(fake->known_count, KNOWN_MAX);
+    struct known *known = &fake->known[fake->known_count++];
+    memcpy(known->producer, batch->producer_id, sizeof(known->producer));
+    known->sequence = batch->request_sequence;
+    for (size_t index = 0; index < count && index < 64; index++)
+        known->firsts[index] = firsts[index];
+}
+
+static void
+publish(struct fake_node *fake, struct qnet_call *call)
 {
     struct qproto_message message;
     struct qproto_arena arena;
@@ -387,22 +454,36 @@ publish(struct fake_node *fake, struct qnet_call *call, bool may_answer)
     };
     struct qbatch batch;
     const uint8_t *payload;
-    while (qbatch_set_next(&walk, false, &batch, &payload) == Q_OK) {
+    cr_assert_eq(qbatch_open(walk.envelopes, &batch), Q_OK);
+    const struct known *known;
+    enum q_err err = judge(fake, &batch, request, &known);
+    if (err != Q_OK) {
+        qproto_arena_reset(&arena);
+        answer_error(call, QPROTO_PUBLISH, err);
+        return;
+    }
+    bool duplicate = known != NULL;
+    for (; known && count < request->n_subjects; count++)
+        firsts[count] = known->firsts[count % 64];
+    while (!duplicate && qbatch_set_next(&walk, false, &batch, &payload) == Q_OK) {
         cr_assert_eq(batch.request_index, count);
         cr_assert_eq(batch.request_count, request->n_subjects);
         firsts[count++] = fake->messages;
         store_batch(fake, &batch, payload);
     }
     cr_assert_eq(count, request->n_subjects);
+    if (!duplicate) learn(fake, &batch, firsts, count);
     qproto_arena_reset(&arena);
 
-    if (may_answer) {
+    if (!fake->loses_answer) {
         Qmq__Wire__PublishAnswer published = QMQ__WIRE__PUBLISH_ANSWER__INIT;
         published.first_sequences = firsts;
         published.n_first_sequences = count;
+        published.duplicate = duplicate;
         answer(call, &published.base);
     } else {
         hold(fake->waiting, call, 0);
+        fake->loses_answer = false;
         fake->must_die = true;
     }
 }
@@ -571,6 +652,15 @@ handle(struct fake_node *fake, struct qnet_call *call)
 }
 
 void
+fake_forget_producers(struct fake_node *fake)
+{
+    pthread_mutex_lock(&fake->lock);
+    fake->known_count = 0;
+    fake->has_forgotten = true;
+    pthread_mutex_unlock(&fake->lock);
+}
+
+void
 fake_refuse(struct fake_node *fake, unsigned op, enum q_err err, unsigned times)
 {
     pthread_mutex_lock(&fake->lock);
@@ -584,6 +674,7 @@ void
 fake_lose_answer(struct fake_node *fake, unsigned away_ms)
 {
     pthread_mutex_lock(&fake->lock);
+    fake->loses_answer = true;
     fake->away_ms = away_ms;
     pthread_mutex_unlock(&fake->lock);
 }
@@ -602,7 +693,7 @@ fake_release(struct fake_node *fake)
     pthread_mutex_lock(&fake->lock);
     fake->is_holding = false;
     for (unsigned index = 0; index < HELD_MAX; index++) {
-        if (fake->waiting[index].call) publish(fake, fake->waiting[index].call, true);
+        if (fake->waiting[index].call) publish(fake, fake->waiting[index].call);
         fake->waiting[index].call = NULL;
     }
     pthread_mutex_unlock(&fake->lock);

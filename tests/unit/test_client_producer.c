@@ -20,6 +20,7 @@ struct outcomes {
     atomic_uint count;
     atomic_uint failed;
     atomic_uint maybe_duplicate;
+    atomic_uint duplicate;
     uint64_t next_number; /* messages are numbered in `context`, callbacks come in order */
     uint64_t last_sequence;
     int code;
@@ -45,6 +46,7 @@ on_sent(void *context, const struct qmq_sent *sent)
         atomic_fetch_add(&outcomes.failed, 1);
     }
     if (sent->maybe_duplicate) atomic_fetch_add(&outcomes.maybe_duplicate, 1);
+    if (sent->duplicate) atomic_fetch_add(&outcomes.duplicate, 1);
     atomic_fetch_add(&outcomes.count, 1);
 }
 
@@ -173,8 +175,9 @@ Test(client_producer, survives_a_broker_that_dies_after_storing, .timeout = 60)
     cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
     cr_assert_eq(outcomes.count, 3000);
     cr_assert_eq(outcomes.failed, 0);
-    cr_assert_gt(outcomes.maybe_duplicate, 0);
-    check_stored(fake, 3000, true);
+    cr_assert_eq(outcomes.maybe_duplicate, 0);
+    cr_assert_gt(outcomes.duplicate, 0, "what was stored before it died is told so");
+    check_stored(fake, 3000, false);
 
     qmq_producer_free(producer);
     qmq_client_free(client);
@@ -327,9 +330,7 @@ Test(client_producer, moves_to_another_broker_group_when_its_own_is_gone, .timeo
     fake_kill(other);
     outcomes.last_sequence = 0; /* another broker group counts for itself */
     send_numbers(producer, 100, 100);
-    usleep(100000);
-    cr_assert_eq(outcomes.count, 100);
-    fake_list(meta, NULL, false);
+    /* Meta still has it in its lists: the producer sees by itself that it is away. */
     cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
     cr_assert_eq(outcomes.count, 200);
     cr_assert_eq(outcomes.failed, 0);
@@ -339,6 +340,110 @@ Test(client_producer, moves_to_another_broker_group_when_its_own_is_gone, .timeo
     qmq_client_free(client);
     fake_free(other);
     fake_free(meta);
+}
+
+/* The answer of what was stored at a group that is gone for good does not come any more. */
+static void
+lose_a_group(enum qmq_duplicates duplicates)
+{
+    struct fake_node *meta = fake_new("a");
+    struct fake_node *other = fake_new("b");
+    struct qmq_client *client = connect_to(meta);
+    struct qmq_producer *producer;
+    struct qmq_producer_options options = {
+        .duplicates = duplicates,
+        .unknown_ms = 500,
+        .deadline_ms = duplicates == QMQ_DUPLICATES_NEVER ? 3000 : 0,
+    };
+    cr_assert_eq(qmq_producer_new(client, &options, &producer), QMQ_OK);
+
+    fake_list(meta, other, true);
+    send_numbers(producer, 0, 10);
+    cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
+    outcomes.last_sequence = 0;
+    fake_lose_answer(other, 1000 * 1000);
+    send_numbers(producer, 10, 1);
+    cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
+    cr_assert_eq(fake_message_count(other), 11);
+    cr_assert_eq(outcomes.count, 11);
+    if (duplicates == QMQ_DUPLICATES_MAYBE) {
+        cr_assert_eq(outcomes.failed, 0);
+        cr_assert_eq(outcomes.maybe_duplicate, 1);
+        cr_assert_eq(fake_message_count(meta), 1);
+    } else {
+        cr_assert_eq(outcomes.failed, 1);
+        cr_assert_eq(outcomes.code, QMQ_OUTCOME_UNKNOWN);
+        cr_assert_eq(outcomes.maybe_duplicate, 0);
+        cr_assert_eq(fake_message_count(meta), 0);
+    }
+    /* The next ones go to the other one, at once. */
+    outcomes.last_sequence = 0;
+    send_numbers(producer, 11, 10);
+    cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
+    cr_assert_eq(fake_message_count(meta), duplicates == QMQ_DUPLICATES_MAYBE ? 11 : 10);
+
+    qmq_producer_free(producer);
+    qmq_client_free(client);
+    fake_free(other);
+    fake_free(meta);
+}
+
+Test(client_producer, goes_elsewhere_with_what_may_be_stored, .timeout = 60)
+{
+    lose_a_group(QMQ_DUPLICATES_MAYBE);
+}
+
+Test(client_producer, does_not_go_elsewhere_when_duplicates_are_not_wanted, .timeout = 60)
+{
+    lose_a_group(QMQ_DUPLICATES_NEVER);
+}
+
+/* A broker that has forgotten the producer can't tell whether the request is stored. */
+static void
+lose_memory(enum qmq_duplicates duplicates)
+{
+    struct fake_node *fake = fake_new("a");
+    struct qmq_client *client = connect_to(fake);
+    struct qmq_producer *producer;
+    struct qmq_producer_options options = { .duplicates = duplicates };
+    cr_assert_eq(qmq_producer_new(client, &options, &producer), QMQ_OK);
+
+    send_numbers(producer, 0, 1);
+    cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
+    /* One that was not sent before is taken by whoever does not know its producer. */
+    fake_forget_producers(fake);
+    send_numbers(producer, 1, 1);
+    cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
+    cr_assert_eq(outcomes.failed + outcomes.maybe_duplicate, 0);
+
+    fake_lose_answer(fake, 300);
+    send_numbers(producer, 2, 1);
+    while (fake_message_count(fake) < 3)
+        usleep(1000);
+    fake_forget_producers(fake);
+    cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
+    bool never = duplicates == QMQ_DUPLICATES_NEVER;
+    cr_assert_eq(outcomes.failed, never ? 1 : 0);
+    cr_assert_eq(outcomes.maybe_duplicate, never ? 0 : 1);
+    cr_assert_eq(fake_message_count(fake), never ? 3 : 4);
+    if (never) cr_assert_eq(outcomes.code, QMQ_OUTCOME_UNKNOWN);
+    send_numbers(producer, 3, 1);
+    cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
+    cr_assert_eq(outcomes.failed, never ? 1 : 0);
+
+    qmq_producer_free(producer);
+    qmq_client_free(client);
+    fake_free(fake);
+}
+
+Test(client_producer, is_forgotten, .timeout = 60)
+{
+    lose_memory(QMQ_DUPLICATES_MAYBE);
+}
+
+Test(client_producer, is_forgotten_and_wants_no_duplicates, .timeout = 60)
+{
+    lose_memory(QMQ_DUPLICATES_NEVER);
 }
 
 Test(client_producer, waits_for_a_route, .timeout = 60)

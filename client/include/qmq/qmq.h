@@ -52,6 +52,7 @@ enum qmq_code {
     QMQ_WINDOW_FULL = 19, /* acknowledge some */
     QMQ_STOPPING = 21,
     QMQ_STORAGE_FULL = 22,    /* publishes are refused until space is free */
+    QMQ_OUTCOME_UNKNOWN = 25, /* the message may be stored, or may not */
     QMQ_DELAY_TOO_LONG = 26,  /* of a negative ack: the message may be dropped before */
     QMQ_DUE_TOO_FAR = 30,     /* later than a delay group takes */
     QMQ_BEING_DELIVERED = 31, /* too late to cancel or move it */
@@ -125,8 +126,19 @@ enum qmq_mode {
     QMQ_MODE_SYNC = 2,    /* acknowledged when it survives power loss */
 };
 
+/*
+ * What becomes of a message whose answer was lost, while its broker group stays away and another
+ * one is there. While there is one group alone, it is tried again there, and is stored once.
+ */
+enum qmq_duplicates {
+    QMQ_DUPLICATES_MAYBE = 0, /* it goes to the other group, and is called `maybe_duplicate` */
+    QMQ_DUPLICATES_NEVER = 1, /* it waits for its group, and ends as QMQ_OUTCOME_UNKNOWN */
+};
+
 struct qmq_producer_options {
     enum qmq_mode mode;
+    enum qmq_duplicates duplicates;
+    uint32_t unknown_ms; /* how long its group may stay away. 0: 2,000 */
     bool compress;
     uint32_t batch_messages_max; /* 0: 512 */
     uint32_t batch_bytes_max;    /* 0: 64 KiB */
@@ -154,13 +166,17 @@ struct qmq_sent {
     int code; /* QMQ_OK: stored in the mode asked for. Else qmq_last_error() tells more */
     const char *subject;
     const char *broker_group; /* "" when it was never sent */
-    uint64_t sequence;        /* set when stored */
+    uint64_t sequence;        /* set when stored; UINT64_MAX: retention has dropped it already */
     struct qmq_id id;
-    /* An earlier try may have been stored as well: its answer was lost. */
-    bool maybe_duplicate;
+    bool duplicate; /* an earlier try had stored it, its answer was lost: it is stored once */
+    bool
+        maybe_duplicate; /* an earlier try may be stored as well, on this broker group or another */
 };
 
-/* Called once per message. Calls of one subject come in the order of sending. */
+/*
+ * Called once per message. Calls of one subject come in the order of sending, as long as the broker
+ * group stays the same.
+ */
 typedef void qmq_sent_fn(void *context, const struct qmq_sent *sent);
 
 /* `options` may be NULL. */
@@ -174,8 +190,10 @@ QMQ_API void qmq_producer_free(struct qmq_producer *producer);
 /*
  * Send a message. QMQ_OK: taken, `sent` will be called (it may be NULL). Any other code: not taken.
  *
- * Messages of one subject are stored in the order of sending. Failures that may pass are tried
- * again until the deadline. Inside a callback QMQ_BUSY comes at once instead of waiting.
+ * Messages of one subject are stored once, in the order of sending, as long as their broker group is
+ * there (docs/publishing.md). Failures that may pass are tried again until the deadline; then
+ * QMQ_OUTCOME_UNKNOWN means that it may be stored, any other code that it is not. Inside a callback
+ * QMQ_BUSY comes at once instead of waiting.
  */
 QMQ_API int qmq_send(
     struct qmq_producer *producer,

@@ -45,6 +45,9 @@ struct qnet_request {
     qnet_done_fn *done;
     void *context;
 
+    /* Set before `done`: it may have reached the server. */
+    bool was_sent;
+
     /* Private to the caller between submit and done. */
     struct qnet_exchange *exchange;
 };
