@@ -523,15 +523,20 @@ Test(store_index, rot_behind_the_index_is_told)
     (void)fwrite("damage", 1, 6, file);
     (void)fclose(file);
     uint64_t session = fixture_join(&fixture, "g", "c", NULL);
-    /* Perhaps it is told already: it is read ahead. */
-    struct pulled pulled = fixture_pull(&fixture, "g", "c", session, 2, 0);
-    pulled = fixture_pull(
-        &fixture, "g", "c", session, 20, pulled.runs[0].pull_sequence + pulled.runs[0].count);
-    cr_assert_eq(pulled.err, Q_OK);
+    /* A pull may end before it, with what is in memory already. */
+    uint64_t received = 0;
+    for (uint64_t last = 0; last < 6;) {
+        struct pulled pulled = fixture_pull(&fixture, "g", "c", session, 20, received);
+        cr_assert_eq(pulled.err, Q_OK);
+        for (uint32_t i = 0; i < pulled.run_count; i++) {
+            const struct qlog_run *run = &pulled.runs[i];
+            for (uint64_t j = 0; j < run->count; j++)
+                cr_assert_neq(run->sequence + j, 5);
+            received = run->pull_sequence + run->count;
+            last = run->sequence + run->count - 1;
+        }
+    }
     cr_assert_eq(fixture.events[QLOG_EVENT_ROT], 1);
-    for (uint32_t i = 0; i < pulled.run_count; i++)
-        for (uint64_t j = 0; j < pulled.runs[i].count; j++)
-            cr_assert_neq(pulled.runs[i].sequence + j, 5);
 }
 
 /* From the frame on that is found, everything of that time or later is there. */
