@@ -79,6 +79,7 @@ pub_run(const struct command *command, int argc, char **argv)
     const char *meta = meta_default();
     const char *key = "";
     const char *order_key = "";
+    const char *duplicates = "maybe";
     const struct q_opt options[] = {
         { "tag", 't', Q_OPT_LIST, &tags, "TAG", "give each message this tag; up to 10 times", 0,
           0 },
@@ -93,6 +94,9 @@ pub_run(const struct command *command, int argc, char **argv)
           "messages with the same one are handed out one after another", 0, 0 },
         { "order-key-field", 0, Q_OPT_NUMBER, &pub.order_key_field, "N",
           "with --from: the N-th word of a line is its order key", 1, UINT32_MAX },
+        { "duplicates", 0, Q_OPT_TEXT, &duplicates, "MODE",
+          "when a broker group keeps its answer: maybe: send to another one; never: wait (maybe)",
+          0, 0 },
         META_OPTION(meta),
     };
     struct q_opts_result result;
@@ -113,6 +117,11 @@ pub_run(const struct command *command, int argc, char **argv)
     unsigned tag_count = tags.count + (pub.tag_field ? 1 : 0);
     if (tag_count > TAGS_MAX)
         return usage_error(command, "%u tags, a message has %d at most", tag_count, TAGS_MAX);
+    struct qmq_producer_options producer_options = { .duplicates = QMQ_DUPLICATES_MAYBE };
+    if (strcmp(duplicates, "never") == 0)
+        producer_options.duplicates = QMQ_DUPLICATES_NEVER;
+    else if (strcmp(duplicates, "maybe") != 0)
+        return usage_error(command, "--duplicates is maybe or never, not \"%s\"", duplicates);
     if (pub.at && pub.delay_ns > 0) return usage_error(command, "either --delay or --at, not both");
     if (pub.at && when_parse(pub.at, q_clock_wall_ms(q_clock_system()), &pub.due_ms) != Q_OK)
         return usage_error(command, "--at: %s", q_fault_last()->what);
@@ -124,7 +133,7 @@ pub_run(const struct command *command, int argc, char **argv)
     interrupt_block();
     struct qmq_client *client = connect_to(meta, &exit_code);
     if (!client) return exit_code;
-    if (qmq_producer_new(client, NULL, &pub.producer) != QMQ_OK) {
+    if (qmq_producer_new(client, &producer_options, &pub.producer) != QMQ_OK) {
         exit_code = report_error("publish");
     } else {
         interrupt_here();
