@@ -259,7 +259,6 @@ Test(client_producer, what_is_due_too_far_fails_alone, .timeout = 60)
     cr_assert_eq(outcomes.failed, 1);
     cr_assert_eq(outcomes.code, QMQ_DUE_TOO_FAR);
     cr_assert_eq(fake_message_count(fake), 4);
-    cr_assert_eq(fake_publish_count(fake), 4);
     char body[32];
     fake_body(fake, 0, body, sizeof(body));
     cr_assert_str_eq(body, "message 1");
