@@ -39,7 +39,7 @@ static struct {
     uint64_t inside; /* of these, taken from the run of another image */
     uint64_t counts[VERDICT_KINDS];
     uint64_t failures;
-    uint64_t show; /* at most so many */
+    uint64_t failures_max; /* with so many it ends */
 } run;
 
 /* A workload that has run. */
@@ -62,7 +62,8 @@ add_verdict(const struct verdict *verdict)
     if (verdict_is_good(verdict)) return;
     for (unsigned i = 0; i < VERDICT_KINDS; i++)
         run.counts[i] += verdict->counts[i];
-    if (++run.failures > run.show) return;
+    if (run.failures >= run.failures_max) return;
+    if (++run.failures == run.failures_max) run.images_max = run.images;
     (void)printf("%s\n    %s\n", verdict->text, trying);
 }
 
@@ -249,11 +250,11 @@ main(int argc, char **argv)
     uint64_t seed = 1;
     const char *only = NULL;
     run.images_max = 20000;
-    run.show = 5;
+    run.failures_max = 5;
     const struct q_opt options[] = {
         { "images", 0, Q_OPT_NUMBER, &run.images_max, "N", "how many images", 1, 0 },
         { "seed", 0, Q_OPT_NUMBER, &seed, "S", "of everything that is random", 0, 0 },
-        { "show", 0, Q_OPT_NUMBER, &run.show, "N", "how many failures to print", 0, 0 },
+        { "failures", 0, Q_OPT_NUMBER, &run.failures_max, "N", "end with so many", 1, 0 },
         { "only", 0, Q_OPT_TEXT, &only, "NAME:MOMENT:RULE", "one image, as a failure named it", 0,
           0 },
     };

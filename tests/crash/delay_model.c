@@ -41,12 +41,12 @@ main(int argc, char **argv)
 {
     uint64_t sequences = 1000;
     uint64_t seed = 1;
-    uint64_t show = 5;
+    uint64_t failures_max = 5;
     const char *only = NULL;
     const struct q_opt options[] = {
         { "sequences", 0, Q_OPT_NUMBER, &sequences, "N", "how many", 1, 0 },
         { "seed", 0, Q_OPT_NUMBER, &seed, "S", "of everything that is random", 0, 0 },
-        { "show", 0, Q_OPT_NUMBER, &show, "N", "how many failures to print", 0, 0 },
+        { "failures", 0, Q_OPT_NUMBER, &failures_max, "N", "end with so many", 1, 0 },
         { "only", 0, Q_OPT_TEXT, &only, "NAME", "one workload", 0, 0 },
     };
     struct q_opts_result result;
@@ -83,8 +83,9 @@ main(int argc, char **argv)
         simdisk_free(disk);
         for (unsigned j = 0; j < VERDICT_KINDS; j++)
             all.counts[j] += verdict.counts[j];
-        if (!verdict_is_good(&verdict) && failures++ < show)
-            (void)printf("%s\n    %s\n", verdict.text, trying);
+        if (verdict_is_good(&verdict)) continue;
+        (void)printf("%s\n    %s\n", verdict.text, trying);
+        if (++failures == failures_max) sequences = i + 1;
     }
     (void)printf(
         "sequences %llu  lost %llu  phantom %llu  failed %llu  (seed %llu)\n",

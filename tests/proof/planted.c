@@ -42,8 +42,8 @@ enum rig_name {
 
 /* Programs beside this one, linked with the library in which defects can be switched on. */
 static const char *const rigs[RIGS][8] = {
-    [CRASH] = { "planted-crash", "--images", "1200", "--show", "1" },
-    [DELAY] = { "planted-delay", "--sequences", "120", "--show", "1" },
+    [CRASH] = { "planted-crash", "--images", "1200", "--failures", "1" },
+    [DELAY] = { "planted-delay", "--sequences", "120", "--failures", "1" },
     [PROMISES] = { "planted-promises" },
     [RETENTION] = { "planted-retention" },
     [READ] = { "planted-read" },
