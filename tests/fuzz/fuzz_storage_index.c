@@ -32,6 +32,22 @@ look(struct ql_index_view *view, uint32_t subject_id, uint64_t sequence)
 }
 
 static void
+look_at_keys(struct ql_index_view *view)
+{
+    uint32_t at;
+    if (ql_index_view_find_key(view, UINT64_MAX / 2, &at) == Q_OK)
+        Q_ASSERT(at <= view->header.key_count);
+    for (at = 0; at < view->header.key_count; at++) {
+        struct ql_index_key key;
+        struct ql_index_subject subject;
+        if (ql_index_view_key(view, at, &key) != Q_OK) continue;
+        Q_ASSERT(key.entry < view->header.entry_count);
+        if (ql_index_view_subject_of(view, key.entry, &subject) != Q_OK) continue;
+        Q_ASSERT(key.entry >= subject.first && key.entry - subject.first < subject.count);
+    }
+}
+
+static void
 mend(uint8_t *file, size_t size)
 {
     struct ql_index_header header;
@@ -70,6 +86,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             look(&view, subject.id, subject.next_sequence - 1);
         }
         look(&view, 0, 0);
+        look_at_keys(&view);
         uint64_t position;
         enum q_err err = ql_index_view_time(&view, header.wall_ms, &position);
         if (err == Q_OK) err = ql_index_view_time(&view, header.wall_ms / 2, &position);

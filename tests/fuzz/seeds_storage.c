@@ -190,8 +190,12 @@ write_index(const char *directory)
         };
         next[subject] += entry.count;
         enum q_err err = ql_entries_reserve(&entries, 1);
+        if (err == Q_OK) err = ql_key_rows_reserve(&entries.keys, 1);
         Q_ASSERT(err == Q_OK);
-        (void)ql_entries_add(&entries, 0, subject, &entry, 1700000000000 + (uint64_t)i * 300);
+        uint64_t number =
+            ql_entries_add(&entries, 0, subject, &entry, 1700000000000 + (uint64_t)i * 300);
+        if (i % 3 == 0)
+            ql_key_rows_add(&entries.keys, ql_hash(&(uint8_t){ (uint8_t)(i % 4) }, 1), number);
     }
     struct ql_index_build build = {
         .header = {
@@ -204,12 +208,17 @@ write_index(const char *directory)
         .chunks = entries.chunks,
         .from = entries.floor,
         .to = entries.end,
+        .key_chunks = entries.keys.chunks,
+        .key_from = entries.keys.floor,
+        .key_to = entries.keys.end,
     };
     ql_index_build(&build);
     Q_ASSERT(build.err == Q_OK);
     write_file(directory, "index", q_bytes_from(build.file, build.file_size));
     q_store_le32(build.file + QL_INDEX_SUBJECTS, 20);
     write_file(directory, "subjects", q_bytes_from(build.file, build.file_size));
+    q_store_le32(build.file + QL_INDEX_KEYS, 2);
+    write_file(directory, "keys", q_bytes_from(build.file, build.file_size));
     free(build.file);
     ql_entries_fini(&entries);
 }

@@ -178,6 +178,7 @@ publish(
     struct qbatch_builder *builder;
     cr_assert_eq(qbatch_builder_new(&options, &builder), Q_OK);
     struct q_bytes tag_bytes = q_bytes_from_text(tag == NULL ? "" : tag);
+    struct q_bytes key_bytes = q_bytes_from_text(fixture->key);
     const char *at = bodies;
     for (;;) {
         size_t size = strcspn(at, ",");
@@ -188,6 +189,8 @@ publish(
                 at + q_min_u64(body_size + 1, size), body_size < size ? size - body_size - 1 : 0),
             .tags = &tag_bytes,
             .tag_count = tag == NULL ? 0 : 1,
+            .keys = &key_bytes,
+            .key_count = key_bytes.size == 0 ? 0 : 1,
             .time_ms = fixture->clock.wall_ms,
             .counter = fixture->counter++,
         };

@@ -22,6 +22,7 @@ struct store_fixture {
     struct qlog_store_options options;
     struct qlog_store *store;
     uint32_t counter;                    /* of message ids */
+    char key[16];                        /* of what is published next; "": none */
     unsigned events[FIXTURE_EVENTS_MAX]; /* by kind */
     uint64_t torn_bytes;
     struct qlog_pull pull_extra; /* of what pulls ask for beside their arguments */

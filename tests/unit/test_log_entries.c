@@ -107,3 +107,33 @@ Test(log_entries, chunks_are_given_back)
     }
     add();
 }
+
+/* Rows go with the entries that they are of, and chunks with their rows. */
+Test(log_entries, rows_of_keys_go_with_their_entries)
+{
+    struct ql_key_rows rows;
+    ql_key_rows_init(&rows);
+    enum {
+        ENTRIES = 3 * QL_KEY_ROWS_CHUNK
+    };
+    for (uint64_t number = 1; number <= ENTRIES; number++) {
+        cr_assert_eq(ql_key_rows_reserve(&rows, 2), Q_OK);
+        ql_key_rows_add(&rows, number * 7, number);
+        if (number % 2 == 0) ql_key_rows_add(&rows, number * 9, number);
+    }
+    cr_assert_eq(rows.end, ENTRIES + ENTRIES / 2);
+    for (uint64_t number = 1; number <= ENTRIES; number += 1000) {
+        uint64_t row = ql_key_rows_from(&rows, number);
+        cr_assert_eq(row, number - 1 + (number - 1) / 2);
+    }
+    cr_assert_eq(ql_key_rows_from(&rows, ENTRIES + 1), rows.end);
+    ql_key_rows_drop(&rows, ENTRIES - 1);
+    cr_assert_eq(rows.end - rows.floor, 3);
+    cr_assert_leq(rows.chunk_count, 2);
+    cr_assert_eq(ql_key_rows_reserve(&rows, 1), Q_OK);
+    ql_key_rows_add(&rows, 1, ENTRIES + 1);
+    cr_assert_eq(ql_key_rows_from(&rows, ENTRIES + 1), rows.end - 1);
+    ql_key_rows_drop(&rows, ENTRIES + 2);
+    cr_assert_eq(rows.end, rows.floor);
+    ql_key_rows_fini(&rows);
+}

@@ -301,14 +301,19 @@ Test(qlog_tool, index_or_none_is_the_same)
         { "cat", "other --since 0" },
         { "grep", ". -s other -c" },
         { "grep", ". --since 2000-01-01T00:00:00Z -c" },
+        { "grep", ". --key alpha" },
+        { "grep", ". --key alpha -s other" },
         { "track", "other@0" },
     };
     enum {
         COMMANDS = sizeof(commands) / sizeof(commands[0])
     };
     char *before[COMMANDS];
+    (void)snprintf(fixture.key, sizeof(fixture.key), "alpha");
     publish_and_consume();
+    (void)snprintf(fixture.key, sizeof(fixture.key), "beta");
     fill_segments();
+    (void)snprintf(fixture.key, sizeof(fixture.key), "alpha");
     publish_and_consume();
     const struct ql_index_files *files = &fixture.store->index.files;
     while (files->cut_count > 0 || files->step != QL_INDEX_IDLE) {
@@ -336,6 +341,32 @@ Test(qlog_tool, index_or_none_is_the_same)
     assert_says("segments have no good index file, and were read");
     cr_assert_eq(qlog("cat", "other"), 0);
     assert_says("segments have no good index file, and are read");
+}
+
+/* By its id alone. */
+Test(qlog_tool, a_message_is_found_by_its_id)
+{
+    char id[64];
+    for (unsigned i = 0; i < 2; i++) {
+        fixture.counter = 7 + i;
+        cr_assert_eq(
+            fixture_publish(&fixture, "other", i == 0 ? "first" : "second", NULL, NULL), Q_OK);
+        q_clock_manual_advance_ns(&fixture.clock, (uint64_t)3600 * Q_NS_PER_S);
+    }
+    close_clean();
+    cr_assert_eq(qlog_data("grep", "first"), 0);
+    cr_assert_eq(sscanf(output, "%*s %*s %63s", id), 1, "%s", output);
+    char arguments[128];
+    (void)snprintf(arguments, sizeof(arguments), ". --id %s", id);
+    cr_assert_eq(qlog_data("grep", arguments), 0);
+    assert_says("other@0");
+    cr_assert_null(strstr(output, "other@1"));
+    /* Made later than anything was stored, as it says: it might lie before that. */
+    id[11] = '5';
+    (void)snprintf(arguments, sizeof(arguments), ". --id %s", id);
+    cr_assert_eq(qlog_data("grep", arguments), 3);
+    cr_assert_eq(qlog("grep", ". --id nonsense"), 2);
+    assert_says("'nonsense' is no id of a message");
 }
 
 Test(qlog_tool, gc_does_not_touch_a_running_store)

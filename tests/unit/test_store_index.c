@@ -12,6 +12,7 @@
 
 enum {
     SUBJECTS = 7,
+    KEYS = 9,
     ROUNDS = 400
 };
 
@@ -39,11 +40,23 @@ publish_some(unsigned rounds)
     memset(body, 'x', sizeof(body) - 1);
     for (unsigned i = 0; i < rounds; i++) {
         char subject[16];
+        (void)snprintf(fixture.key, sizeof(fixture.key), "k%u", i % KEYS);
         (void)snprintf(subject, sizeof(subject), i % 3 == 0 ? "orders" : "s%u", i % SUBJECTS);
         cr_assert_eq(fixture_publish(&fixture, subject, body, NULL, NULL), Q_OK);
         q_clock_manual_advance_ns(&fixture.clock, 100 * (uint64_t)Q_NS_PER_MS);
     }
     fixture_settle(&fixture);
+}
+
+/* All that is to become a file has. */
+static void
+await_files(void)
+{
+    const struct ql_index_files *files = &fixture.store->index.files;
+    while (files->cut_count > 0 || files->step != QL_INDEX_IDLE) {
+        q_clock_manual_advance_ns(&fixture.clock, 100 * (uint64_t)Q_NS_PER_MS);
+        fixture_settle(&fixture);
+    }
 }
 
 /* Paths of index files. Count. */
@@ -95,6 +108,28 @@ look_up_all(void)
     return hash;
 }
 
+/* How many batches have the key. */
+static uint64_t
+keys_of_view(struct ql_index_view *view, uint64_t hash)
+{
+    uint32_t at;
+    uint64_t count = 0;
+    uint32_t last = 0;
+    cr_assert_eq(ql_index_view_find_key(view, hash, &at), Q_OK);
+    for (; at < view->header.key_count; at++) {
+        struct ql_index_key key;
+        struct ql_index_subject subject;
+        cr_assert_eq(ql_index_view_key(view, at, &key), Q_OK);
+        if (key.hash != hash) break;
+        cr_assert(count == 0 || key.entry > last);
+        cr_assert_eq(ql_index_view_subject_of(view, key.entry, &subject), Q_OK);
+        cr_assert_lt(key.entry - subject.first, subject.count);
+        last = key.entry;
+        count++;
+    }
+    return count;
+}
+
 /* What is derived may be deleted, and comes again. */
 Test(store_index, files_are_derived)
 {
@@ -140,6 +175,34 @@ Test(store_index, rebuilt_files_are_identical)
         cr_assert_eq(memcmp(build.file, file->view.file, build.file_size), 0);
         free(build.file);
     }
+}
+
+/* Each batch is found by its key: in files, where they are sorted, or among those that wait for one. */
+Test(store_index, keys)
+{
+    publish_some(ROUNDS);
+    struct ql_index *index = &fixture.store->index;
+    for (unsigned i = 0; i < KEYS; i++) {
+        char text[8];
+        (void)snprintf(text, sizeof(text), "k%u", i);
+        uint64_t hash = ql_hash(text, strlen(text));
+        uint64_t found = 0;
+        for (uint32_t j = 0; j < index->files.count; j++) {
+            struct ql_index_file *file = index->files.files[j];
+            cr_assert_eq(ql_index_files_view(&index->files, file), Q_OK);
+            found += keys_of_view(&file->view, hash);
+        }
+        const struct ql_key_rows *keys = &index->entries.keys;
+        for (uint64_t row = keys->floor; row < keys->end; row++)
+            found +=
+                keys->chunks[row / QL_KEY_ROWS_CHUNK - keys->chunk_first][row % QL_KEY_ROWS_CHUNK]
+                    .hash == hash;
+        cr_assert_eq(found, ROUNDS / KEYS + (i < ROUNDS % KEYS), "%s", text);
+    }
+    uint32_t at;
+    struct ql_index_view *view = &index->files.files[0]->view;
+    cr_assert_eq(ql_index_view_find_key(view, UINT64_MAX, &at), Q_OK);
+    cr_assert_eq(at, view->header.key_count);
 }
 
 /* Entries are in memory only as long as no file has them. */
@@ -239,6 +302,7 @@ Test(store_index, files_are_held_against_segments)
 Test(store_index, damage_is_met_by_a_look_up)
 {
     publish_some(ROUNDS);
+    await_files();
     uint64_t found = look_up_all();
     struct ql_index_files *files = &fixture.store->index.files;
     for (uint32_t i = 0; i < files->count; i++) {
@@ -264,6 +328,7 @@ Test(store_index, damage_is_met_by_a_look_up)
 Test(store_index, pages_that_are_not_there)
 {
     publish_some(ROUNDS);
+    await_files();
     uint64_t found = look_up_all();
     struct ql_index_files *files = &fixture.store->index.files;
     for (uint32_t i = 0; i < files->count; i++) {

@@ -178,6 +178,7 @@ print_row_json(struct json *json, const struct row *row)
         json_number(json, "batches", header->entry_count);
         json_number(json, "subjects", header->subject_count);
         json_number(json, "seconds", header->time_count);
+        json_number(json, "keys", header->key_count);
         json_time(json, "created", header->created_ms);
         if (header->rot_from < header->rot_to) {
             json_number(json, "damage_from", header->rot_from);

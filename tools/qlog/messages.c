@@ -10,7 +10,12 @@
 #include "json.h"
 #include "when.h"
 
+enum {
+    CLOCKS_APART_MS = 60 * 1000, /* a producer's and a broker's */
+};
+
 static enum q_err find_places(struct messages *messages, const char *directory);
+static enum q_err look_before(struct messages *messages);
 static enum q_err next_record(struct messages *messages, struct qlog_damage *ret_damage);
 static enum q_err next_batch(struct messages *messages, struct qlog_damage *ret_damage);
 static bool batch_is_of_subject(struct messages *messages);
@@ -29,6 +34,7 @@ messages_open(
     const struct message_options *options)
 {
     *messages = (struct messages){
+        .directory = directory,
         .subject = subject,
         .options = *options,
         .until_ms = UINT64_MAX,
@@ -42,14 +48,24 @@ messages_open(
         messages->filter.tags[i] = q_bytes_from_text(options->tags.values[i]);
     messages->filter.tag_count = options->tags.count;
     if (options->key != NULL) messages->key_hash = ql_hash(options->key, strlen(options->key));
+    if (options->id != NULL) {
+        messages->by_id = true;
+        if (qbatch_id_parse(options->id, &messages->id) != Q_OK)
+            return Q_FAIL(
+                Q_INVALID, .what = q_text("'%s' is no id of a message", options->id),
+                .hint = "an id is written as 20260111T041502.113Z-9f3c01ab22cd-1");
+        uint64_t ms = messages->id.time_ms;
+        messages->id_since_ms = q_max_u64(messages->since_ms, ms - q_min_u64(ms, CLOCKS_APART_MS));
+    }
     enum q_err err =
         qlog_cursor_open(directory, "message", (qlog_position){ 0 }, &messages->cursor);
     if (err == Q_NOT_FOUND)
         return Q_FAIL(
             Q_NOT_FOUND, .path = directory, .what = "there is no message log here, so no messages",
             .hint = "it is a log of a program's own: qlog dump DIR");
-    if (err == Q_OK && (subject != NULL || messages->since_ms > 0))
-        err = find_places(messages, directory);
+    bool narrow = subject != NULL || options->key != NULL || messages->since_ms > 0 ||
+                  messages->id_since_ms > 0;
+    if (err == Q_OK && narrow) err = find_places(messages, directory);
     if (err != Q_OK) messages_close(messages);
     return err;
 }
@@ -60,8 +76,10 @@ find_places(struct messages *messages, const char *directory)
     struct ql_home *home;
     Q_TRY(ql_home_open_to_read(directory, NULL, &home));
     struct ql_places_wanted wanted = {
-        .since_ms = messages->since_ms,
+        .since_ms = q_max_u64(messages->since_ms, messages->id_since_ms),
         .one_subject = messages->subject != NULL,
+        .one_key = messages->options.key != NULL,
+        .key_hash = messages->key_hash,
         .from = messages->options.from,
         .to = messages->options.to,
     };
@@ -104,7 +122,14 @@ messages_next(
 {
     for (;;) {
         if (messages->options.limit > 0 && messages->given >= messages->options.limit) return Q_END;
-        if (!messages->in_batch) Q_TRY(next_batch(messages, ret_damage));
+        if (!messages->in_batch) {
+            enum q_err err = next_batch(messages, ret_damage);
+            bool before =
+                err == Q_END && messages->given == 0 && messages->id_since_ms > messages->since_ms;
+            if (before) err = look_before(messages);
+            if (before && err == Q_OK) continue;
+            if (err != Q_OK) return err;
+        }
         struct message *message = ret_message;
         enum q_err err = qbatch_walk_next(&messages->walk, false, &message->view);
         if (err != Q_OK) messages->in_batch = false;
@@ -120,8 +145,24 @@ messages_next(
             &messages->names, (struct name_key){ NAME_SUBJECT, messages->batch.subject_id, 0 });
         if (!message_is_wanted(messages, message)) continue;
         messages->given++;
+        if (messages->by_id) messages->options.limit = 1;
         return Q_OK;
     }
+}
+
+/* The id is nowhere from its time on. */
+static enum q_err
+look_before(struct messages *messages)
+{
+    messages->until_ms = q_min_u64(messages->until_ms, messages->id_since_ms);
+    messages->id_since_ms = 0;
+    messages->place = 0;
+    ql_places_fini(&messages->places);
+    qlog_cursor_close(messages->cursor);
+    messages->cursor = NULL;
+    Q_TRY(
+        qlog_cursor_open(messages->directory, "message", (qlog_position){ 0 }, &messages->cursor));
+    return find_places(messages, messages->directory);
 }
 
 static enum q_err
@@ -177,7 +218,7 @@ batch_is_wanted(struct messages *messages)
     const struct qbatch *batch = &messages->batch;
     if (batch->first_sequence > messages->options.to) return false;
     if (batch->first_sequence + batch->message_count <= messages->options.from) return false;
-    if (batch->store_time_ms < messages->since_ms) return false;
+    if (batch->store_time_ms < q_max_u64(messages->since_ms, messages->id_since_ms)) return false;
     if (messages->options.key != NULL && !batch_has_key(messages)) return false;
     messages->mask = qbatch_filter_mask(batch, &messages->filter);
     return !messages->mask.nothing;
@@ -234,6 +275,11 @@ static bool
 message_is_wanted(const struct messages *messages, const struct message *message)
 {
     if (message->sequence < messages->options.from || message->sequence > messages->options.to)
+        return false;
+    const struct qbatch_id *id = &message->view.id;
+    if (messages->by_id &&
+        (id->time_ms != messages->id.time_ms || id->producer != messages->id.producer ||
+         id->counter != messages->id.counter))
         return false;
     if (!qbatch_mask_passes(&messages->mask, message->view.entry.tags)) return false;
     if (messages->options.key == NULL) return true;

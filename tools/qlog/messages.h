@@ -4,7 +4,10 @@
  * A batch's payload is checked before anything of it is given. What can't be given is damage: it is
  * told as such, and reading goes on behind it. What a running store drops meanwhile is passed over.
  *
- * Where a subject or a time is asked for, index files tell what has to be read; what they don't cover is
+ * An id is looked for by the time that is in it, from a minute before, and then in what was stored before
+ * that: clocks of producers and of a broker may differ.
+ *
+ * Where a subject, a key, a time or an id is asked for, index files tell what has to be read; what they don't cover is
  * read all the same. Damage that lies elsewhere is not met then.
  *
  * Thread: one. Memory: what a message points to is valid until the next call.
@@ -38,6 +41,7 @@ struct message_options {
     const char *until;
     struct q_opt_list tags; /* any of them */
     const char *key;
+    const char *id;
     uint64_t limit; /* messages; 0: all */
 };
 
@@ -49,21 +53,26 @@ struct message_options {
     { "until", 0, Q_OPT_TEXT, &(o).until, "TIME", "stored before this time", 0, 0 },               \
     { "tag", 't', Q_OPT_LIST, &(o).tags, "TAG", "with this tag, or another of those given", 0, 0 },\
     { "key", 0, Q_OPT_TEXT, &(o).key, "KEY", "with this key", 0, 0 },                              \
+    { "id", 0, Q_OPT_TEXT, &(o).id, "ID", "with this id", 0, 0 },                                  \
     { "count", 'n', Q_OPT_NUMBER, &(o).limit, "N", "stop after this many messages (all)", 1, 0 }
 /* clang-format on */
 enum {
-    MESSAGE_OPTION_COUNT = 7
+    MESSAGE_OPTION_COUNT = 8
 };
 
 #define MESSAGES_HELP "TIME is 2026-01-11T04:15:02Z, ms since 1970, or -5m for five minutes ago."
 
 struct messages {
+    const char *directory;
     struct qlog_cursor *cursor;
     struct names names;
     const char *subject; /* NULL: all */
     struct message_options options;
     uint64_t since_ms;
     uint64_t until_ms;
+    bool by_id;
+    struct qbatch_id id;
+    uint64_t id_since_ms; /* above since_ms: what lies before is looked at later */
     struct qbatch_filter filter;
     uint64_t key_hash;
     uint64_t given;

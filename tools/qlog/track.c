@@ -13,8 +13,7 @@
 #include "messages.h"
 
 enum {
-    TIME_SIZE = 32,
-    CLOCKS_APART_MS = 60 * 1000, /* a producer's and a broker's */
+    TIME_SIZE = 32
 };
 
 /* Where the message is, for one group. */
@@ -57,12 +56,6 @@ struct track {
 
 static enum q_err find_message(
     struct track *track, const char *directory, const char *wanted, bool *ret_damaged);
-static enum q_err find_in(
-    struct track *track,
-    const char *directory,
-    const struct message_options *options,
-    const struct qbatch_id *id,
-    bool *ret_damaged);
 static bool parse_place(
     const char *wanted, char subject[QLOG_SUBJECT_MAX + 1], uint64_t *ret_sequence);
 static void print_message(struct track *track, const struct message *message);
@@ -109,67 +102,35 @@ track_run(const struct command *command, int argc, char **argv)
 static enum q_err
 find_message(struct track *track, const char *directory, const char *wanted, bool *ret_damaged)
 {
-    struct message_options options = { .to = UINT64_MAX };
-    struct qbatch_id id = { 0 };
-    bool by_id = qbatch_id_parse(wanted, &id) == Q_OK;
-    bool by_place = !by_id && parse_place(wanted, track->subject, &options.from);
-    if (!by_id && !by_place)
+    struct message_options options = { .to = UINT64_MAX, .limit = 1 };
+    struct qbatch_id id;
+    bool by_place = false;
+    if (qbatch_id_parse(wanted, &id) == Q_OK)
+        options.id = wanted;
+    else
+        by_place = parse_place(wanted, track->subject, &options.from);
+    if (options.id == NULL && !by_place)
         return Q_FAIL(
             Q_INVALID, .what = q_text("'%s' names no message", wanted),
             .hint = "give an id, as 20260111T041502.113Z-9f3c01ab22cd-1, or SUBJECT@SEQUENCE");
+    if (by_place) options.to = options.from;
+    struct messages messages;
+    Q_TRY(messages_open(&messages, directory, by_place ? track->subject : NULL, &options));
+    struct message message;
     enum q_err err;
-    if (by_place) {
-        options.to = options.from;
-        err = find_in(track, directory, &options, NULL, ret_damaged);
-    } else {
-        /* It was stored when its producer had made it, if their clocks agree; else before that. */
-        char time[TIME_SIZE];
-        (void)snprintf(
-            time, sizeof(time), "%" PRIu64, id.time_ms - q_min_u64(id.time_ms, CLOCKS_APART_MS));
-        options.since = time;
-        err = find_in(track, directory, &options, &id, ret_damaged);
-        options.since = NULL;
-        options.until = time;
-        if (err == Q_END) err = find_in(track, directory, &options, &id, ret_damaged);
-    }
+    do {
+        struct qlog_damage damage;
+        err = messages_next(&messages, &message, &damage);
+        if (err == Q_E_CORRUPT) *ret_damaged = true;
+    } while (err == Q_E_CORRUPT);
+    if (err == Q_OK) print_message(track, &message);
+    messages_close(&messages);
     if (err != Q_END) return err;
     return Q_FAIL(
         Q_NOT_FOUND, .path = directory, .what = q_text("no message %s is stored here", wanted),
         .hint = *ret_damaged
                     ? "a part of the log is damaged, it may have been there: qlog verify DIR"
                     : "it was dropped, or never came; qlog ls DIR lists what there is");
-}
-
-/* `id`: NULL: the first of track->subject. Q_OK: it is printed; Q_END: it is not there. */
-static enum q_err
-find_in(
-    struct track *track,
-    const char *directory,
-    const struct message_options *options,
-    const struct qbatch_id *id,
-    bool *ret_damaged)
-{
-    struct messages messages;
-    Q_TRY(messages_open(&messages, directory, id != NULL ? NULL : track->subject, options));
-    enum q_err err;
-    for (;;) {
-        struct message message;
-        struct qlog_damage damage;
-        err = messages_next(&messages, &message, &damage);
-        if (err == Q_E_CORRUPT) {
-            *ret_damaged = true;
-            continue;
-        }
-        if (err != Q_OK) break;
-        const struct qbatch_id *found = &message.view.id;
-        if (id != NULL && (found->time_ms != id->time_ms || found->producer != id->producer ||
-                           found->counter != id->counter))
-            continue;
-        print_message(track, &message);
-        break;
-    }
-    messages_close(&messages);
-    return err;
 }
 
 /* SUBJECT@SEQUENCE */

@@ -72,6 +72,7 @@ enum {
     QBATCH_ENTRY_FLAGS      = 28, /* u32: 0 */
     QBATCH_ENTRY_SIZE       = 32,
 
+    QBATCH_KEY_HASH         = 8,  /* u64 */
     QBATCH_KEY_SIZE         = 16,
 
     QBATCH_MESSAGE_HEAD     = 4,  /* property count, property bytes */

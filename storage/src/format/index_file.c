@@ -34,6 +34,7 @@ ql_index_header_encode(const struct ql_index_header *header, uint8_t block[QL_BL
     q_store_le32(block + QL_INDEX_ENTRIES, header->entry_count);
     q_store_le32(block + QL_INDEX_SUBJECTS, header->subject_count);
     q_store_le32(block + QL_INDEX_TIMES, header->time_count);
+    q_store_le32(block + QL_INDEX_KEYS, header->key_count);
     q_store_le64(block + QL_INDEX_PAGES_HASH, header->pages_hash);
     q_store_le64(block + QL_INDEX_HASH, ql_hash(block + 8, QL_BLOCK - 8));
 }
@@ -58,6 +59,7 @@ ql_index_header_decode(const uint8_t block[QL_BLOCK], struct ql_index_header *re
         .entry_count = q_load_le32(block + QL_INDEX_ENTRIES),
         .subject_count = q_load_le32(block + QL_INDEX_SUBJECTS),
         .time_count = q_load_le32(block + QL_INDEX_TIMES),
+        .key_count = q_load_le32(block + QL_INDEX_KEYS),
         .pages_hash = q_load_le64(block + QL_INDEX_PAGES_HASH),
     };
     memcpy(header.store_id, block + QL_INDEX_STORE_ID, sizeof(header.store_id));
@@ -76,7 +78,8 @@ ql_index_layout(const struct ql_index_header *header)
     struct ql_index_layout layout = { .entries_at = QL_INDEX_HEADER_SIZE };
     layout.subjects_at = layout.entries_at + (uint64_t)header->entry_count * QL_INDEX_ENTRY_SIZE;
     layout.times_at = layout.subjects_at + (uint64_t)header->subject_count * QL_INDEX_SUBJECT_SIZE;
-    layout.pages_at = layout.times_at + (uint64_t)header->time_count * QL_INDEX_TIME_SIZE;
+    layout.keys_at = layout.times_at + (uint64_t)header->time_count * QL_INDEX_TIME_SIZE;
+    layout.pages_at = layout.keys_at + (uint64_t)header->key_count * QL_INDEX_KEY_SIZE;
     uint64_t tables = layout.pages_at - layout.entries_at;
     layout.page_count = (tables + QL_INDEX_PAGE - 1) / QL_INDEX_PAGE;
     layout.file_size = q_align_up(layout.pages_at + layout.page_count * 8, QL_BLOCK);
@@ -188,6 +191,24 @@ ql_index_view_subject(struct ql_index_view *view, uint32_t at, struct ql_index_s
     if (ret_subject->first > entries || ret_subject->count > entries - ret_subject->first)
         return view_fail(view, "a subject's entries are not there");
     return Q_OK;
+}
+
+enum q_err
+ql_index_view_subject_of(
+    struct ql_index_view *view, uint32_t at, struct ql_index_subject *ret_subject)
+{
+    uint32_t low = 0;
+    uint32_t high = view->header.subject_count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        Q_TRY(ql_index_view_subject(view, middle, ret_subject));
+        if (at >= ret_subject->first && at - ret_subject->first < ret_subject->count) return Q_OK;
+        if (ret_subject->first < at)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return view_fail(view, "an entry is of no subject");
 }
 
 enum q_err
@@ -311,5 +332,39 @@ ql_index_view_second(struct ql_index_view *view, uint64_t position, uint64_t *re
             high = middle;
         }
     }
+    return Q_OK;
+}
+
+enum q_err
+ql_index_view_key(struct ql_index_view *view, uint32_t at, struct ql_index_key *ret_key)
+{
+    Q_ASSERT(at < view->header.key_count);
+    const uint8_t *row;
+    Q_TRY(view_row(
+        view, view->layout.keys_at + (uint64_t)at * QL_INDEX_KEY_SIZE, QL_INDEX_KEY_SIZE, &row));
+    *ret_key = (struct ql_index_key){
+        .hash = q_load_le64(row + QL_INDEX_KEY_HASH),
+        .entry = q_load_le32(row + QL_INDEX_KEY_ENTRY),
+    };
+    if (ret_key->entry >= view->header.entry_count)
+        return view_fail(view, "a key's entry is not there");
+    return Q_OK;
+}
+
+enum q_err
+ql_index_view_find_key(struct ql_index_view *view, uint64_t hash, uint32_t *ret_at)
+{
+    uint32_t low = 0;
+    uint32_t high = view->header.key_count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        struct ql_index_key key;
+        Q_TRY(ql_index_view_key(view, middle, &key));
+        if (key.hash < hash)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    *ret_at = low;
     return Q_OK;
 }

@@ -51,6 +51,7 @@ struct ql_index_header {
     uint32_t entry_count;
     uint32_t subject_count;
     uint32_t time_count;
+    uint32_t key_count;
     uint64_t pages_hash;
 };
 
@@ -63,6 +64,7 @@ struct ql_index_layout {
     uint64_t entries_at;
     uint64_t subjects_at;
     uint64_t times_at;
+    uint64_t keys_at;
     uint64_t pages_at; /* the tables before it have this many bytes, and the header */
     uint64_t page_count;
     uint64_t file_size;
@@ -95,6 +97,9 @@ Q_MUST_CHECK enum q_err ql_index_view_check(struct ql_index_view *view);
 /* Row `at` of the table of subjects. Q_OK or Q_E_CORRUPT. */
 Q_MUST_CHECK enum q_err ql_index_view_subject(
     struct ql_index_view *view, uint32_t at, struct ql_index_subject *ret_subject);
+/* The subject that has entry `at` of the file. Q_OK, Q_E_CORRUPT. */
+Q_MUST_CHECK enum q_err ql_index_view_subject_of(
+    struct ql_index_view *view, uint32_t at, struct ql_index_subject *ret_subject);
 /* Q_OK, Q_NOT_FOUND, Q_E_CORRUPT. */
 Q_MUST_CHECK enum q_err ql_index_view_find_subject(
     struct ql_index_view *view, uint32_t id, struct ql_index_subject *ret_subject);
@@ -122,5 +127,17 @@ Q_MUST_CHECK enum q_err ql_index_view_time(
  * all that the file has. Q_OK, Q_E_CORRUPT. */
 Q_MUST_CHECK enum q_err ql_index_view_second(
     struct ql_index_view *view, uint64_t position, uint64_t *ret_ms);
+
+/* A row of the table of keys: a message of this batch has a key with this hash. */
+struct ql_index_key {
+    uint64_t hash;
+    uint32_t entry;
+};
+/* Row `at` of the table of keys. Q_OK or Q_E_CORRUPT. */
+Q_MUST_CHECK enum q_err ql_index_view_key(
+    struct ql_index_view *view, uint32_t at, struct ql_index_key *ret_key);
+/* Number of the first row with this hash or a higher one; may be the count. Q_OK or Q_E_CORRUPT. */
+Q_MUST_CHECK enum q_err ql_index_view_find_key(
+    struct ql_index_view *view, uint64_t hash, uint32_t *ret_at);
 
 #endif /* QL_FORMAT_INDEX_FILE_H */

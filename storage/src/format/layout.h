@@ -89,7 +89,7 @@ enum {
  * Index file: where the batches of a message segment are, from its base to `end`. Derived. A header
  * of one block, then tables, each behind the one before: entries, subjects, times, hashes of pages.
  */
-#define QL_INDEX_MAGIC 0x31584951u /* "QIX1" */
+#define QL_INDEX_MAGIC 0x32584951u /* "QIX2" */
 enum {
     QL_INDEX_HASH          = 0,   /* u64: XXH3-64 of [8, 4096) */
     QL_INDEX_MAGIC_AT      = 8,   /* u32 */
@@ -110,7 +110,7 @@ enum {
     QL_INDEX_ENTRIES       = 120, /* u32: count */
     QL_INDEX_SUBJECTS      = 124, /* u32: count */
     QL_INDEX_TIMES         = 128, /* u32: count */
-    QL_INDEX_ZERO_2        = 132, /* u32 */
+    QL_INDEX_KEYS          = 132, /* u32: count */
     QL_INDEX_PAGES_HASH    = 136, /* u64: XXH3-64 of the last table */
     QL_INDEX_HEADER_SIZE   = 4096,
     QL_INDEX_PAGE          = 16384, /* of the tables before the last one; the last page is what is left */
@@ -139,6 +139,12 @@ enum {
     QL_INDEX_TIME_MS       = 0,   /* u64 */
     QL_INDEX_TIME_POSITION = 8,   /* u64: of its frame */
     QL_INDEX_TIME_SIZE     = 16,
+
+    /* A row of the table of keys. */
+    QL_INDEX_KEY_HASH  = 0,  /* u64 */
+    QL_INDEX_KEY_ENTRY = 8,  /* u32: number of an entry */
+    QL_INDEX_KEY_ZERO  = 12, /* u32 */
+    QL_INDEX_KEY_SIZE  = 16,
 };
 
 /* Frame header, 128 bytes. */

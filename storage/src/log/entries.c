@@ -6,6 +6,7 @@
 
 #include <qbase/assert.h>
 #include <qbase/bytes.h>
+#include <qbatch/layout.h>
 
 /* Of pages of their own: they come and go between what stays, and go back to the system. */
 enum {
@@ -18,6 +19,7 @@ void
 ql_entries_init(struct ql_entries *entries)
 {
     *entries = (struct ql_entries){ .floor = 1, .end = 1 };
+    ql_key_rows_init(&entries->keys);
 }
 
 void
@@ -26,6 +28,7 @@ ql_entries_fini(struct ql_entries *entries)
     for (uint32_t i = 0; i < entries->chunk_count; i++)
         (void)munmap(entries->chunks[i], CHUNK_BYTES);
     free(entries->chunks);
+    ql_key_rows_fini(&entries->keys);
     ql_entries_init(entries);
 }
 
@@ -81,6 +84,22 @@ ql_entries_add(
     return number;
 }
 
+uint32_t
+ql_entries_key_count(const uint8_t *envelope)
+{
+    return q_load_le32(envelope + QBATCH_KEY_COUNT);
+}
+
+void
+ql_entries_add_keys(struct ql_entries *entries, const uint8_t *envelope)
+{
+    uint32_t count = ql_entries_key_count(envelope);
+    const uint8_t *key = envelope + QBATCH_HEADER_SIZE +
+                         (size_t)q_load_le32(envelope + QBATCH_MESSAGE_COUNT) * QBATCH_ENTRY_SIZE;
+    for (uint32_t i = 0; i < count; i++, key += QBATCH_KEY_SIZE)
+        ql_key_rows_add(&entries->keys, q_load_le64(key + QBATCH_KEY_HASH), entries->end - 1);
+}
+
 const struct ql_node *
 ql_entries_get(const struct ql_entries *entries, uint64_t number)
 {
@@ -130,6 +149,7 @@ ql_entries_drop(struct ql_entries *entries, uint64_t number)
     Q_ASSERT(number <= entries->end);
     if (number <= entries->floor) return;
     entries->floor = number;
+    ql_key_rows_drop(&entries->keys, number);
     uint32_t gone = 0;
     while (gone < entries->chunk_count &&
            (entries->chunk_first + gone + 1) * QL_ENTRIES_CHUNK <= number)

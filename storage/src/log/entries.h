@@ -8,12 +8,13 @@
  * one further back (Myers' skew-binary lists), so that a look-up walks back from the subject's last
  * entry in O(log n) steps. Links are distances; one that leads below `floor` leads nowhere.
  *
- * Thread: the store's, but for reading. Memory: 64 bytes an entry, given back by chunks.
+ * Thread: the store's, but for reading. Memory: 64 bytes an entry, given back by chunks; key_rows.h.
  */
 #ifndef QL_LOG_ENTRIES_H
 #define QL_LOG_ENTRIES_H
 
 #include "format/index_file.h"
+#include "log/key_rows.h"
 
 struct ql_node {
     struct ql_entry entry;
@@ -34,9 +35,10 @@ struct ql_entries {
     struct ql_node **chunks; /* from the one that holds `floor` on */
     uint32_t chunk_count;
     uint32_t chunk_capacity;
-    uint64_t chunk_first; /* number of chunks[0] */
-    uint64_t floor;       /* entries below are dropped */
-    uint64_t end;         /* number of the next entry */
+    uint64_t chunk_first;    /* number of chunks[0] */
+    uint64_t floor;          /* entries below are dropped */
+    uint64_t end;            /* number of the next entry */
+    struct ql_key_rows keys; /* of the same batches */
 };
 
 void ql_entries_init(struct ql_entries *entries);
@@ -50,6 +52,10 @@ uint64_t ql_entries_add(
     uint32_t subject_id,
     const struct ql_entry *entry,
     uint64_t wall_ms);
+/* How many keys an envelope has. */
+uint32_t ql_entries_key_count(const uint8_t *envelope);
+/* Keys of the batch that was added last, for which room was made. */
+void ql_entries_add_keys(struct ql_entries *entries, const uint8_t *envelope);
 /* NULL: it was dropped, or `number` is 0. */
 const struct ql_node *ql_entries_get(const struct ql_entries *entries, uint64_t number);
 /* The number before `number`, of the same subject; 0: none that is there. */

@@ -20,6 +20,7 @@ enum {
     NAME_ROOM = 24,
     /* In memory, when files can't be written: half a gigabyte. */
     ENTRIES_MAX = 8 * 1024 * 1024,
+    KEYS_MAX = 8 * 1024 * 1024, /* an eighth of one */
 };
 
 static enum q_err index_rename(
@@ -221,27 +222,36 @@ enum q_err
 ql_index_admit(const struct ql_index *index)
 {
     const struct ql_entries *entries = &index->entries;
-    if (entries->end - entries->floor + index->promised >= ENTRIES_MAX)
+    const struct ql_key_rows *keys = &entries->keys;
+    if (entries->end - entries->floor + index->promised >= ENTRIES_MAX ||
+        keys->end - keys->floor + index->promised_keys >= KEYS_MAX)
         return Q_FAIL(
             Q_BUSY, .path = index->files.log->env->path,
-            .what = q_text("%u batches wait for an index file that can't be written", ENTRIES_MAX),
+            .what = q_text(
+                "%llu batches wait for an index file that can't be written",
+                (unsigned long long)(entries->end - entries->floor)),
             .hint = "check the disk and the limit of open files; INDEX_FAILED tells the cause");
     return Q_OK;
 }
 
 enum q_err
-ql_index_promise(struct ql_index *index)
+ql_index_promise(struct ql_index *index, const uint8_t *envelope)
 {
+    uint32_t keys = ql_entries_key_count(envelope);
     Q_TRY(ql_entries_reserve(&index->entries, index->promised + 1));
+    Q_TRY(ql_key_rows_reserve(&index->entries.keys, index->promised_keys + keys));
     index->promised++;
+    index->promised_keys += keys;
     return Q_OK;
 }
 
 void
-ql_index_withdraw(struct ql_index *index)
+ql_index_withdraw(struct ql_index *index, const uint8_t *envelope)
 {
-    Q_ASSERT(index->promised > 0);
+    uint32_t keys = ql_entries_key_count(envelope);
+    Q_ASSERT(index->promised > 0 && index->promised_keys >= keys);
     index->promised--;
+    index->promised_keys -= keys;
 }
 
 void
@@ -249,11 +259,13 @@ ql_index_add(
     struct ql_index *index,
     struct ql_subject *subject,
     const struct ql_entry *entry,
+    const uint8_t *envelope,
     uint64_t wall_ms)
 {
     Q_ASSERT(entry->first_sequence >= subject->next_sequence);
-    ql_index_withdraw(index);
+    ql_index_withdraw(index, envelope);
     subject->last = ql_entries_add(&index->entries, subject->last, subject->id, entry, wall_ms);
+    if (!QL_PLANTED(index_key_forgotten)) ql_entries_add_keys(&index->entries, envelope);
     subject->next_sequence = ql_entry_end(entry);
 }
 

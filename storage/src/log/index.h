@@ -63,7 +63,8 @@ struct ql_index {
     struct q_map by_name;
 
     struct ql_entries entries;
-    uint32_t promised; /* entries of publishes that are queued: room is there */
+    uint32_t promised; /* entries of publishes that are queued, and their keys: room is there */
+    uint64_t promised_keys;
 
     struct ql_index_files files;
     struct ql_index_header
@@ -117,14 +118,16 @@ Q_MUST_CHECK enum q_err ql_index_apply_subject(
     struct ql_index *index, const struct ql_subject_record *record);
 /* Whether memory may take more. Q_OK; Q_BUSY: index files can't be written, and too much waits. */
 Q_MUST_CHECK enum q_err ql_index_admit(const struct ql_index *index);
-/* Room for one more entry, kept until it is added or withdrawn: adding it can't fail. */
-Q_MUST_CHECK enum q_err ql_index_promise(struct ql_index *index);
-void ql_index_withdraw(struct ql_index *index);
+/* Room for one more entry, and for this envelope's keys, kept until it is added or withdrawn: adding it
+ * can't fail. */
+Q_MUST_CHECK enum q_err ql_index_promise(struct ql_index *index, const uint8_t *envelope);
+void ql_index_withdraw(struct ql_index *index, const uint8_t *envelope);
 /* Append an entry that was promised; its first sequence is at or above next_sequence. */
 void ql_index_add(
     struct ql_index *index,
     struct ql_subject *subject,
     const struct ql_entry *entry,
+    const uint8_t *envelope,
     uint64_t wall_ms);
 /*
  * The entry that holds `sequence`, or the first behind it. Q_OK, Q_NOT_FOUND: there is none; failures

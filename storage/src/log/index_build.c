@@ -7,12 +7,21 @@
 #include <qbase/clock.h>
 #include <qlog/guard.h>
 
+/* `entry`: counted from the first of the file before; from build_keys() on: of this one. */
+struct key {
+    uint64_t hash;
+    uint32_t entry;
+};
+
 /* What is being written. */
 struct writer {
     struct ql_index_build *build;
     struct ql_index_view before;
     uint64_t *order; /* subject << 32 | entry, from build->from on; sorted */
     uint32_t order_count;
+    struct key *keys; /* sorted */
+    uint32_t key_count;
+    uint32_t *moved; /* of entries, those of the file before first: their numbers in this one */
     struct ql_index_layout layout;
     uint32_t entry_count;
     uint32_t subject_count;
@@ -22,8 +31,11 @@ struct writer {
 static enum q_err build_all(void *context);
 static enum q_err build_order(struct writer *writer);
 static enum q_err build_count(struct writer *writer);
+static enum q_err build_key_rows(struct writer *writer);
+static int key_compare(const void *a, const void *b);
 static enum q_err build_subjects(struct writer *writer);
 static void build_times(struct writer *writer, bool write);
+static void build_keys(struct writer *writer);
 static void build_pages(struct writer *writer);
 
 static const struct ql_node *
@@ -48,6 +60,8 @@ ql_index_build(struct ql_index_build *build)
         build->file = NULL;
     }
     free(writer.order);
+    free(writer.keys);
+    free(writer.moved);
     ql_index_view_fini(&writer.before);
 }
 
@@ -62,6 +76,8 @@ build_all(void *context)
     Q_TRY(build_count(writer));
     header->entry_count = writer->before.header.entry_count + writer->order_count;
     header->subject_count = writer->subject_count;
+    Q_TRY(build_key_rows(writer));
+    header->key_count = writer->key_count;
     build_times(writer, false);
     header->time_count = writer->time_count;
     writer->layout = ql_index_layout(header);
@@ -75,6 +91,7 @@ build_all(void *context)
     writer->time_count = 0;
     Q_TRY(build_subjects(writer));
     build_times(writer, true);
+    build_keys(writer);
     build_pages(writer);
     ql_index_header_encode(header, build->file);
     return Q_OK;
@@ -144,6 +161,52 @@ build_count(struct writer *writer)
     }
 }
 
+/* Which keys there are, each of a batch once, however many of its messages have it. */
+static enum q_err
+build_key_rows(struct writer *writer)
+{
+    const struct ql_index_build *build = writer->build;
+    const struct ql_index_header *before = &writer->before.header;
+    uint64_t count = before->key_count + (build->key_to - build->key_from);
+    if (count == 0) return Q_OK;
+    if (count > UINT32_MAX) return Q_FAIL(Q_TOO_BIG, .what = "too many keys in a segment");
+    size_t entries = (size_t)before->entry_count + writer->order_count;
+    writer->keys = calloc(count, sizeof(*writer->keys));
+    writer->moved = calloc(entries + 1, sizeof(*writer->moved));
+    if (writer->keys == NULL || writer->moved == NULL)
+        return Q_FAIL(Q_E_NOMEM, .what = "keys of an index file");
+    uint32_t at = 0;
+    for (; at < before->key_count; at++) {
+        struct ql_index_key key;
+        Q_TRY(ql_index_view_key(&writer->before, at, &key));
+        writer->keys[at] = (struct key){ key.hash, key.entry };
+    }
+    for (uint64_t row = build->key_from; row < build->key_to; row++) {
+        uint64_t chunk = row / QL_KEY_ROWS_CHUNK - build->key_from / QL_KEY_ROWS_CHUNK;
+        const struct ql_key_row *key = &build->key_chunks[chunk][row % QL_KEY_ROWS_CHUNK];
+        writer->keys[at++] = (struct key){
+            key->hash,
+            before->entry_count + (uint32_t)(key->number - build->from),
+        };
+    }
+    qsort(writer->keys, at, sizeof(*writer->keys), key_compare);
+    for (uint32_t i = 0; i < at; i++) {
+        const struct key *key = &writer->keys[i];
+        bool again = i > 0 && key->hash == key[-1].hash && key->entry == key[-1].entry;
+        if (!again) writer->keys[writer->key_count++] = *key;
+    }
+    return Q_OK;
+}
+
+static int
+key_compare(const void *a, const void *b)
+{
+    const struct key *left = a;
+    const struct key *right = b;
+    if (left->hash != right->hash) return left->hash < right->hash ? -1 : 1;
+    return left->entry < right->entry ? -1 : left->entry > right->entry;
+}
+
 static void
 write_entry(struct writer *writer, const struct ql_entry *entry)
 {
@@ -184,6 +247,7 @@ build_subjects(struct writer *writer)
                     return Q_FAIL(
                         Q_E_CORRUPT, .what = "index of a segment: entries of two subjects");
                 Q_TRY(ql_index_view_entry(&writer->before, before.first + i, &entry));
+                if (writer->moved != NULL) writer->moved[before.first + i] = writer->entry_count;
                 write_entry(writer, &entry);
             }
         }
@@ -192,6 +256,9 @@ build_subjects(struct writer *writer)
                 return Q_FAIL(Q_E_CORRUPT, .what = "index of a segment: entries of two subjects");
             uint64_t number = build->from + (uint32_t)writer->order[at];
             const struct ql_entry *entry = &build_node(build, number)->entry;
+            if (writer->moved != NULL)
+                writer->moved[writer->before.header.entry_count + (uint32_t)writer->order[at]] =
+                    writer->entry_count;
             write_entry(writer, entry);
             next = ql_entry_end(entry);
         }
@@ -236,6 +303,21 @@ build_times(struct writer *writer, bool write)
         if (node->wall_ms / Q_MS_PER_S == second) continue;
         second = node->wall_ms / Q_MS_PER_S;
         write_time(writer, write, node->wall_ms, node->entry.frame);
+    }
+}
+
+static void
+build_keys(struct writer *writer)
+{
+    const struct ql_index_build *build = writer->build;
+    for (uint32_t i = 0; i < writer->key_count; i++)
+        writer->keys[i].entry = writer->moved[writer->keys[i].entry];
+    if (writer->key_count > 0)
+        qsort(writer->keys, writer->key_count, sizeof(*writer->keys), key_compare);
+    for (uint32_t i = 0; i < writer->key_count; i++) {
+        uint8_t *row = build->file + writer->layout.keys_at + (uint64_t)i * QL_INDEX_KEY_SIZE;
+        q_store_le64(row + QL_INDEX_KEY_HASH, writer->keys[i].hash);
+        q_store_le32(row + QL_INDEX_KEY_ENTRY, writer->keys[i].entry);
     }
 }
 

@@ -18,9 +18,12 @@ struct ql_index_build {
     struct ql_index_header header;
     const uint8_t *before; /* the file before, NULL: none */
     struct ql_index_header before_header;
-    struct ql_node *const *chunks; /* from the one that holds `from` on */
-    uint64_t from;                 /* numbers of entries, */
-    uint64_t to;                   /* all of this segment */
+    struct ql_node *const *chunks;        /* from the one that holds `from` on */
+    uint64_t from;                        /* numbers of entries, */
+    uint64_t to;                          /* all of this segment */
+    struct ql_key_row *const *key_chunks; /* from the one that holds `key_from` on */
+    uint64_t key_from;                    /* numbers of rows, of the same entries */
+    uint64_t key_to;
 
     /* Set when it is done. Q_OK, Q_E_NOMEM, Q_E_CORRUPT (the file before is damaged). */
     enum q_err err;

@@ -91,6 +91,7 @@ ql_index_files_fini(struct ql_index_files *files)
     if (files->file >= 0) io->table->close(io, files->file);
     free(files->build.file);
     free(files->build_chunks);
+    free(files->build_key_chunks);
     for (uint32_t i = 0; i < files->count; i++)
         file_free(files, files->files[i]);
     free(files->files);
@@ -476,6 +477,8 @@ step_begin(struct ql_index_files *files, struct ql_entries *entries, uint64_t no
         .header = cut->header,
         .from = entries->floor,
         .to = cut->number_end,
+        .key_from = entries->keys.floor,
+        .key_to = ql_key_rows_from(&entries->keys, cut->number_end),
     };
     files->build.header.created_ms = q_clock_wall_ms(files->log->env->clock);
     if (before != NULL) {
@@ -486,8 +489,11 @@ step_begin(struct ql_index_files *files, struct ql_entries *entries, uint64_t no
     }
     /* The table of chunks may move while the worker reads; the chunks don't. */
     free(files->build_chunks);
+    free(files->build_key_chunks);
+    const struct ql_key_rows *keys = &entries->keys;
     files->build_chunks = malloc((entries->chunk_count + 1) * sizeof(*files->build_chunks));
-    if (files->build_chunks == NULL) {
+    files->build_key_chunks = malloc((keys->chunk_count + 1) * sizeof(*files->build_key_chunks));
+    if (files->build_chunks == NULL || files->build_key_chunks == NULL) {
         files->retry_ns = now_ns + RETRY_NS;
         return;
     }
@@ -495,7 +501,12 @@ step_begin(struct ql_index_files *files, struct ql_entries *entries, uint64_t no
         memcpy(
             files->build_chunks, entries->chunks,
             entries->chunk_count * sizeof(*files->build_chunks));
+    if (keys->chunk_count > 0)
+        memcpy(
+            files->build_key_chunks, keys->chunks,
+            keys->chunk_count * sizeof(*files->build_key_chunks));
     files->build.chunks = files->build_chunks;
+    files->build.key_chunks = files->build_key_chunks;
     files->build_cuts = ready;
     files->abandoned = false;
     files->transfer.error = 0;

@@ -68,6 +68,7 @@ struct ql_index_files {
     struct ql_index_build build;
     uint32_t build_cuts;
     struct ql_node **build_chunks;
+    struct ql_key_row **build_key_chunks;
     bool abandoned; /* its segment is gone */
     int file;
     uint32_t number;

@@ -107,7 +107,9 @@ ql_index_collect_add(struct ql_index_collect *collect, const struct ql_scan *sca
         if (record.kind != QL_RECORD_BATCH) continue;
         if (ql_entry_of_record(scan, &record, &batch, &entry) != Q_OK) continue;
         Q_TRY(ql_entries_reserve(&collect->entries, 1));
+        Q_TRY(ql_key_rows_reserve(&collect->entries.keys, batch.key_count));
         (void)ql_entries_add(&collect->entries, 0, batch.subject_id, &entry, batch.store_time_ms);
+        ql_entries_add_keys(&collect->entries, batch.envelope);
     }
     header->chain = scan->chain;
     header->generation = scan->generation;
@@ -126,9 +128,13 @@ ql_index_collect_build(
         .chunks = collect->entries.chunks,
         .from = collect->entries.floor,
         .to = collect->entries.end,
+        .key_chunks = collect->entries.keys.chunks,
+        .key_from = collect->entries.keys.floor,
+        .key_to = collect->entries.keys.end,
     };
     ql_index_build(ret_build);
     ret_build->chunks = NULL;
+    ret_build->key_chunks = NULL;
     return ret_build->err;
 }
 

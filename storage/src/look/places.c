@@ -17,6 +17,10 @@ static enum q_err look_at_file(
 static enum q_err look_at_view(void *context);
 static enum q_err look_at_times(const struct look *look);
 static enum q_err look_at_subject(const struct look *look);
+static enum q_err look_at_key(const struct look *look);
+static enum q_err look_at_keys_entry(const struct look *look, uint32_t at);
+static int compare_places(const void *a, const void *b);
+static void join_places(struct ql_places *places, uint32_t first);
 static enum q_err add_place(struct ql_places *places, uint64_t from, uint64_t to);
 
 enum q_err
@@ -77,6 +81,7 @@ static enum q_err
 look_at_view(void *context)
 {
     const struct look *look = context;
+    if (look->wanted->one_key) return look_at_key(look);
     return look->wanted->one_subject ? look_at_subject(look) : look_at_times(look);
 }
 
@@ -111,6 +116,61 @@ look_at_subject(const struct look *look)
         Q_TRY(add_place(look->places, entry.frame, entry.frame + entry.frame_size));
     }
     return Q_OK;
+}
+
+static enum q_err
+look_at_key(const struct look *look)
+{
+    struct ql_index_view *view = look->view;
+    uint32_t first = look->places->count;
+    uint32_t at;
+    Q_TRY(ql_index_view_find_key(view, look->wanted->key_hash, &at));
+    for (; at < view->header.key_count; at++) {
+        struct ql_index_key key;
+        Q_TRY(ql_index_view_key(view, at, &key));
+        if (key.hash != look->wanted->key_hash) break;
+        Q_TRY(look_at_keys_entry(look, key.entry));
+    }
+    join_places(look->places, first);
+    return Q_OK;
+}
+
+static enum q_err
+look_at_keys_entry(const struct look *look, uint32_t at)
+{
+    const struct ql_places_wanted *wanted = look->wanted;
+    struct ql_index_subject subject;
+    struct ql_entry entry;
+    Q_TRY(ql_index_view_subject_of(look->view, at, &subject));
+    if (wanted->one_subject && subject.id != wanted->subject_id) return Q_OK;
+    Q_TRY(ql_index_view_entry(look->view, at, &entry));
+    if (entry.first_sequence > wanted->to || ql_entry_end(&entry) <= wanted->from) return Q_OK;
+    return add_place(look->places, entry.frame, entry.frame + entry.frame_size);
+}
+
+/* Keys are in the order of subjects; the log is read forward. */
+static void
+join_places(struct ql_places *places, uint32_t first)
+{
+    if (places->count - first < 2) return;
+    struct ql_place_range *ranges = &places->places[first];
+    qsort(ranges, places->count - first, sizeof(*ranges), compare_places);
+    uint32_t last = 0;
+    for (uint32_t i = 1; i < places->count - first; i++) {
+        if (ranges[i].from <= ranges[last].to)
+            ranges[last].to = q_max_u64(ranges[last].to, ranges[i].to);
+        else
+            ranges[++last] = ranges[i];
+    }
+    places->count = first + last + 1;
+}
+
+static int
+compare_places(const void *a, const void *b)
+{
+    uint64_t left = ((const struct ql_place_range *)a)->from;
+    uint64_t right = ((const struct ql_place_range *)b)->from;
+    return left < right ? -1 : left > right;
 }
 
 static enum q_err

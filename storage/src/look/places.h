@@ -18,6 +18,8 @@ struct ql_places_wanted {
     uint64_t since_ms; /* stored at this time or later */
     bool one_subject;  /* then: */
     uint32_t subject_id;
+    bool one_key; /* then: */
+    uint64_t key_hash;
     uint64_t from; /* sequences, inclusive */
     uint64_t to;   /* UINT64_MAX: no end */
 };

@@ -148,7 +148,7 @@ publish_accept(struct qlog_store *store, struct qlog_publish *publish)
         struct ql_subject *subject;
         enum q_err err = ql_store_need_subject(store, publish->subjects[i], &subject);
         if (err == Q_OK) err = ql_index_admit(&store->index);
-        if (err == Q_OK) err = ql_index_promise(&store->index);
+        if (err == Q_OK) err = ql_index_promise(&store->index, at);
         if (err != Q_OK) {
             publish_withdraw(store, publish, i);
             return err;
@@ -172,7 +172,7 @@ publish_withdraw(struct qlog_store *store, struct qlog_publish *publish, uint32_
     for (uint32_t i = 0; i < batch_count; i++) {
         struct ql_subject *subject =
             ql_index_get(&store->index, q_load_le32(at + QBATCH_SUBJECT_ID));
-        ql_index_withdraw(&store->index);
+        ql_index_withdraw(&store->index, at);
         if (subject->namer == append) {
             subject->namer = NULL;
             subject->named_in = 0;
@@ -254,7 +254,7 @@ publish_fill(
         };
         if (i == 0) first_at = entry.envelope_at;
         publish->ret_first_sequences[i] = entry.first_sequence;
-        ql_index_add(&store->index, subject, &entry, place->wall_ms);
+        ql_index_add(&store->index, subject, &entry, to, place->wall_ms);
         ql_subject_stir(store, subject);
         store->counters.messages += entry.count;
         payload_at += entry.payload_size;
@@ -317,7 +317,7 @@ ql_publish_replay(
             Q_E_CORRUPT, .what = q_text(
                              "sequence %llu of \"%s\" is given twice",
                              (unsigned long long)batch.first_sequence, subject->name));
-    Q_TRY(ql_index_promise(&store->index));
-    ql_index_add(&store->index, subject, &entry, batch.store_time_ms);
+    Q_TRY(ql_index_promise(&store->index, batch.envelope));
+    ql_index_add(&store->index, subject, &entry, batch.envelope, batch.store_time_ms);
     return ql_producers_replay(store, &batch, &entry);
 }
