@@ -343,6 +343,57 @@ make_store_trimmed(void)
     end_clean();
 }
 
+/* Several segments of messages, each with its index file, keys and all. */
+static void
+make_store_indexed(void)
+{
+    make_store();
+    consume_one_by_one(2 * ROLLED);
+    publish("orders", "urgent order", 2, "red blue", false);
+    end_clean();
+}
+
+/* The same, and somebody has removed what is derived: nothing is missing. */
+static void
+make_store_index_missing(void)
+{
+    make_store_indexed();
+    for (unsigned i = image.count; i > 0; i--)
+        if (strstr(image.files[i - 1].path, "/index-") != NULL)
+            image_remove(&image, image.files[i - 1].path);
+}
+
+/* A group has more in hand than one append can state: CURSOR records tell how far each part goes. */
+static void
+make_store_parts(void)
+{
+    enum {
+        BATCHES = 8,
+        MESSAGES = 500,
+        ACKED = BATCHES * MESSAGES / 2
+    };
+    static struct qlog_range ranges[ACKED];
+    static struct qlog_range expired[ACKED];
+    begin(true);
+    for (unsigned i = 0; i < BATCHES; i++)
+        publish("orders", "one of many", MESSAGES, "", true);
+    struct qlog_ack request = {
+        .request = { .kind = QLOG_ACK },
+        .who = join("all", "first", ""),
+        .ranges = ranges,
+        .range_count = ACKED,
+        .expired = expired,
+        .expired_max = ACKED,
+    };
+    uint64_t at = pull(&request.who, BATCHES * MESSAGES);
+    for (unsigned i = 0; i < ACKED; i++)
+        ranges[i] = (struct qlog_range){ at + 2 * i, at + 2 * i };
+    run(&request.request);
+    trim(false);
+    publish("orders", "the last", 1, "", false);
+    end_clean();
+}
+
 static void
 make_log_clean(void)
 {
@@ -557,6 +608,9 @@ static const struct {
     { "store-killed", make_store_killed },
     { "store-stated", make_store_stated },
     { "store-trimmed", make_store_trimmed },
+    { "store-parts", make_store_parts },
+    { "store-indexed", make_store_indexed },
+    { "store-index-missing", make_store_index_missing },
     { "log-clean", make_log_clean },
     { "log-rolled", make_log_rolled },
     { "log-recycled", make_log_recycled },
