@@ -511,12 +511,15 @@ verify_group(struct verifying *verifying, unsigned number, const struct ql_group
 /* A pull sequence means one message, in one session, for ever. */
 static void
 verify_hand(
-    struct verifying *verifying, const struct model_hand *hand, const struct ql_group *group)
+    struct verifying *verifying,
+    const struct qlog_store *store,
+    const struct model_hand *hand,
+    const struct ql_group *group)
 {
     const struct ql_consumer *consumer =
         ql_group_consumer_named(group, q_bytes_from_text(hand->consumer));
     if (consumer == NULL || consumer->session != hand->session) return;
-    if (consumer->next_pull_sequence < hand->pull_sequence + hand->count)
+    if (ql_consumer_next(store, consumer) < hand->pull_sequence + hand->count)
         verdict_add(
             verifying->verdict, VERDICT_FAILED, "pull sequence %llu of %s may be given twice",
             (unsigned long long)(hand->pull_sequence + hand->count - 1), hand->consumer);
@@ -579,7 +582,7 @@ verify_consumption(struct verifying *verifying, struct qlog_store *store)
         if (group != NULL) verify_group(verifying, i, group);
         for (unsigned j = 0; group != NULL && j < history->hand_count; j++)
             if (history->hands[j].group == i && is_there(&history->hands[j].promise))
-                verify_hand(verifying, &history->hands[j], group);
+                verify_hand(verifying, store, &history->hands[j], group);
         if (verifying->recovered) settle_consumption(verifying, i, group);
     }
     for (uint32_t i = 0; i < store->group_count; i++) {

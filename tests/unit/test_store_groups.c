@@ -456,3 +456,92 @@ Test(store_groups, several_die_of_one_error)
     cr_assert_eq(lag_of("g").dead, 3);
     cr_expect_eq(group->error_count, 0, "and none when they are all gone");
 }
+
+/* Who died, came back and dies again is dead after the same time. */
+Test(store_groups, who_came_back_may_die_again)
+{
+    cr_assert_eq(fixture_publish(&fixture, "orders", "a", NULL, NULL), Q_OK);
+    (void)fixture_join(&fixture, "g", "c", NULL);
+    advance(30001);
+    uint64_t session = fixture_join(&fixture, "g", "c", NULL);
+    assert_text(fixture_pull(&fixture, "g", "c", session, 1, 0), "a");
+    advance(29999);
+    cr_assert_eq(lag_of("g").in_flight, 1);
+    advance(2);
+    cr_assert_eq(lag_of("g").in_flight, 0);
+    cr_assert_eq(lag_of("g").pending_released, 1);
+    session = fixture_join(&fixture, "g", "d", NULL);
+    struct pulled pulled = fixture_pull(&fixture, "g", "d", session, 1, 0);
+    assert_text(pulled, "a");
+    cr_assert_eq(pulled.runs[0].attempt, 2);
+}
+
+/* What goes while it is held or pending is counted, and an ack of it changes nothing any more. */
+Test(store_groups, what_is_dropped_is_counted)
+{
+    for (unsigned i = 0; i < 100; i++)
+        cr_assert_eq(fixture_publish(&fixture, "orders", "a", NULL, NULL), Q_OK);
+    uint64_t session = fixture_join(&fixture, "g", "c", NULL);
+    assert_text(fixture_pull(&fixture, "g", "c", session, 2, 0), "a,a");
+    cr_assert_eq(fixture_nack(&fixture, "g", "c", session, 1, 1, 60000, ""), Q_OK);
+    fixture_settle(&fixture);
+    struct qlog_trim trim = {
+        .request = { .kind = QLOG_TRIM },
+        .messages_before = { INT64_MAX },
+    };
+    cr_assert_eq(fixture_run(&fixture, &trim.request), Q_OK);
+    fixture_settle(&fixture);
+    cr_assert_eq(lag_of("g").in_flight, 0);
+    cr_assert_eq(lag_of("g").pending_retry, 0);
+    cr_assert_eq(lag_of("g").expired, 2);
+    cr_assert_eq(fixture_ack(&fixture, "g", "c", session, 0, 0), Q_EXPIRED);
+    crash_keeps_lag("g");
+    cr_assert_eq(lag_of("g").expired, 2);
+}
+
+/* A pull sequence that may have been given out by what power loss took: an ack of it does not count,
+ * and says so, also when others were given out since. */
+Test(store_groups, an_ack_of_a_lost_hand_out)
+{
+    cr_assert_eq(fixture_publish(&fixture, "orders", "a,b", NULL, NULL), Q_OK);
+    uint64_t session = fixture_join(&fixture, "g", "c", NULL);
+    assert_text(fixture_pull(&fixture, "g", "c", session, 1, 0), "a");
+    fixture_crash(&fixture);
+    cr_assert_eq(fixture_ack(&fixture, "g", "c", session, 1, 1), Q_EXPIRED);
+    cr_assert_eq(fixture_ack(&fixture, "g", "c", session, 0, 0), Q_OK);
+    struct pulled pulled = fixture_pull(&fixture, "g", "c", session, 1, 2);
+    assert_text(pulled, "b");
+    cr_assert_geq(pulled.runs[0].pull_sequence, 1ull << 40);
+    cr_assert_eq(fixture_ack(&fixture, "g", "c", session, 1, 1), Q_EXPIRED);
+    cr_assert_eq(lag_of("g").in_flight, 1);
+}
+
+/* An id that was forgotten, or whose group was deleted, and that comes back, is given no pull sequence
+ * again: an ack of what it had then is none of what it has now. */
+Test(store_groups, pull_sequences_are_given_once)
+{
+    cr_assert_eq(fixture_publish(&fixture, "orders", "a,b,c", NULL, NULL), Q_OK);
+    uint64_t session = fixture_join(&fixture, "g", "c", NULL);
+    assert_text(fixture_pull(&fixture, "g", "c", session, 1, 0), "a");
+    for (unsigned i = 0; i < 22; i++)
+        advance(30 * 1000);
+    cr_assert_eq(lag_of("g").consumer_count, 0);
+    fixture_reopen(&fixture);
+    session = fixture_join(&fixture, "g", "c", NULL);
+    struct pulled pulled = fixture_pull(&fixture, "g", "c", session, 2, 0);
+    assert_text(pulled, "a,b");
+    uint64_t first = pulled.runs[0].pull_sequence;
+    cr_assert_gt(first, 0);
+    cr_assert_eq(fixture_ack(&fixture, "g", "c", session, 0, 0), Q_EXPIRED);
+    cr_assert_eq(lag_of("g").in_flight, 2);
+
+    struct qlog_control deletion = { .kind = QLOG_CONTROL_DELETE };
+    cr_assert_eq(control(&deletion), Q_OK);
+    fixture_reopen(&fixture);
+    session = fixture_join(&fixture, "g", "c", NULL);
+    pulled = fixture_pull(&fixture, "g", "c", session, 3, 0);
+    assert_text(pulled, "a,b,c");
+    cr_assert_geq(pulled.runs[0].pull_sequence, first + 2);
+    cr_assert_eq(fixture_ack(&fixture, "g", "c", session, first, first + 1), Q_EXPIRED);
+    cr_assert_eq(lag_of("g").in_flight, 3);
+}

@@ -131,9 +131,11 @@ ql_group_apply_nack(struct ql_group *group, const struct ql_nack_record *record)
                     *)(consumer->held.items + consumer->held.begin + consumer->held.count + range_count);
     for (uint32_t i = 0; i < range_count; i++)
         ranges[i] = ql_ack_range_at(&record->ack, i);
-    if (range_count > 0)
-        consumer->released_below =
-            q_max_u64(consumer->released_below, ranges[range_count - 1].last + 1);
+    if (range_count > 0) {
+        /* It may name what was handed out by an action that power loss took. */
+        uint64_t end = q_min_u64(ranges[range_count - 1].last + 1, consumer->next_pull_sequence);
+        consumer->released_below = q_max_u64(consumer->released_below, end);
+    }
     (void)ql_held_cut(consumer, ranges, range_count);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t attempts = ql_uses_attempt(items[i].uses);

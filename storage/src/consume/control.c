@@ -10,6 +10,8 @@ static uint64_t resolve_pending(
     struct ql_group *group, const struct ql_resolve_record *record, bool dying_only);
 static uint64_t resolve_held(struct ql_group *group, uint64_t from, uint64_t to);
 static enum q_err resolve_resent(struct ql_group *group, const struct ql_resolve_record *record);
+static enum q_err resolve_reserve(struct ql_group *group);
+static uint64_t resolve_all(struct ql_group *group, const struct ql_resolve_record *record);
 static enum q_err resolve_skipped(struct ql_group *group, const struct ql_resolve_record *record);
 
 enum q_err
@@ -98,8 +100,8 @@ ql_group_apply_resolve(struct ql_group *group, const struct ql_resolve_record *r
         group->dead += resolve_pending(group, record, true);
         return Q_OK;
     case QL_VERDICT_EXPIRED:
-        Q_TRY(ql_pending_reserve(group, 1));
-        group->expired += resolve_pending(group, record, false);
+        Q_TRY(resolve_reserve(group));
+        group->expired += resolve_all(group, record);
         return Q_OK;
     case QL_VERDICT_SKIPPED:
         return resolve_skipped(group, record);
@@ -138,16 +140,31 @@ resolve_pending(struct ql_group *group, const struct ql_resolve_record *record, 
 }
 
 static enum q_err
-resolve_skipped(struct ql_group *group, const struct ql_resolve_record *record)
+resolve_reserve(struct ql_group *group)
 {
     Q_TRY(ql_pending_reserve(group, 1));
     for (uint32_t i = 0; i < group->consumer_count; i++)
         if (group->consumers[i] != NULL) Q_TRY(ql_held_reserve(group->consumers[i], 1));
-    uint64_t skipped = resolve_pending(group, record, false);
+    return Q_OK;
+}
+
+/* Whoever has them. */
+static uint64_t
+resolve_all(struct ql_group *group, const struct ql_resolve_record *record)
+{
+    uint64_t resolved = resolve_pending(group, record, false);
     for (uint32_t i = 0; i < record->item_count; i++) {
         struct ql_resolve_item item = ql_resolve_item_at(record, i);
-        skipped += resolve_held(group, item.first, item.last + 1);
+        resolved += resolve_held(group, item.first, item.last + 1);
     }
+    return resolved;
+}
+
+static enum q_err
+resolve_skipped(struct ql_group *group, const struct ql_resolve_record *record)
+{
+    Q_TRY(resolve_reserve(group));
+    uint64_t skipped = resolve_all(group, record);
     if (record->cursor > group->cursor) {
         skipped += record->cursor - group->cursor;
         group->cursor = record->cursor;

@@ -18,7 +18,7 @@
  *   pending    -> held        PULL, for any consumer, once it is due
  *   pending    -> done        ACK of the pull sequence it had before, when that came in time
  *   pending    -> dead        no attempt is left (reason DYING) and RESOLVE: its copy is stored
- *   pending    -> expired     RESOLVE: its segment is about to go
+ *   held, pending -> expired  RESOLVE: its segment went
  *   pending    -> skipped     UNFILTER: nobody is left who takes it
  *   any        -> skipped     RESOLVE by hand
  *   any        -> waiting     SEEK
@@ -57,8 +57,8 @@ struct ql_consumer {
     uint32_t filter;  /* its slot */
     uint64_t session; /* 0: dead */
     uint8_t token[16];
-    uint64_t next_pull_sequence;
-    uint64_t released_below; /* pull sequences below were taken from it at least once */
+    uint64_t next_pull_sequence; /* at least; the store has a floor for it */
+    uint64_t released_below;     /* pull sequences below were taken from it at least once */
     struct ql_spans held;
     uint64_t held_messages;
     uint64_t held_bytes;

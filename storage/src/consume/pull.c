@@ -119,6 +119,8 @@ pull_hand(struct ql_group *group, struct ql_consumer *consumer, const struct ql_
 {
     (void)group;
     uint64_t pull_sequence = record->first_pull_sequence;
+    /* What it jumps over may have been given out by actions that power loss took. */
+    if (pull_sequence > consumer->next_pull_sequence) consumer->released_below = pull_sequence;
     for (uint32_t i = 0; i < record->run_count; i++) {
         struct ql_pull_run run = ql_pull_run_at(record, i);
         struct ql_range_item item = {

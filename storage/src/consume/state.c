@@ -10,7 +10,6 @@
 #include "format/block.h"
 
 static bool is_there(const struct ql_spans *spans, const struct ql_range_item *item);
-static struct ql_range_item span_of(const struct ql_range_item *item);
 static void check_consumer(const struct ql_consumer *consumer);
 
 enum q_err
@@ -120,31 +119,25 @@ hash_text(uint64_t hash, const void *text, size_t size)
     return hash_number(hash, ql_hash(text, size));
 }
 
+/* Message by message: how they lie in spans, and the bytes that are told of those, is no state. */
 static uint64_t
 hash_spans(uint64_t hash, const struct ql_spans *spans)
 {
     for (uint32_t i = 0; i < spans->count; i++) {
-        const struct ql_range_item item = span_of(ql_span_at(spans, i));
-        hash = hash_number(hash, item.sequence);
-        hash = hash_number(hash, item.pull_sequence);
-        hash = hash_number(hash, item.time_ms);
-        hash = hash_number(hash, (uint64_t)item.count << 32 | item.consumer_id);
-        hash = hash_number(hash, (uint64_t)item.key << 32 | item.bytes);
-        hash = hash_number(
-            hash, (uint64_t)item.filters << 32 | (uint32_t)item.reason << 24 |
-                      (uint32_t)item.uses.failed << 16 | (uint32_t)item.uses.timed_out << 8 |
-                      item.uses.died);
+        const struct ql_range_item item = *ql_span_at(spans, i);
+        for (uint32_t j = 0; j < item.count; j++) {
+            hash = hash_number(hash, item.sequence + j);
+            bool nobody = item.consumer_id == (uint32_t)QL_CONSUMER_NONE;
+            hash = hash_number(hash, nobody ? 0 : item.pull_sequence + j);
+            hash = hash_number(hash, item.time_ms);
+            hash = hash_number(hash, (uint64_t)item.key << 32 | item.consumer_id);
+            hash = hash_number(
+                hash, (uint64_t)item.filters << 32 | (uint32_t)item.reason << 24 |
+                          (uint32_t)item.uses.failed << 16 | (uint32_t)item.uses.timed_out << 8 |
+                          item.uses.died);
+        }
     }
     return hash;
-}
-
-/* Pull sequences mean something with a consumer only. */
-static struct ql_range_item
-span_of(const struct ql_range_item *item)
-{
-    struct ql_range_item span = *item;
-    if (span.consumer_id == (uint32_t)QL_CONSUMER_NONE) span.pull_sequence = 0;
-    return span;
 }
 
 static uint64_t

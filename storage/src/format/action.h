@@ -177,7 +177,7 @@ struct ql_unfilter_record {
 /* --- RESOLVE --- what became of messages that no consumer acknowledged. */
 enum ql_verdict {
     QL_VERDICT_DEAD = 1,    /* pending ones without attempts: they are stored as dead letters */
-    QL_VERDICT_EXPIRED = 2, /* pending ones: their segment is about to go */
+    QL_VERDICT_EXPIRED = 2, /* all that are held or pending: their segment went */
     QL_VERDICT_SKIPPED = 3, /* all, whoever has them */
     QL_VERDICT_RESENT = 4,  /* the group was done with them: pending again, attempt 1 */
 };

@@ -49,7 +49,8 @@ ql_super_encode(const struct ql_super *super, uint8_t block[QL_SUPER_SIZE])
         q_store_le64(at + QL_SUPER_LOG_ZEROED, log->zeroed);
         q_store_le64(block + QL_SUPER_REPLAY + i * 8u, log->replay);
     }
-    q_store_le64(block + QL_SUPER_SESSIONS, super->sessions);
+    q_store_le32(block + QL_SUPER_SESSIONS, super->sessions);
+    q_store_le32(block + QL_SUPER_PULLS, super->pulls);
     q_store_le64(block + QL_SUPER_PRODUCERS, super->producers);
     q_store_le64(block + QL_SUPER_HASH, ql_hash(block + 8, QL_SUPER_SIZE - 8));
 }
@@ -68,7 +69,8 @@ ql_super_decode(const uint8_t block[QL_SUPER_SIZE], struct ql_super *ret_super)
         .generation = q_load_le64(block + QL_SUPER_GENERATION),
         .created_ms = q_load_le64(block + QL_SUPER_CREATED_MS),
         .written_ms = q_load_le64(block + QL_SUPER_WRITTEN_MS),
-        .sessions = q_load_le64(block + QL_SUPER_SESSIONS),
+        .sessions = q_load_le32(block + QL_SUPER_SESSIONS),
+        .pulls = q_load_le32(block + QL_SUPER_PULLS),
         .producers = q_load_le64(block + QL_SUPER_PRODUCERS),
     };
     memcpy(super.store_id, block + QL_SUPER_STORE_ID, sizeof(super.store_id));

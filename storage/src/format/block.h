@@ -40,7 +40,8 @@ struct ql_super {
     uint64_t generation;
     uint64_t created_ms;
     uint64_t written_ms;
-    uint64_t sessions;
+    uint32_t sessions;
+    uint32_t pulls;
     uint64_t producers;
     struct ql_super_log logs[QL_LOGS_MAX];
 };

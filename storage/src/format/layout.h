@@ -61,7 +61,8 @@ enum {
     QL_SUPER_LOG_FIRST    = 48,   /* u64: where the log begins; what lies below is dropped */
     QL_SUPER_LOG_ZEROED   = 56,   /* u64: the active segment was written up to here at least once */
     QL_SUPER_REPLAY       = 320,  /* QL_LOGS_MAX x u64: a start reads from here on; 0: from FIRST */
-    QL_SUPER_SESSIONS     = 352,  /* u64: sessions given in this generation, at an orderly stop */
+    QL_SUPER_SESSIONS     = 352,  /* u32: sessions given in this generation, at an orderly stop */
+    QL_SUPER_PULLS        = 356,  /* u32: pull sequences that new consumers begin behind, by 256 */
     QL_SUPER_PRODUCERS    = 360,  /* u64: requests below this position of the message log are in statements */
     QL_SUPER_SIZE         = 4096,
 };

@@ -97,14 +97,14 @@ ack_sort(
     struct qlog_range *sorted = store->ack_ranges;
     memcpy(sorted, ranges, *count * sizeof(struct qlog_range));
     bool in_order = true;
+    uint64_t next = ql_consumer_next(store, consumer);
     for (uint32_t i = 0; i < *count; i++) {
-        if (sorted[i].first > sorted[i].last || sorted[i].last >= consumer->next_pull_sequence)
+        if (sorted[i].first > sorted[i].last || sorted[i].last >= next)
             return Q_FAIL(
-                Q_INVALID,
-                .what = q_text(
-                    "pull sequences %llu to %llu were never handed out (next is %llu)",
-                    (unsigned long long)sorted[i].first, (unsigned long long)sorted[i].last,
-                    (unsigned long long)consumer->next_pull_sequence));
+                Q_INVALID, .what = q_text(
+                               "pull sequences %llu to %llu were never handed out (next is %llu)",
+                               (unsigned long long)sorted[i].first,
+                               (unsigned long long)sorted[i].last, (unsigned long long)next));
         in_order = in_order && (i == 0 || sorted[i - 1].last < sorted[i].first);
     }
     if (in_order) return Q_OK;
@@ -129,12 +129,13 @@ by_first(const void *a, const void *b)
 }
 
 /*
- * Whether an ack of it comes too late for a part: released, and given to another since, or done. Told
- * of the whole range.
+ * Whether an ack of it comes too late for a part: released, and given to another since, or done; or
+ * handed out by an action that power loss took. Told of the whole range.
  */
 static bool
 range_is_late(const struct ql_consumer *consumer, const struct qlog_range *range)
 {
+    if (range->last >= consumer->next_pull_sequence) return true;
     if (range->first >= consumer->released_below) return false;
     struct qlog_range part = { range->first, q_min_u64(range->last, consumer->released_below - 1) };
     return ql_consumer_has(consumer, &part, true) < part.last - part.first + 1;

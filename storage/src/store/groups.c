@@ -99,6 +99,7 @@ ql_store_remove_group(struct qlog_store *store, struct ql_group *group)
     for (uint32_t i = 0; i < group->consumer_count; i++) {
         struct ql_consumer *consumer = group->consumers[i];
         if (consumer == NULL) continue;
+        ql_store_note_pulls(store, consumer);
         q_heap_remove(&store->consumer_deadlines, &consumer->deadline);
         q_heap_remove(&store->consumer_timeouts, &consumer->timeout);
     }

@@ -85,7 +85,7 @@ hand_of(struct qlog_store *store, struct qlog_pull *pull, struct ql_consumer *co
         .consumer = consumer,
         .subject = consumer->group->subject,
         .visible_end = ql_store_visible_end(store, consumer->group->subject),
-        .pull_sequence = consumer->next_pull_sequence,
+        .pull_sequence = ql_consumer_next(store, consumer),
         .messages_max = pull->messages_max,
         .bytes_left = UINT64_MAX,
     };
@@ -563,7 +563,8 @@ hand_apply(struct hand *hand, struct ql_action **ret_action)
     struct ql_pull_record record = {
         .group_id = group->id,
         .consumer_id = consumer->id,
-        .first_pull_sequence = consumer->next_pull_sequence,
+        .first_pull_sequence =
+            plan->run_count > 0 ? ql_consumer_next(store, consumer) : consumer->next_pull_sequence,
         .cursor = plan->cursor,
         .until_ms = invisible_ms == 0 ? 0 : store->wall_ms + invisible_ms,
         .skipped = plan->skipped,

@@ -87,7 +87,7 @@ ql_pull_start(struct qlog_store *store, struct qlog_pull *pull)
     enum q_err err = ql_store_consumer(store, &pull->who, &consumer);
     if (err == Q_OK && (pull->messages_max == 0 || pull->runs_max == 0 || pull->pieces_max == 0))
         err = Q_FAIL(Q_INVALID, .what = "a pull for no messages");
-    if (err == Q_OK && pull->received > consumer->next_pull_sequence)
+    if (err == Q_OK && pull->received > ql_consumer_next(store, consumer))
         err = Q_FAIL(
             Q_INVALID,
             .what = q_text(

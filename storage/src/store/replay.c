@@ -50,7 +50,8 @@ ql_store_recover(struct qlog_store *store)
     recover.flight_bytes =
         (uint64_t)QL_DEPTH_MAX * QL_ACTION_FRAME_MAX + 2 * store->home->env.async_flush_bytes;
     store->replayed_actions = recover.from;
-    store->session_count = (uint32_t)store->home->super.sessions;
+    store->session_count = store->home->super.sessions;
+    store->forgotten_pulls = store->home->super.pulls * (uint64_t)QL_PULLS_UNIT;
     Q_TRY(ql_home_recover(store->home, QL_LOG_ACTION, &recover));
     store->statements.messages_from = recover_messages_replay(store);
     store->statements.actions_end = recover.from;
@@ -473,14 +474,12 @@ apply_bytes(struct qlog_store *store, const struct ql_scan *scan, const struct q
 /*
  * What the logs alone don't say. Hand-outs of messages that are not there (lost with the power,
  * dropped, damaged) are void. Their sequences are never given out again: old actions speak of them,
- * and would be taken for actions on new messages. Pull sequences go on above anything that may have
- * been given out. Every consumer gets its full time.
+ * and would be taken for actions on new messages. Every consumer gets its full time.
  */
 enum q_err
 ql_store_finish_recovery(struct qlog_store *store)
 {
     uint64_t voided = 0;
-    uint64_t floor = QL_PLANTED(pull_floor_missing) ? 0 : store->home->env.generation << 40;
     for (uint32_t i = 0; i < store->group_count; i++) {
         struct ql_group *group = store->groups[i];
         if (group == NULL) continue;
@@ -495,8 +494,6 @@ ql_store_finish_recovery(struct qlog_store *store)
         for (uint32_t j = 0; j < group->consumer_count; j++) {
             struct ql_consumer *consumer = group->consumers[j];
             if (consumer == NULL) continue;
-            /* After a clean stop, too: the jump of an unclean start before it is in no action yet. */
-            consumer->next_pull_sequence = q_max_u64(consumer->next_pull_sequence, floor);
             ql_consumer_seen(store, consumer);
             uint64_t next_ms = ql_consumer_next_timeout(consumer);
             if (next_ms != UINT64_MAX) ql_consumer_time(store, consumer, next_ms);

@@ -6,6 +6,7 @@
 
 #include <qbase/assert.h>
 
+#include "planted.h"
 #include "store/store.h"
 
 /* A dead consumer without messages is forgotten after this many time-outs. */
@@ -131,7 +132,7 @@ join_consumer(struct qlog_store *store, struct ql_group *group, struct qlog_join
     struct ql_join_record record = {
         .group_id = group->id,
         .name = join->who.consumer,
-        .next_pull_sequence = store->home->env.generation << 40,
+        .next_pull_sequence = ql_store_first_pull(store),
     };
     memcpy(record.token, join->token, sizeof(record.token));
     Q_TRY(join_filter(group, join, &record.filter));
@@ -209,12 +210,41 @@ ql_store_consumer(
     return Q_OK;
 }
 
+uint64_t
+ql_store_pull_floor(const struct qlog_store *store)
+{
+    return QL_PLANTED(pull_floor_missing) ? 0 : store->home->env.generation << 40;
+}
+
+uint64_t
+ql_store_first_pull(const struct qlog_store *store)
+{
+    return ql_store_pull_floor(store) + store->forgotten_pulls;
+}
+
+void
+ql_store_note_pulls(struct qlog_store *store, const struct ql_consumer *consumer)
+{
+    uint64_t floor = store->home->env.generation << 40;
+    uint64_t next = consumer->next_pull_sequence;
+    if (next > floor) store->forgotten_pulls = q_max_u64(store->forgotten_pulls, next - floor);
+}
+
+uint64_t
+ql_consumer_next(const struct qlog_store *store, const struct ql_consumer *consumer)
+{
+    return q_max_u64(consumer->next_pull_sequence, ql_store_pull_floor(store));
+}
+
 void
 ql_consumer_seen(struct qlog_store *store, struct ql_consumer *consumer)
 {
+    uint64_t end_ns = store->now_ns + store->consumer_timeout_ns;
     consumer->last_seen_ns = store->now_ns;
-    if (!q_heap_node_is_linked(&consumer->deadline))
-        consumer_watch(store, consumer, store->now_ns + store->consumer_timeout_ns);
+    /* One that was dead is watched for when it is to be forgotten, which is far later. */
+    if (q_heap_node_is_linked(&consumer->deadline) && consumer->deadline.key > end_ns)
+        q_heap_remove(&store->consumer_deadlines, &consumer->deadline);
+    if (!q_heap_node_is_linked(&consumer->deadline)) consumer_watch(store, consumer, end_ns);
 }
 
 static void
@@ -268,6 +298,7 @@ consumer_release(
     Q_TRY(ql_action_new(store, ql_release_record_size(), &action));
     uint64_t released = consumer->held_messages;
     q_heap_remove(&store->consumer_timeouts, &consumer->timeout);
+    if (reason == QL_RELEASE_FORGOTTEN) ql_store_note_pulls(store, consumer);
     if (reason == QL_RELEASE_FORGOTTEN)
         group->consumer_hint = (uint32_t)q_min_u64(group->consumer_hint, consumer->id);
     enum q_err err = ql_group_apply_release(group, &record);

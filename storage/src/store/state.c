@@ -132,7 +132,7 @@ trim_finish(struct qlog_store *store, enum q_err err)
     if (next != NULL) trim_begin(store, q_container_of(next, struct qlog_trim, request));
 }
 
-/* What groups had in hand of messages that went. A restart concludes the same. */
+/* What groups had in hand, or pending, of messages that went. */
 static enum q_err
 trim_groups(struct qlog_store *store)
 {
@@ -142,7 +142,12 @@ trim_groups(struct qlog_store *store)
         struct ql_entry entry;
         enum q_err err = ql_index_entry(&store->index, group->subject, 0, &entry);
         if (err < Q_OK) return err;
-        (void)ql_group_drop(group, 0, err == Q_OK ? entry.first_sequence : UINT64_MAX);
+        uint64_t first = err == Q_OK ? entry.first_sequence : UINT64_MAX;
+        if (ql_group_oldest(group) >= first) continue;
+        struct ql_resolve_item gone = { 0, first - 1, 0 };
+        /* Refused: not counted. A restart concludes the same. */
+        if (ql_store_resolve(store, group, QL_VERDICT_EXPIRED, &gone, 1, NULL) != Q_OK)
+            (void)ql_group_drop(group, 0, first);
     }
     return Q_OK;
 }

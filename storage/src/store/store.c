@@ -107,6 +107,8 @@ qlog_store_close(struct qlog_store *store)
     ql_fetch_fini(store);
     ql_index_detach(&store->index);
     store->home->super.sessions = store->session_count;
+    store->home->super.pulls =
+        (uint32_t)(q_align_up(store->forgotten_pulls, QL_PULLS_UNIT) / QL_PULLS_UNIT);
     enum q_err close_err = ql_home_close(store->home);
     if (err == Q_OK) {
         err = close_err;

@@ -45,6 +45,11 @@ enum {
     QL_GROUP_NONE = UINT32_MAX
 };
 
+/* Of what the superblock says of forgotten pull sequences. */
+enum {
+    QL_PULLS_UNIT = 256
+};
+
 enum ql_round {
     QL_ROUND_NONE,
     QL_ROUND_SAYING,
@@ -106,6 +111,7 @@ struct qlog_store {
     struct q_map groups_by_name; /* subject id and name */
     uint32_t group_hint;         /* below it every number is taken */
     uint32_t session_count;
+    uint64_t forgotten_pulls; /* pull sequences of this generation that forgotten consumers had */
 
     struct ql_producers producers;
     struct ql_producer_round producer_round;
@@ -263,6 +269,15 @@ void ql_leave_start(struct qlog_store *store, struct qlog_session *session);
 /* The consumer of a session. Q_OK, Q_NOT_FOUND, Q_NO_SESSION, Q_CONSUMER_REPLACED. */
 Q_MUST_CHECK enum q_err ql_store_consumer(
     struct qlog_store *store, const struct qlog_consumer *who, struct ql_consumer **ret_consumer);
+/* Below, in this generation, no pull sequence is given out: power loss may have taken what says so. */
+uint64_t ql_store_pull_floor(const struct qlog_store *store);
+/* The next one that a consumer is given. What lies between the last that the log knows of and this one
+ * may have been given out by a hand-out that power loss took. */
+uint64_t ql_consumer_next(const struct qlog_store *store, const struct ql_consumer *consumer);
+/* Where a new consumer begins: an id that was forgotten may come back, and ack what it had. */
+uint64_t ql_store_first_pull(const struct qlog_store *store);
+/* A consumer is about to be forgotten. */
+void ql_store_note_pulls(struct qlog_store *store, const struct ql_consumer *consumer);
 void ql_consumer_seen(struct qlog_store *store, struct ql_consumer *consumer);
 void ql_consumers_expire(struct qlog_store *store);
 /* Something it holds has time until then. */
