@@ -31,6 +31,14 @@ struct handle {
     bool locks;
 };
 
+/* What a write that is not flushed took the place of. */
+struct undo {
+    struct slot *slot;
+    uint64_t at;
+    uint32_t length;
+    uint8_t *old;
+};
+
 struct ramdisk {
     struct qlog_io io;
     struct slot slots[RAMDISK_FILES_MAX];
@@ -38,11 +46,17 @@ struct ramdisk {
     struct q_list submitted;
     ramdisk_fate_fn *fate;
     void *fate_context;
+    bool remembers;
+    struct undo *undos;
+    unsigned undo_count;
+    unsigned undo_capacity;
 };
 
 static const struct qlog_io_table ramdisk_table;
 static int64_t ramdisk_do(struct ramdisk *disk, struct qlog_io_op *op);
 static void slot_resize(struct slot *slot, uint64_t size);
+static void undo_note(struct ramdisk *disk, struct slot *slot, const struct qlog_io_op *op);
+static void undo_forget(struct ramdisk *disk, const struct slot *slot);
 
 static struct ramdisk *
 disk_of(struct qlog_io *io)
@@ -77,6 +91,8 @@ ramdisk_free(struct ramdisk *disk)
         Q_ASSERT(disk->slots[i].links == 0);
         (void)munmap(disk->slots[i].data, RAMDISK_FILE_BYTES_MAX);
     }
+    undo_forget(disk, NULL);
+    free(disk->undos);
     free(disk);
 }
 
@@ -94,8 +110,25 @@ ramdisk_set_fate(struct ramdisk *disk, ramdisk_fate_fn *fate, void *context)
 }
 
 void
+ramdisk_remember(struct ramdisk *disk)
+{
+    disk->remembers = true;
+}
+
+void
+ramdisk_lose(struct ramdisk *disk)
+{
+    for (unsigned i = disk->undo_count; i-- > 0;) {
+        const struct undo *undo = &disk->undos[i];
+        memcpy(undo->slot->data + undo->at, undo->old, undo->length);
+    }
+    undo_forget(disk, NULL);
+}
+
+void
 ramdisk_load(struct ramdisk *disk, const struct image *image)
 {
+    undo_forget(disk, NULL);
     for (unsigned i = 0; i < RAMDISK_FILES_MAX; i++) {
         struct slot *slot = &disk->slots[i];
         Q_ASSERT(slot->links == 0);
@@ -287,6 +320,7 @@ ramdisk_unlink(struct qlog_io *io, const char *path)
     struct slot *slot = slot_find(disk_of(io), path);
     if (slot == NULL) return -ENOENT;
     slot->path[0] = '\0';
+    undo_forget(disk_of(io), slot);
     return 0;
 }
 
@@ -390,13 +424,17 @@ ramdisk_do(struct ramdisk *disk, struct qlog_io_op *op)
     const struct handle *handle = &disk->handles[op->file];
     struct slot *slot = handle->slot;
     Q_ASSERT(slot != NULL);
-    if (op->kind == QLOG_IO_FLUSH) return 0;
+    if (op->kind == QLOG_IO_FLUSH) {
+        undo_forget(disk, slot);
+        return 0;
+    }
     if (handle->direct &&
         (op->at % SECTOR != 0 || op->length % SECTOR != 0 || (uintptr_t)op->data % SECTOR != 0))
         return -EINVAL;
     if (op->kind == QLOG_IO_WRITE) {
         if (op->at + op->length > RAMDISK_FILE_BYTES_MAX) return -ENOSPC;
         if (op->at + op->length > slot->size) slot_resize(slot, op->at + op->length);
+        if (disk->remembers) undo_note(disk, slot, op);
         memcpy(slot->data + op->at, op->data, op->length);
         return op->length;
     }
@@ -404,6 +442,41 @@ ramdisk_do(struct ramdisk *disk, struct qlog_io_op *op)
     uint64_t length = q_min_u64(op->length, slot->size - op->at);
     memcpy(op->data, slot->data + op->at, length);
     return (int64_t)length;
+}
+
+/* A durable write counts for its own bytes, whatever was there and is not flushed. */
+static void
+undo_note(struct ramdisk *disk, struct slot *slot, const struct qlog_io_op *op)
+{
+    for (unsigned i = 0; op->durable && i < disk->undo_count; i++) {
+        const struct undo *undo = &disk->undos[i];
+        uint64_t from = q_max_u64(undo->at, op->at);
+        uint64_t to = q_min_u64(undo->at + undo->length, op->at + op->length);
+        if (undo->slot != slot || from >= to) continue;
+        memcpy(undo->old + (from - undo->at), (uint8_t *)op->data + (from - op->at), to - from);
+    }
+    if (op->durable) return;
+    if (disk->undo_count == disk->undo_capacity) {
+        disk->undo_capacity = 2 * disk->undo_capacity + 16;
+        disk->undos = must(realloc(disk->undos, disk->undo_capacity * sizeof(disk->undos[0])));
+    }
+    struct undo *undo = &disk->undos[disk->undo_count++];
+    *undo = (struct undo){ slot, op->at, op->length, must(malloc(op->length)) };
+    memcpy(undo->old, slot->data + op->at, op->length);
+}
+
+/* Of one file, or (NULL) of all. */
+static void
+undo_forget(struct ramdisk *disk, const struct slot *slot)
+{
+    unsigned kept = 0;
+    for (unsigned i = 0; i < disk->undo_count; i++) {
+        if (slot != NULL && disk->undos[i].slot != slot)
+            disk->undos[kept++] = disk->undos[i];
+        else
+            free(disk->undos[i].old);
+    }
+    disk->undo_count = kept;
 }
 
 static void

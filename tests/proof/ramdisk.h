@@ -3,8 +3,8 @@
  *
  * It does what a kernel does, at once and in order: a read at the end is short, a direct read that
  * is not aligned is refused, a map sees what is written later, and a byte of a map that lies behind
- * the end of its file can't be touched. It knows nothing of power loss: that is the simulated disk's.
- * A test may meddle with each operation.
+ * the end of its file can't be touched. It can lose what was not flushed, all of it; which parts of it
+ * may survive a power loss is the simulated disk's. A test may meddle with each operation.
  *
  * Thread: one. Memory: the contents are the disk's until ramdisk_free().
  */
@@ -49,7 +49,11 @@ void ramdisk_free(struct ramdisk *disk);
 struct qlog_io *ramdisk_io(struct ramdisk *disk);
 /* NULL: everything is done. */
 void ramdisk_set_fate(struct ramdisk *disk, ramdisk_fate_fn *fate, void *context);
-/* Replace all contents; nothing is open. `image` stays the caller's. */
+/* From here on what is written is remembered until it is flushed. */
+void ramdisk_remember(struct ramdisk *disk);
+/* The power goes: what is remembered was never written. Names and sizes stay. */
+void ramdisk_lose(struct ramdisk *disk);
+/* Replace all contents; nothing is open, nothing is remembered. `image` stays the caller's. */
 void ramdisk_load(struct ramdisk *disk, const struct image *image);
 /* What is there now, in memory of the caller's. */
 void ramdisk_save(const struct ramdisk *disk, struct image *ret_image);
