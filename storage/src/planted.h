@@ -53,6 +53,7 @@
     X(request_stored_again, "a request that is known is stored again")                             \
     X(repeat_undurable, "a repeated request is answered whatever the marks are")                   \
     X(request_overtakes, "a request that comes early does not wait for those before it")           \
+    X(producers_dropped, "producers are not stated before their records go")                       \
     X(producers_unread, "a start reads no requests of what index files cover")                     \
     X(retention_unconsumed, "retention drops what groups still need")                              \
     X(full_disk_admits, "publishes are taken whatever space is left")                              \
@@ -62,6 +63,20 @@
     X(read_unpinned, "a segment that is being read can be used again")                             \
     X(scrub_blind, "the scrubber calls everything good")                                           \
     X(read_error_ignored, "a read of messages that failed counts as read")                         \
+    X(void_applied, "actions on what power loss took are applied")                                 \
+    X(passed_forgotten, "a message that a pull passes over is forgotten")                          \
+    X(key_overtakes, "messages of a key that is busy are handed out")                              \
+    X(late_ack_of_others, "a late ack counts for what another had last")                           \
+    X(late_ack_untold, "an ack that comes too late is answered as if it counted")                  \
+    X(seek_keeps_windows, "a seek leaves messages in consumers' hands")                            \
+    X(replay_forgets_attempts, "attempts begin again where state is read from statements")         \
+    X(filter_dropped, "a filter goes with its last member")                                        \
+    X(delay_ignored, "a message that failed comes again at once")                                  \
+    X(replaced_pulls, "a session that was replaced still works")                                   \
+    X(death_unused, "the death of a consumer is no attempt")                                       \
+    X(once_held, "what is given at most once stays in the window")                                 \
+    X(pulls_again, "who was forgotten is given pull sequences again")                              \
+    X(dies_late, "who was dead and came back is not watched")                                      \
     X(delay_early, "delayed messages are handed over two ms early")                                \
     X(delay_offered_early, "a delayed message is handed over before it is durable")                \
     X(dispatch_unrecorded, "a request goes to a broker before its dispatch record is durable")     \

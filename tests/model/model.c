@@ -1,7 +1,7 @@
 /*
  * model: consumer groups against a naive model of them.
  *
- *   model [--sequences N] [--operations M] [--seed S] [--kept DIR]
+ *   model [--sequences N] [--operations M] [--seed S] [--show N] [--kept DIR]
  *   model --replay FILE
  *
  * Each sequence is M operations, drawn at random and given to a store and to reference.h; after each
@@ -25,7 +25,6 @@
 
 enum {
     OPERATIONS_MAX = 100 * 1000,
-    SHOW_MAX = 3, /* sequences that are made short and printed */
     HANG_S = 60
 };
 
@@ -43,12 +42,14 @@ main(int argc, char **argv)
     uint64_t sequences = 200;
     uint64_t operations = 1000;
     uint64_t seed = 1;
+    uint64_t show = 3;
     const char *replay = NULL;
     const char *kept = NULL;
     const struct q_opt options[] = {
         { "sequences", 0, Q_OPT_NUMBER, &sequences, "N", "how many", 0, 0 },
         { "operations", 0, Q_OPT_NUMBER, &operations, "N", "in each", 1, OPERATIONS_MAX },
         { "seed", 0, Q_OPT_NUMBER, &seed, "S", "of everything that is random", 0, 0 },
+        { "show", 0, Q_OPT_NUMBER, &show, "N", "how many to make short and print", 0, 0 },
         { "replay", 0, Q_OPT_TEXT, &replay, "FILE", "run these, and tell what happens", 0, 0 },
         { "kept", 0, Q_OPT_TEXT, &kept, "DIR", "run all files of it first", 0, 0 },
     };
@@ -67,7 +68,7 @@ main(int argc, char **argv)
         struct random_source random = { .state = seed + i * UINT64_C(0x9E3779B97F4A7C15) };
         for (uint64_t j = 0; j < operations; j++)
             ops[j] = play_random(&random);
-        if (!run_sequence(ops, (unsigned)operations, differences < SHOW_MAX)) differences++;
+        if (!run_sequence(ops, (unsigned)operations, differences < show)) differences++;
     }
     (void)printf(
         "sequences %llu  operations %llu  differences %llu  (seed %llu)\n",
@@ -123,7 +124,10 @@ static bool
 run_sequence(struct play_op *sequence, unsigned count, bool shown)
 {
     if (!fails(sequence, count, NULL)) return true;
-    if (!shown) return false;
+    if (!shown) {
+        (void)printf("there is a difference\n");
+        return false;
+    }
     unsigned left = shrink(sequence, count);
     (void)printf("# %u of %u operations\n", left, count);
     for (unsigned i = 0; i < left; i++)

@@ -465,6 +465,8 @@ Test(store_restart, lost_sequences_are_not_reused)
     cr_assert_eq(system(saved), 0);
     publish_many(1, 2);
     consume_all("g", 0, 20);
+    uint64_t session = fixture_join(&fixture, "h", "c", NULL);
+    cr_assert_eq(fixture_pull(&fixture, "h", "c", session, 15, 0).unacked, 15);
     fixture.store->home->env.broken = Q_E_BROKEN;
     cr_assert_eq(qlog_store_close(fixture.store), Q_E_BROKEN);
     (void)snprintf(
@@ -472,6 +474,8 @@ Test(store_restart, lost_sequences_are_not_reused)
         fixture.directory, fixture.directory, fixture.directory);
     cr_assert_eq(system(saved), 0);
     cr_assert_eq(qlog_store_open(fixture.directory, &fixture.options, &fixture.store), Q_OK);
+    /* And what is not there any more is in nobody's hands. */
+    cr_assert_eq(fixture_pull(&fixture, "h", "c", session, 15, 0).unacked, 10);
     uint64_t first;
     cr_assert_eq(fixture_publish(&fixture, "orders", "x,y", NULL, &first), Q_OK);
     cr_assert_eq(first, 20);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "consume/release.h"
+#include "planted.h"
 
 static void ack_late(struct ql_consumer *consumer, const struct ql_ack_record *record);
 static uint32_t nack_collect(
@@ -49,7 +50,7 @@ ack_late(struct ql_consumer *consumer, const struct ql_ack_record *record)
     uint32_t cut_count = 0;
     for (uint32_t i = 0; i < pending->count; i++) {
         const struct ql_range_item *item = ql_span_at(pending, i);
-        if (item->consumer_id != consumer->id) continue;
+        if (item->consumer_id != consumer->id && !QL_PLANTED(late_ack_of_others)) continue;
         uint64_t end = item->pull_sequence + item->count;
         /* Ranges are sorted: the first that ends at or behind this span's begin. */
         uint32_t low = 0;
@@ -143,6 +144,7 @@ ql_group_apply_nack(struct ql_group *group, const struct ql_nack_record *record)
                                                           : record->delay_ms;
         uint64_t due_ms = 0;
         if (!q_add_u64(record->now_ms, wait_ms, &due_ms)) due_ms = UINT64_MAX;
+        if (QL_PLANTED(delay_ignored)) due_ms = record->now_ms;
         ql_item_use(group, &items[i], QL_USE_FAILED, due_ms);
         if (items[i].reason == QL_REASON_DYING && record->error.size > 0)
             nack_note_error(group, &items[i], record->error);

@@ -5,6 +5,7 @@
 #include <qbase/assert.h>
 
 #include "consume/group.h"
+#include "planted.h"
 
 static uint64_t resolve_pending(
     struct ql_group *group, const struct ql_resolve_record *record, bool dying_only);
@@ -28,7 +29,7 @@ ql_group_apply_seek(struct ql_group *group, const struct ql_seek_record *record)
     group->error_count = 0;
     for (uint32_t i = 0; i < group->consumer_count; i++) {
         struct ql_consumer *consumer = group->consumers[i];
-        if (consumer == NULL) continue;
+        if (consumer == NULL || QL_PLANTED(seek_keeps_windows)) continue;
         ql_spans_clear(&consumer->held, NULL, NULL);
         consumer->held_messages = 0;
         consumer->held_bytes = 0;

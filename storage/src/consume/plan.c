@@ -4,6 +4,8 @@
 
 #include <qbase/assert.h>
 
+#include "planted.h"
+
 static bool key_is_free(const struct ql_plan *plan, uint32_t key, bool fresh);
 static void key_note(struct ql_plan *plan, uint32_t key, bool stuck);
 static bool plan_pass(struct ql_plan *plan, const struct ql_pass *pass);
@@ -74,6 +76,7 @@ key_is_free(const struct ql_plan *plan, uint32_t key, bool fresh)
 {
     if (key == 0) return true;
     const struct ql_key *note = ql_keys_find(plan->notes, key);
+    if (QL_PLANTED(key_overtakes)) return true;
     if (note != NULL && note->waiting > 0) return false;
     const struct ql_key *busy = ql_keys_find(&plan->group->keys, key);
     if (busy == NULL) return true;

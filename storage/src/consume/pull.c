@@ -4,6 +4,7 @@
 #include <qbase/assert.h>
 
 #include "consume/group.h"
+#include "planted.h"
 
 static bool pull_follows(
     const struct ql_group *group,
@@ -30,7 +31,7 @@ ql_group_apply_pull(struct ql_group *group, const struct ql_pull_record *record)
     pull_take_pending(group, record);
     if (group->hole) pull_fill_hole(group, record);
     group->hole = false;
-    pull_pass(group, record);
+    if (!QL_PLANTED(passed_forgotten)) pull_pass(group, record);
     pull_hand(group, consumer, record);
     group->cursor = record->cursor;
     group->skipped += record->skipped;
@@ -134,7 +135,7 @@ pull_hand(struct ql_group *group, struct ql_consumer *consumer, const struct ql_
             .filters = run.filters,
             .uses = run.uses,
         };
-        if (!record->once) ql_held_add(consumer, &item);
+        if (!record->once || QL_PLANTED(once_held)) ql_held_add(consumer, &item);
         pull_sequence += run.count;
     }
     consumer->next_pull_sequence = pull_sequence;

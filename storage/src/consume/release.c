@@ -4,6 +4,8 @@
 
 #include <qbase/assert.h>
 
+#include "planted.h"
+
 enum q_err
 ql_release_reserve(struct ql_group *group, uint64_t count)
 {
@@ -44,7 +46,7 @@ ql_item_use(
     struct ql_uses *uses = &item->uses;
     if (use == QL_USE_FAILED && uses->failed < UINT8_MAX) uses->failed++;
     if (use == QL_USE_TIMED_OUT && uses->timed_out < UINT8_MAX) uses->timed_out++;
-    if (use == QL_USE_DIED && uses->died < UINT8_MAX) uses->died++;
+    if (use == QL_USE_DIED && !QL_PLANTED(death_unused) && uses->died < UINT8_MAX) uses->died++;
     item->reason = use == QL_USE_FAILED ? QL_REASON_RETRY : QL_REASON_RELEASED;
     item->time_ms = due_ms;
     item->bytes = 0;

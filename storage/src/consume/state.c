@@ -8,6 +8,7 @@
 
 #include "consume/group.h"
 #include "format/block.h"
+#include "planted.h"
 
 static bool is_there(const struct ql_spans *spans, const struct ql_range_item *item);
 static void check_consumer(const struct ql_consumer *consumer);
@@ -54,6 +55,7 @@ ql_group_apply_pending(struct ql_group *group, const struct ql_ranges_record *re
     Q_TRY(ql_keys_reserve(&group->keys, record->item_count));
     for (uint32_t i = 0; i < record->item_count; i++) {
         struct ql_range_item item = ql_range_item_at(record, i);
+        if (QL_PLANTED(replay_forgets_attempts)) item.uses = (struct ql_uses){ 0 };
         if (is_there(&group->pending, &item) || item.reason == 0)
             return Q_FAIL(Q_E_CORRUPT, .what = "PENDING states a message twice, or has no reason");
         ql_pending_add(group, &item, 1);

@@ -6,6 +6,7 @@
 
 #include <qbase/assert.h>
 
+#include "planted.h"
 #include "store/store.h"
 
 /* A broadcast group whose last consumer was seen so long ago is forgotten. */
@@ -191,7 +192,7 @@ group_filters_due(struct qlog_store *store, struct ql_group *group)
             continue;
         }
         if (filter->left_ns == 0) filter->left_ns = q_max_u64(store->now_ns, 1);
-        uint64_t end_ns = filter->left_ns + keep_ns;
+        uint64_t end_ns = filter->left_ns + (QL_PLANTED(filter_dropped) ? 0 : keep_ns);
         if (end_ns <= store->now_ns) {
             if (group_unfilter(store, group, i) == Q_OK) continue;
             end_ns = store->now_ns + Q_NS_PER_S;

@@ -114,7 +114,8 @@ ql_state_producer(
     struct ql_producer_record record;
     struct ql_producer_result results[QL_PRODUCER_RESULTS_MAX];
     uint64_t durable = store->messages->durable;
-    if (!ql_producer_state(producer, durable, &record, results)) return Q_NOT_FOUND;
+    if (!ql_producer_state(producer, durable, &record, results) || QL_PLANTED(producers_dropped))
+        return Q_NOT_FOUND;
     Q_TRY(ql_action_new_always(store, ql_producer_record_size(record.result_count), ret_action));
     ql_producer_record_encode(&record, results, (*ret_action)->record);
     /* A lower bound of where it is going to be. */

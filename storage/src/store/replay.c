@@ -485,7 +485,7 @@ ql_store_finish_recovery(struct qlog_store *store)
         if (group == NULL) continue;
         group->hole = false;
         group->restoring = false;
-        Q_TRY(store_void(store, group, &voided));
+        if (!QL_PLANTED(void_applied)) Q_TRY(store_void(store, group, &voided));
         group->seen_ns = store->now_ns;
         ql_group_refresh_due(group);
         if (group->pending_by[QL_REASON_DYING] > 0) ql_group_watch_pending(store, group);

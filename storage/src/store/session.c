@@ -201,7 +201,7 @@ ql_store_consumer(
             .what = q_text(
                 "consumer \"%.*s\" has no session in group \"%s\"", (int)who->consumer.size,
                 (const char *)who->consumer.data, group->name));
-    if (consumer->session != who->session)
+    if (consumer->session != who->session && !QL_PLANTED(replaced_pulls))
         return Q_FAIL(
             Q_CONSUMER_REPLACED, .what = q_text(
                                      "consumer \"%s\" of group \"%s\" has joined again since",
@@ -219,7 +219,7 @@ ql_store_pull_floor(const struct qlog_store *store)
 uint64_t
 ql_store_first_pull(const struct qlog_store *store)
 {
-    return ql_store_pull_floor(store) + store->forgotten_pulls;
+    return ql_store_pull_floor(store) + (QL_PLANTED(pulls_again) ? 0 : store->forgotten_pulls);
 }
 
 void
@@ -242,7 +242,8 @@ ql_consumer_seen(struct qlog_store *store, struct ql_consumer *consumer)
     uint64_t end_ns = store->now_ns + store->consumer_timeout_ns;
     consumer->last_seen_ns = store->now_ns;
     /* One that was dead is watched for when it is to be forgotten, which is far later. */
-    if (q_heap_node_is_linked(&consumer->deadline) && consumer->deadline.key > end_ns)
+    if (!QL_PLANTED(dies_late) && q_heap_node_is_linked(&consumer->deadline) &&
+        consumer->deadline.key > end_ns)
         q_heap_remove(&store->consumer_deadlines, &consumer->deadline);
     if (!q_heap_node_is_linked(&consumer->deadline)) consumer_watch(store, consumer, end_ns);
 }
