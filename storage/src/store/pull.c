@@ -187,6 +187,8 @@ pull_leave_park(struct qlog_store *store, struct qlog_pull *pull)
     pull_note_fetching(store, park, false);
     if (!park->parked) return;
     struct ql_group *group = park->consumer->group;
+    /* Until now it was a sign of life. */
+    park->consumer->last_seen_ns = store->now_ns;
     park->parked = false;
     park->consumer->parked = NULL;
     q_list_remove(&park->link);
