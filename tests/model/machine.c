@@ -24,17 +24,12 @@ static void machine_warm(struct machine *machine, const char *subject);
 static bool machine_is_busy(const struct machine *machine);
 static void machine_turn(struct machine *machine);
 
-struct answer {
-    bool done;
-    enum q_err err;
-};
-
 static void
 on_done(struct qlog_request *request, enum q_err err)
 {
-    struct answer *answer = request->context;
-    Q_ASSERT(!answer->done);
-    *answer = (struct answer){ true, err };
+    struct machine_call *call = request->context;
+    Q_ASSERT(!call->done);
+    *call = (struct machine_call){ true, err };
 }
 
 void
@@ -139,14 +134,21 @@ machine_turn(struct machine *machine)
 enum q_err
 machine_run(struct machine *machine, struct qlog_request *request)
 {
-    struct answer answer = { 0 };
+    struct machine_call call;
+    machine_begin(machine, request, &call);
+    Q_ASSERT(call.done);
+    return call.err;
+}
+
+void
+machine_begin(struct machine *machine, struct qlog_request *request, struct machine_call *call)
+{
+    *call = (struct machine_call){ false, Q_OK };
     request->done = on_done;
-    request->context = &answer;
+    request->context = call;
     enum q_err err = qlog_store_submit(machine->store, request);
     Q_ASSERT(err == Q_OK);
     machine_settle(machine);
-    Q_ASSERT(answer.done);
-    return answer.err;
 }
 
 void

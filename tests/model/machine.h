@@ -59,6 +59,13 @@ void machine_stop(struct machine *machine);
 void machine_restart(struct machine *machine, enum machine_end end);
 /* Submit, and turn until it is answered and nothing moves any more. */
 enum q_err machine_run(struct machine *machine, struct qlog_request *request);
+/* The same for one that may wait: `call` says whether it was answered. */
+struct machine_call {
+    bool done;
+    enum q_err err;
+};
+void machine_begin(
+    struct machine *machine, struct qlog_request *request, struct machine_call *call);
 void machine_settle(struct machine *machine);
 /* It is so late. */
 void machine_time(struct machine *machine, uint64_t now_ms);

@@ -535,38 +535,87 @@ client_given(struct client *client, uint64_t pull_sequence)
     client->known[client->known_count++] = pull_sequence;
 }
 
+static struct qlog_pull
+pull_request(struct play *play, const struct asked *asked, const struct ref_pull *wanted)
+{
+    return (struct qlog_pull){
+        .request = { .kind = QLOG_PULL },
+        .who = consumer_name(asked),
+        .messages_max = wanted->max,
+        .bytes_max = 1024 * 1024,
+        .received = wanted->received,
+        .invisible_ms = wanted->invisible_ms,
+        .once = wanted->once,
+        .runs = play->machine.runs,
+        .runs_max = MACHINE_RUNS_MAX,
+        .pieces = play->machine.pieces,
+        .pieces_max = MACHINE_RUNS_MAX,
+    };
+}
+
+static void
+pull_answered(
+    struct play *play,
+    const struct asked *asked,
+    const struct ref_pull *wanted,
+    struct qlog_pull *pull,
+    const struct ref_answer *model)
+{
+    compare_pull(play, pull, model);
+    qlog_pull_release(pull);
+    for (uint32_t i = 0; i < model->hand_count; i++)
+        client_given(asked->client, model->hands[i].pull_sequence);
+    if (model->hand_count == 0) return;
+    asked->client->received_before = wanted->received;
+    asked->client->received = model->hands[model->hand_count - 1].pull_sequence + 1;
+}
+
 static void
 play_pull(struct play *play, const struct play_op *op)
 {
     struct asked asked = asked_of(play, op);
     struct client before = *asked.client;
     struct ref_pull wanted = pull_of(op, &asked);
-    struct qlog_pull pull = {
-        .request = { .kind = QLOG_PULL },
-        .who = consumer_name(&asked),
-        .messages_max = wanted.max,
-        .bytes_max = 1024 * 1024,
-        .received = wanted.received,
-        .invisible_ms = wanted.invisible_ms,
-        .once = wanted.once,
-        .runs = play->machine.runs,
-        .runs_max = MACHINE_RUNS_MAX,
-        .pieces = play->machine.pieces,
-        .pieces_max = MACHINE_RUNS_MAX,
-    };
+    struct qlog_pull pull = pull_request(play, &asked, &wanted);
     enum q_err err = machine_run(&play->machine, &pull.request);
     struct ref_answer model = ref_pull(&play->ref, &wanted);
-    if (same_err(play, "pull", err, model.err)) {
-        compare_pull(play, &pull, &model);
-        qlog_pull_release(&pull);
-        for (uint32_t i = 0; i < model.hand_count; i++)
-            client_given(asked.client, model.hands[i].pull_sequence);
-        if (model.hand_count > 0) {
-            asked.client->received_before = wanted.received;
-            asked.client->received = model.hands[model.hand_count - 1].pull_sequence + 1;
-        }
-    }
+    if (same_err(play, "pull", err, model.err)) pull_answered(play, &asked, &wanted, &pull, &model);
     play_note(play, op, &before, 0);
+}
+
+/* A pull that waits is answered as soon as there is something for it. */
+static void
+play_wait(struct play *play, const struct play_op *op)
+{
+    struct asked asked = asked_of(play, op);
+    struct ref_pull wanted = pull_of(op, &asked);
+    struct qlog_pull pull = pull_request(play, &asked, &wanted);
+    uint64_t wait_ms = 1 + op->numbers[5] * UINT64_C(20);
+    uint64_t until_ms = play->ref.state.now_ms + wait_ms;
+    pull.wait_ns = wait_ms * Q_NS_PER_MS;
+    struct machine_call call;
+    machine_begin(&play->machine, &pull.request, &call);
+    struct ref_answer model = ref_pull(&play->ref, &wanted);
+    play->plain = false;
+    while (model.err == Q_OK && model.hand_count == 0 && play->ref.state.now_ms < until_ms) {
+        uint64_t next_ms = q_min_u64(until_ms, ref_next_ms(&play->ref));
+        if (call.done)
+            differ(
+                play, "wait: answered %llu ms early",
+                (unsigned long long)(until_ms - play->ref.state.now_ms));
+        machine_time(&play->machine, next_ms);
+        /* Its end comes before all that happens in the same millisecond. */
+        play->ref.state.now_ms = next_ms;
+        if (next_ms < until_ms) ref_time(&play->ref, next_ms);
+        model = ref_pull(&play->ref, &wanted);
+        if (next_ms == until_ms) ref_time(&play->ref, next_ms);
+    }
+    if (!call.done) {
+        differ(play, "wait: there is something, and it is not answered");
+        machine_time(&play->machine, until_ms + 1);
+    }
+    if (same_err(play, "wait", call.err, model.err))
+        pull_answered(play, &asked, &wanted, &pull, &model);
 }
 
 /* --- Acks. */

@@ -21,6 +21,7 @@
     X(leave, 3, "group, client")                                                                   \
     X(keep, 4, "group, client")                                                                    \
     X(pull, 30, "group, client, most, received, invisible, once")                                  \
+    X(wait, 6, "group, client, most, received, invisible, seconds")                                \
     X(ack, 26, "group, client, from, length, from, length")                                        \
     X(nack, 9, "group, client, from, length, delay, error")                                        \
     X(time, 14, "milliseconds")                                                                    \

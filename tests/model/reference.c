@@ -655,7 +655,7 @@ ref_next_ms(const struct reference *ref)
         for (uint32_t j = 0; j < QLOG_FILTERS_MAX; j++)
             next = q_min_u64(next, filter_end_ms(group, &group->filters[j]));
         for (uint64_t j = 0; j < group->cursor; j++)
-            if (group->rows[j].place == REF_HELD && group->rows[j].time_ms != 0)
+            if (group->rows[j].place != REF_WAITING && group->rows[j].time_ms > ref->state.now_ms)
                 next = q_min_u64(next, group->rows[j].time_ms);
     }
     return next;
