@@ -43,6 +43,7 @@ main(int argc, char **argv)
     uint64_t operations = 1000;
     uint64_t seed = 1;
     uint64_t show = 3;
+    uint64_t failures = 5;
     const char *replay = NULL;
     const char *kept = NULL;
     const struct q_opt options[] = {
@@ -50,6 +51,7 @@ main(int argc, char **argv)
         { "operations", 0, Q_OPT_NUMBER, &operations, "N", "in each", 1, OPERATIONS_MAX },
         { "seed", 0, Q_OPT_NUMBER, &seed, "S", "of everything that is random", 0, 0 },
         { "show", 0, Q_OPT_NUMBER, &show, "N", "how many to make short and print", 0, 0 },
+        { "failures", 0, Q_OPT_NUMBER, &failures, "N", "end with so many", 1, 0 },
         { "replay", 0, Q_OPT_TEXT, &replay, "FILE", "run these, and tell what happens", 0, 0 },
         { "kept", 0, Q_OPT_TEXT, &kept, "DIR", "run all files of it first", 0, 0 },
     };
@@ -64,7 +66,7 @@ main(int argc, char **argv)
     (void)setvbuf(stdout, NULL, _IOLBF, 0);
     if (replay != NULL) return run_file(replay, true) ? 0 : 1;
     uint64_t differences = kept == NULL ? 0 : run_kept(kept);
-    for (uint64_t i = 0; i < sequences; i++) {
+    for (uint64_t i = 0; i < sequences && differences < failures; i++) {
         struct random_source random = { .state = seed + i * UINT64_C(0x9E3779B97F4A7C15) };
         for (uint64_t j = 0; j < operations; j++)
             ops[j] = play_random(&random);
