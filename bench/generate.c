@@ -232,6 +232,8 @@ write_messages(struct generator *generator, uint64_t bytes)
     }
     generator->super.logs[0].durable = generator->tail;
     generator->super.logs[0].replay = generator->segment.base;
+    /* Requests have no numbers: a start has nothing to know of producers below. */
+    generator->super.producers = generator->segment.base;
 }
 
 /* Each subject, with all its messages: what the end of a round of statements is. */

@@ -304,12 +304,15 @@ build_batch(
     uint8_t *padded = calloc(1, entry->body + 32);
     Q_ASSERT(padded != NULL);
     struct q_bytes tag = q_bytes_from_text(model_tag_name(batch->tag));
+    struct q_bytes key = q_bytes_from_text(model_subject_name(batch->subject));
     for (uint32_t i = 0; i < batch->count; i++) {
         model_body((char *)padded, entry->id, index, i);
         struct qbatch_message message = {
             .body = q_bytes_from(padded, 32 + random_below(random, entry->body + 1)),
             .tags = &tag,
             .tag_count = 1,
+            .keys = &key,
+            .key_count = i % 2,
             .time_ms = entry->time_ms,
             .counter = i,
         };

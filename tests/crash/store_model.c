@@ -7,6 +7,7 @@
 #include <qbase/assert.h>
 #include <qbatch/batch.h>
 
+#include "log/index_scan.h"
 #include "reader.h"
 
 void
@@ -388,6 +389,47 @@ verify_index(struct verifying *verifying, struct qlog_store *store)
     }
 }
 
+/* Each index file says what its segment says, keys and all. */
+static void
+verify_index_files(
+    struct verifying *verifying,
+    struct qlog_store *store,
+    struct qlog_io *io,
+    const char *directory)
+{
+    struct ql_home *home;
+    if (ql_home_open_to_read(directory, io, &home) != Q_OK) {
+        verdict_add(verifying->verdict, VERDICT_FAILED, "%s", q_fault_last()->what);
+        return;
+    }
+    struct ql_log *log = &home->logs[0];
+    struct ql_index_files *files = &store->index.files;
+    for (uint32_t i = 0; i < files->count; i++) {
+        struct ql_index_file *file = files->files[i];
+        const struct ql_index_header *header = &file->view.header;
+        const struct ql_segment *segment = ql_segment_set_find(&log->segments, header->base);
+        bool there = segment != NULL && segment->base == header->base &&
+                     header->rot_from == header->rot_to && file->view.file != NULL;
+        struct ql_index_build build;
+        if (!there) continue;
+        enum q_err err =
+            ql_index_rebuild(&home->env, log->name, &log->segments, segment, header->end, &build);
+        if (err != Q_OK) {
+            verdict_add(verifying->verdict, VERDICT_FAILED, "index: %s", q_fault_last()->what);
+            continue;
+        }
+        build.header.created_ms = header->created_ms;
+        ql_index_header_encode(&build.header, build.file);
+        if (build.file_size != file->view.layout.file_size ||
+            memcmp(build.file, file->view.file, build.file_size) != 0)
+            verdict_add(
+                verifying->verdict, VERDICT_FAILED, "index-%06u does not say what its segment says",
+                file->number);
+        free(build.file);
+    }
+    (void)ql_home_close(home);
+}
+
 /* --- Consumption. */
 
 enum place {
@@ -681,6 +723,7 @@ store_verify(
     };
     verify_messages(&verifying, store, io, directory);
     verify_index(&verifying, store);
+    verify_index_files(&verifying, store, io, directory);
     verify_consumption(&verifying, store);
     if (recovered && history->hash_wanted && history->hash != state_hash(store))
         verdict_add(

@@ -40,7 +40,6 @@ enum rig_name {
     PROMISES,
     RETENTION,
     READ,
-    INDEX,
     ROT,
     RIGS
 };
@@ -56,7 +55,6 @@ static const char *const rigs[RIGS][8] = {
     [PROMISES] = { "planted-promises" },
     [RETENTION] = { "planted-retention" },
     [READ] = { "planted-read" },
-    [INDEX] = { "planted-index" },
     [ROT] = { "planted-rot", "--faults", "1200", "--show", "1" },
 };
 
@@ -117,7 +115,6 @@ static const struct {
     { "seen_before_flush", PROMISES },
     { "zero_over_frame", PROMISES },
     { "index_page_unchecked", ROT },
-    { "index_key_forgotten", INDEX },
     { "read_unchecked", READ },
     { "read_unpinned", READ },
     { "scrub_blind", READ },
