@@ -256,6 +256,8 @@ static struct {
     bool refuses;       /* the dispatch log */
     bool refuses_delay; /* the delay log */
     unsigned refused;
+    unsigned files_max; /* segments that both logs may have; 0: no limit */
+    unsigned files;
 } disk;
 
 static int
@@ -273,8 +275,28 @@ disk_allocate(struct qlog_io *io, int file, uint64_t size)
 {
     bool refused =
         (disk.refuses && disk.is_dispatch[file]) || (disk.refuses_delay && disk.is_delay[file]);
+    bool is_segment = disk.is_dispatch[file] || disk.is_delay[file];
+    if (is_segment && disk.files_max > 0 && disk.files == disk.files_max) refused = true;
     disk.refused += refused;
-    return refused ? -ENOSPC : disk.real->allocate(io, file, size);
+    if (refused) return -ENOSPC;
+    disk.files += is_segment;
+    return disk.real->allocate(io, file, size);
+}
+
+static int
+disk_unlink(struct qlog_io *io, const char *path)
+{
+    disk.files -= strstr(path, "/segment-") != NULL;
+    return disk.real->unlink(io, path);
+}
+
+static int
+disk_space(struct qlog_io *io, const char *path, uint64_t *ret_free, uint64_t *ret_total)
+{
+    if (disk.files_max == 0) return disk.real->space(io, path, ret_free, ret_total);
+    *ret_total = disk.files_max * UINT64_C(1048576);
+    *ret_free = (disk.files_max - disk.files) * UINT64_C(1048576);
+    return 0;
 }
 
 static void
@@ -285,6 +307,8 @@ disk_new(void)
     disk.table = *disk.real;
     disk.table.open = disk_open;
     disk.table.allocate = disk_allocate;
+    disk.table.unlink = disk_unlink;
+    disk.table.space = disk_space;
     disk.io->table = &disk.table;
 }
 
@@ -355,6 +379,54 @@ Test(delay_store, no_room_in_the_dispatch_log)
     for (unsigned i = 0; i < 200 && fixture.delivered < 2 * BATCHES + 1; i++)
         (void)fixture_pass(&fixture, 20);
     cr_assert_eq(fixture.delivered, 2 * BATCHES + 1);
+    fixture_free(&fixture);
+    disk_free();
+}
+
+/* Publishes until the disk is full. Returns how many messages were taken. */
+static uint32_t
+fill(struct fixture *fixture, uint64_t due_ms)
+{
+    uint32_t taken = 0;
+    while (publish(fixture, due_ms, 24, NULL) == Q_OK) {
+        taken += 24;
+        cr_assert_lt(taken, 24 * 20000);
+    }
+    return taken;
+}
+
+/* A full disk is not full for ever: one message that waits in the first segment does not hold up what
+ * lies behind it, though to write it again takes space. */
+Test(delay_store, a_full_disk_makes_room)
+{
+    struct fixture fixture;
+    disk_new();
+    disk.files_max = 9;
+    const struct qlog_delay_options options = { .log.io = disk.io, .round_bytes = 64 * 1024 };
+    const uint64_t far_ms = start_ms + 30 * UINT64_C(86400000);
+    fixture_new(&fixture, &options);
+    cr_assert_eq(publish(&fixture, far_ms, 1, NULL), Q_OK);
+    uint32_t all = 0;
+    for (unsigned cycle = 0; cycle < 3; cycle++) {
+        uint64_t due_ms = fixture.clock.wall_ms + 1000;
+        uint32_t taken = fill(&fixture, due_ms);
+        cr_assert_gt(taken, 1000, "cycle %u: %u", cycle, taken);
+        all += taken;
+        sleep_ms(&fixture, 1000);
+        for (int i = 0; i < 8000 && fixture.delivered < all; i++)
+            (void)fixture_pass(&fixture, 1);
+        cr_assert_eq(fixture.delivered, all);
+        (void)fixture_pass(&fixture, 400);
+        if (cycle != 1) continue;
+        fixture_close(&fixture);
+        fixture_open(&fixture, &options);
+        (void)fixture_pass(&fixture, 400);
+    }
+    cr_assert_eq(pending(&fixture), 1);
+    sleep_ms(&fixture, far_ms - fixture.clock.wall_ms);
+    for (int i = 0; i < 8000 && fixture.delivered == all; i++)
+        (void)fixture_pass(&fixture, 1);
+    cr_assert_eq(fixture.delivered, all + 1);
     fixture_free(&fixture);
     disk_free();
 }

@@ -213,6 +213,9 @@ static enum q_err
 put_append(struct ql_put *put)
 {
     struct qlog_delay *delay = put->delay;
+    bool carried = put->publish == NULL && put->reschedule == NULL;
+    if (!carried) Q_TRY(ql_space_check(delay));
+    if (!carried) Q_TRY(ql_schedule_check(delay, put->batch_count));
     Q_TRY(ql_schedule_promise(delay, put->batch_count, put->message_count));
     enum q_err err = ql_log_append(delay->log, &put->append);
     if (err != Q_OK) ql_schedule_withdraw(delay, put->batch_count, put->message_count);
@@ -353,6 +356,7 @@ put_done(struct ql_append *append, enum q_err err)
     if (append->end == 0) put_withdraw(put);
     if (err == Q_E_NO_SPACE) {
         struct q_fault fault = *q_fault_last();
+        ql_space_full(delay);
         fault.err = err = Q_STORAGE_FULL;
         q_fault_adopt(&fault);
     }

@@ -49,6 +49,7 @@ qlog_delay_open(
     /* What can't be dispatched can't make room. */
     delay->log->yields_to = delay->dispatch;
     delay->log->yields_files = DISPATCH_FILES;
+    delay->log->kept_files = QL_CARRY_FILES;
     delay->now_ns = q_clock_monotonic_ns(delay->clock);
     ql_delay_clock_init(&delay->eff, delay->now_ns, q_clock_wall_ms(delay->clock));
     err = ql_delay_recover(delay);
@@ -59,7 +60,6 @@ qlog_delay_open(
         q_fault_adopt(&fault);
         return err;
     }
-    delay->options.batches_max = options->batches_max == 0 ? BATCHES_DEFAULT : options->batches_max;
     ql_decisions_write(&delay->home->env);
     *ret_delay = delay;
     return Q_OK;
@@ -77,8 +77,7 @@ delay_set_options(struct qlog_delay *delay, const struct qlog_delay_options *opt
     q_list_init(&delay->free_opens);
     delay->refused_last = &delay->refused_notes;
     delay->skipped_from = UINT64_MAX;
-    /* What is on the disk is taken in by a start, whatever the limit. */
-    set->batches_max = UINT32_MAX;
+    if (set->batches_max == 0) set->batches_max = BATCHES_DEFAULT;
     if (set->ahead_max_ms == 0) set->ahead_max_ms = AHEAD_DEFAULT_MS;
     if (set->depth_max == 0) set->depth_max = DEPTH_DEFAULT;
     if (set->send_messages_max == 0) set->send_messages_max = SEND_MESSAGES_DEFAULT;

@@ -55,6 +55,7 @@ enum {
 enum {
     QL_DELAY_SUBJECTS_MAX = 1000 * 1000,
     QL_ASIDE_MAX = 65536,
+    QL_CARRY_FILES = 1, /* of the delay log, kept for what makes room */
 };
 
 /* A batch in the delay log. */
@@ -269,7 +270,10 @@ struct qlog_delay {
     uint32_t carry_next;
     uint32_t carry_pending;
     bool carry_failed;
-    bool space_stuck; /* the first run has a damaged batch that waits */
+    bool tight; /* the disk is full: only what makes room is written to the delay log */
+    uint64_t tight_until_ns;
+    uint32_t stuck_count; /* of messages of a damaged batch of the first run; 0: there is none */
+    uint64_t stuck;       /* the first of them */
     uint64_t space_retry_ns;
     uint64_t marks_end;
     struct ql_home_trim trim;
@@ -311,7 +315,9 @@ Q_MUST_CHECK enum q_err ql_delay_subject_add(
 void ql_delay_subjects_free(struct qlog_delay *delay);
 
 /* --- schedule.c --- */
-/* Room for so many batches and messages more. Q_OK, Q_STORAGE_FULL, Q_E_NOMEM. */
+/* So many batches more are within the limit. Q_OK, Q_STORAGE_FULL. */
+Q_MUST_CHECK enum q_err ql_schedule_check(const struct qlog_delay *delay, uint32_t batches);
+/* Room for so many batches and messages more. Q_OK, Q_E_NOMEM. */
 Q_MUST_CHECK enum q_err ql_schedule_promise(
     struct qlog_delay *delay, uint32_t batches, uint64_t messages);
 void ql_schedule_withdraw(struct qlog_delay *delay, uint32_t batches, uint64_t messages);
@@ -420,6 +426,10 @@ bool ql_delay_is_moving(const struct qlog_delay *delay, uint64_t sequence, uint3
 void ql_space_turn(struct qlog_delay *delay);
 uint64_t ql_space_deadline_ns(const struct qlog_delay *delay);
 void ql_space_carried(struct qlog_delay *delay, enum q_err err);
+/* The delay log could not be written for want of space. */
+void ql_space_full(struct qlog_delay *delay);
+/* Whether a message may be taken. Q_OK, Q_STORAGE_FULL. */
+Q_MUST_CHECK enum q_err ql_space_check(const struct qlog_delay *delay);
 /* Memory for a record of `size` bytes of the dispatch log. Q_OK, Q_E_NOMEM. */
 Q_MUST_CHECK enum q_err ql_note_new(
     struct qlog_delay *delay, uint32_t size, struct ql_note **ret_note);

@@ -30,14 +30,19 @@ static void run_arrive(struct qlog_delay *delay, struct ql_run *run, uint64_t du
 static int compare_entries(const void *a, const void *b);
 
 enum q_err
-ql_schedule_promise(struct qlog_delay *delay, uint32_t batches, uint64_t messages)
+ql_schedule_check(const struct qlog_delay *delay, uint32_t batches)
 {
     uint64_t entries = (uint64_t)delay->entry_count + delay->promised_batches + batches;
-    if (entries > delay->options.batches_max)
-        return Q_FAIL(
-            Q_STORAGE_FULL, .path = delay->home->env.path,
-            .what = q_text("the delay store holds %u batches, its limit", delay->entry_count),
-            .hint = "raise the limit, or use a further delay group");
+    if (entries <= delay->options.batches_max) return Q_OK;
+    return Q_FAIL(
+        Q_STORAGE_FULL, .path = delay->home->env.path,
+        .what = q_text("the delay store holds %u batches, its limit", delay->entry_count),
+        .hint = "raise the limit, or use a further delay group");
+}
+
+enum q_err
+ql_schedule_promise(struct qlog_delay *delay, uint32_t batches, uint64_t messages)
+{
     uint32_t room = delay->promised_batches + batches;
     Q_TRY(schedule_need_run(delay, room));
     if (delay->run_count > 0 && !delay->runs[delay->run_count - 1]->sorted)

@@ -8,6 +8,10 @@
  * what the log takes, it is made so: what waits in the first segment is written again at the end of
  * the log, with its handles. So the log takes at most about four times what waits, and a segment
  * more, and a batch is written again once for three others that came.
+ *
+ * On a full disk that needs space itself. So the last file that the delay log may have is not for
+ * what comes: when a segment can't be had the store is *tight*. Then nothing is taken, and what waits
+ * is written again into that file, until a segment has gone, which is the last file from then on.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +22,8 @@
 #include "planted.h"
 
 enum {
-    SPARSE = 4,         /* the log may take so many times what waits */
+    SPARSE = 4,         /* the log may take so many times what waits, */
+    SPARSE_TIGHT = 2,   /* on a full disk */
     CARRY_AT_ONCE = 64, /* batches under way */
     CARRY_LOOKS = 4096, /* of one turn */
     RETRY_S = 1,
@@ -29,6 +34,8 @@ static enum q_err round_say(struct qlog_delay *delay);
 static enum q_err round_say_marks(struct qlog_delay *delay);
 static uint64_t head_of(const struct qlog_delay *delay);
 static bool first_run_is_closed(const struct qlog_delay *delay);
+static bool is_sparse(const struct qlog_delay *delay);
+static void space_relax(struct qlog_delay *delay);
 static void space_look(struct qlog_delay *delay);
 static void space_carry(struct qlog_delay *delay);
 static void space_wait_for_marks(struct qlog_delay *delay);
@@ -55,6 +62,7 @@ ql_space_turn(struct qlog_delay *delay)
     }
     round_turn(delay);
     if (delay->space == QL_SPACE_NONE) space_look(delay);
+    if (delay->space == QL_SPACE_NONE) space_relax(delay);
     if (delay->space == QL_SPACE_CARRY) space_carry(delay);
     if (delay->space == QL_SPACE_MARKS) space_wait_for_marks(delay);
 }
@@ -63,6 +71,7 @@ uint64_t
 ql_space_deadline_ns(const struct qlog_delay *delay)
 {
     bool waits = delay->refused_notes != NULL || delay->space == QL_SPACE_CARRY;
+    if (delay->tight && delay->tight_until_ns > delay->now_ns) return delay->tight_until_ns;
     return waits && delay->space_retry_ns > delay->now_ns ? delay->space_retry_ns : UINT64_MAX;
 }
 
@@ -162,7 +171,9 @@ space_look(struct qlog_delay *delay)
     uint64_t replay = delay->home->super.logs[QL_LOG_DISPATCH].replay;
     bool behind = delay->log->segments.segments[0]->base < head_of(delay) ||
                   (dispatch->count > 1 && dispatch->segments[1]->base <= replay);
-    if (first_run_is_closed(delay) && !delay->space_stuck) {
+    if (delay->stuck_count > 0 && ql_marks_has_all(&delay->marks, delay->stuck, delay->stuck_count))
+        delay->stuck_count = 0;
+    if (first_run_is_closed(delay) && delay->stuck_count == 0) {
         struct ql_run *run = delay->runs[0];
         ql_run_sort(delay, run);
         for (uint32_t looks = 0; run->gone < run->count && looks < CARRY_LOOKS; looks++) {
@@ -170,17 +181,53 @@ space_look(struct qlog_delay *delay)
             if (!ql_marks_has_all(&delay->marks, entry->sequence, entry->count)) break;
             run->gone++;
         }
-        bool sparse = delay->log_bytes > SPARSE * delay->live_bytes + 2 * delay->log->segment_bytes;
-        if (run->gone == run->count || sparse) {
+        if (run->gone == run->count || is_sparse(delay)) {
             delay->space = QL_SPACE_CARRY;
             delay->carry_next = run->gone;
             delay->carry_failed = false;
+            if (delay->tight) ql_log_keep(delay->log, 0);
             return;
         }
     }
     if (!behind || delay->now_ns < delay->space_retry_ns) return;
     delay->space = QL_SPACE_MARKS;
     delay->marks_end = 0;
+}
+
+static bool
+is_sparse(const struct qlog_delay *delay)
+{
+    uint64_t segment = delay->log->segment_bytes;
+    uint64_t taken = delay->log->tail - delay->runs[0]->base;
+    if (delay->tight) return taken > SPARSE_TIGHT * delay->live_bytes + segment;
+    return delay->log_bytes > SPARSE * delay->live_bytes + 2 * segment;
+}
+
+enum q_err
+ql_space_check(const struct qlog_delay *delay)
+{
+    if (!delay->tight) return Q_OK;
+    return Q_FAIL(
+        Q_STORAGE_FULL, .path = delay->home->env.path,
+        .what = "the disk is full, and the delay store makes room");
+}
+
+void
+ql_space_full(struct qlog_delay *delay)
+{
+    delay->tight_until_ns = delay->now_ns + (uint64_t)RETRY_S * Q_NS_PER_S;
+    if (delay->tight) return;
+    delay->tight = true;
+    delay->space_retry_ns = 0;
+    if (delay->space == QL_SPACE_CARRY) ql_log_keep(delay->log, 0);
+}
+
+/* Nothing is being written again. */
+static void
+space_relax(struct qlog_delay *delay)
+{
+    if (delay->log->kept_files == 0) ql_log_keep(delay->log, QL_CARRY_FILES);
+    if (delay->now_ns >= delay->tight_until_ns) delay->tight = false;
 }
 
 /* Until nothing in the first run waits that is not written again, and nothing of it is open. */
@@ -210,8 +257,9 @@ space_carry(struct qlog_delay *delay)
                 QL_TELL(
                     &delay->home->env, RETENTION_FAILED, .log = delay->log->name,
                     .path = delay->home->env.path, .position = run->base + entry->frame,
-                    .text = "a damaged batch that waits keeps its segment");
-                delay->space_stuck = true;
+                    .text = "a damaged batch keeps its segment until it is due");
+                delay->stuck = entry->sequence;
+                delay->stuck_count = entry->count;
                 delay->space = QL_SPACE_NONE;
                 return;
             }

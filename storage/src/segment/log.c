@@ -40,8 +40,9 @@ static uint64_t log_mark(const struct ql_log *log, bool flushed);
 static void log_reap(struct ql_log *log, uint64_t now_ns);
 static void log_flush(struct ql_log *log, uint64_t now_ns, bool force);
 static void log_on_flushed(struct ql_transfer *transfer);
+static enum q_err log_need_spare(struct ql_log *log, uint64_t now_ns);
 static enum q_err log_create_spare(struct ql_log *log, uint64_t now_ns);
-static enum q_err log_check_space(const struct ql_log *log);
+static enum q_err log_check_space(const struct ql_log *log, unsigned files);
 static unsigned log_spares_wanted(const struct ql_log *log, uint64_t now_ns);
 static void log_roll_start(struct ql_log *log);
 static void log_roll_go_on(struct ql_log *log, uint64_t now_ns);
@@ -110,18 +111,16 @@ ql_log_start(struct ql_log *log)
 {
     if (log->active != NULL) return Q_OK;
     struct ql_env *env = log->env;
-    if (log->spare_count == 0) {
-        enum q_err err = log_create_spare(log, q_clock_monotonic_ns(log->env->clock));
-        /* A full disk under a log that ends with a seal: it can be read, and goes on when there is
-         * space, like one that met the full disk while it was running. */
-        if (err == Q_E_NO_SPACE && log->segments.count > 0) {
-            log->active = log->segments.segments[log->segments.count - 1];
-            log->active->state = QL_SEGMENT_ACTIVE;
-            log->roll = QL_ROLL_SEALING;
-            return Q_OK;
-        }
-        if (err != Q_OK) return err;
+    enum q_err err = log_need_spare(log, q_clock_monotonic_ns(log->env->clock));
+    /* A full disk under a log that ends with a seal: it can be read, and goes on when there is space,
+     * like one that met the full disk while it was running. */
+    if (err == Q_E_NO_SPACE && log->segments.count > 0) {
+        log->active = log->segments.segments[log->segments.count - 1];
+        log->active->state = QL_SEGMENT_ACTIVE;
+        log->roll = QL_ROLL_SEALING;
+        return Q_OK;
     }
+    if (err != Q_OK) return err;
     struct ql_segment *segment = log->spares[log->spare_count - 1];
     segment->state = QL_SEGMENT_ACTIVE;
     segment->base = log->tail;
@@ -476,7 +475,8 @@ ql_log_is_idle(const struct ql_log *log, bool flushed)
     if (log->env->broken != Q_OK) return true;
     if (log->queue.first != NULL) return false;
     /* Sealed, and without space for the next segment: nothing moves, and nothing has to. */
-    if (log->roll == QL_ROLL_SEALING) return log->spare_count == 0 && log->durable == log->tail;
+    if (log->roll == QL_ROLL_SEALING)
+        return log->spare_count <= log->kept_files && log->durable == log->tail;
     /* Marks move when something completes; who waits for them is answered in the turn after. */
     if (log->wait_written.first != NULL || log->wait_durable.first != NULL) return false;
     if (log->refused.first != NULL) return false;
@@ -494,12 +494,32 @@ ql_log_deadline_ns(const struct ql_log *log)
     return q_min_u64(deadline, ql_zero_deadline_ns(&log->zero, log->active, log_fresh_spare(log)));
 }
 
+void
+ql_log_keep(struct ql_log *log, unsigned files)
+{
+    log->kept_files = files;
+    log->spare_retry_ns = 0;
+}
+
+/* The next segment may begin: there is a spare, and what is to be kept is there beside it. */
+static enum q_err
+log_need_spare(struct ql_log *log, uint64_t now_ns)
+{
+    if (log->spare_count == 0) Q_TRY(log_create_spare(log, now_ns));
+    unsigned left = log->spare_count - 1;
+    enum q_err err = Q_OK;
+    if (left < log->kept_files) err = log_check_space(log, log->kept_files - left);
+    log->spare_retry_ns = err == Q_OK ? 0 : now_ns + SPARE_RETRY_NS;
+    if (err != Q_OK) log->spare_fault = *q_fault_last();
+    return err;
+}
+
 /* A number is used up only by a segment that came to be. */
 static enum q_err
 log_create_spare(struct ql_log *log, uint64_t now_ns)
 {
     struct ql_segment *spare;
-    enum q_err err = log_check_space(log);
+    enum q_err err = log_check_space(log, 1);
     if (err == Q_OK)
         err = ql_segment_create(
             log->env, log->name, log->number_next, log->incarnation + 1, log->segment_bytes,
@@ -517,9 +537,9 @@ log_create_spare(struct ql_log *log, uint64_t now_ns)
     return Q_OK;
 }
 
-/* Q_OK or Q_E_NO_SPACE: what is free is for the log that this one yields to. */
+/* Room for so many files. Q_OK or Q_E_NO_SPACE: what is free is for the log that this one yields to. */
 static enum q_err
-log_check_space(const struct ql_log *log)
+log_check_space(const struct ql_log *log, unsigned files)
 {
     const struct ql_env *env = log->env;
     const struct ql_log *other = log->yields_to;
@@ -527,7 +547,7 @@ log_check_space(const struct ql_log *log)
     unsigned has = other->segments.count + other->spare_count;
     /* One at least, for what else is in the directory. */
     uint64_t missing = has < log->yields_files ? log->yields_files - has : 1;
-    uint64_t wanted = log->segment_bytes + missing * other->segment_bytes;
+    uint64_t wanted = files * log->segment_bytes + missing * other->segment_bytes;
     uint64_t free_bytes;
     uint64_t total;
     /* A file system that does not tell refuses by itself. */
@@ -578,16 +598,14 @@ log_roll_go_on(struct ql_log *log, uint64_t now_ns)
     if (log->roll != QL_ROLL_SEALING) return;
     if (log->durable != log->tail && !QL_PLANTED(roll_unflushed)) return;
     struct ql_env *env = log->env;
-    if (log->spare_count == 0) {
-        if (now_ns < log->spare_retry_ns) {
-            q_fault_adopt(&log->spare_fault);
-            log_refuse_queue(log);
-            return;
-        }
-        if (log_create_spare(log, now_ns) != Q_OK) {
-            log_refuse_queue(log);
-            return;
-        }
+    if (log->spare_count <= log->kept_files && now_ns < log->spare_retry_ns) {
+        q_fault_adopt(&log->spare_fault);
+        log_refuse_queue(log);
+        return;
+    }
+    if (log_need_spare(log, now_ns) != Q_OK) {
+        log_refuse_queue(log);
+        return;
     }
     if (ql_buffer_take(env, QL_BLOCK, &log->header_buffer) != Q_OK) return;
     log->next = log->spares[--log->spare_count];

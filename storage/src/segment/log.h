@@ -128,6 +128,7 @@ struct ql_log {
      * before there is space for those, so that what is refused is refused here. NULL: there is none. */
     const struct ql_log *yields_to;
     unsigned yields_files;
+    unsigned kept_files; /* ql_log_keep() */
 
     struct ql_segment_set segments;
     struct ql_segment *active; /* the last of them */
@@ -206,6 +207,10 @@ void ql_log_prepare(struct ql_log *log, uint64_t now_ns);
 
 /* No segment could be made when one was wanted last. */
 bool ql_log_is_short(const struct ql_log *log);
+
+/* No segment follows before so many more are there as spares, or as free space, beside what it yields.
+ * Whoever may use those up says 0, and the number again when it is done. */
+void ql_log_keep(struct ql_log *log, unsigned files);
 
 /*
  * Take sealed segments that end at or below `before` and that nobody has pinned out of the log.
