@@ -142,6 +142,8 @@ try_delayed(struct q_bytes bytes)
     struct ql_delayed_record delayed;
     if (ql_delayed_record_decode(bytes, &delayed) == Q_OK)
         Q_ASSERT(delayed.done_below <= delayed.next_sequence);
+    struct ql_done_record done;
+    if (ql_done_record_decode(bytes, &done) == Q_OK) Q_ASSERT(done.first < done.end);
     struct ql_aside_record aside;
     if (ql_aside_record_decode(bytes, &aside) == Q_OK) Q_ASSERT(aside.code != Q_OK);
 }

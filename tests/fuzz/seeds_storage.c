@@ -51,6 +51,8 @@ write_delay_records(const char *directory)
     SEED(directory, dispatched, QL_DISPATCHED_RECORD_SIZE, &dispatched);
     struct ql_aside_record aside = { 18, 1, Q_TOO_BIG };
     SEED(directory, aside, QL_ASIDE_RECORD_SIZE, &aside);
+    struct ql_done_record done = { 3 * QL_MARKS_MESSAGES, 9 * (uint64_t)QL_MARKS_MESSAGES };
+    SEED(directory, done, QL_DONE_RECORD_SIZE, &done);
     struct ql_withdrawn_record withdrawn = { .sequence = 18 };
     SEED(directory, withdrawn, QL_WITHDRAWN_RECORD_SIZE, &withdrawn);
     static const uint64_t bits[QL_MARKS_WORDS] = { 0xf0f0, 1 };

@@ -851,3 +851,28 @@ Test(delay_marks, pages)
     cr_assert_eq(marks.first, 2);
     ql_marks_free(&marks);
 }
+
+/* Whole pages at once, below, among and behind those that are there: none of them takes anything. */
+Test(delay_marks, fill)
+{
+    const uint64_t page = QL_MARKS_MESSAGES;
+    struct ql_marks marks = { 0 };
+    cr_assert_eq(ql_marks_reserve(&marks, 3 * page), Q_OK);
+    ql_marks_set(&marks, 1);
+    cr_assert_eq(ql_marks_fill(&marks, 2 * page, 1000000 * page), Q_OK);
+    cr_assert_eq(marks.first, 0);
+    cr_assert_eq(marks.count, 1000000);
+    cr_assert(ql_marks_is_full(&marks, 2));
+    cr_assert(ql_marks_is_full(&marks, 999999));
+    cr_assert_not(ql_marks_is_full(&marks, 1));
+    cr_assert_not(ql_marks_has(&marks, 2 * page - 1));
+    cr_assert(ql_marks_has(&marks, 777 * page));
+    cr_assert_eq(ql_marks_clear(&marks, 777 * page), Q_OK);
+    cr_assert_not(ql_marks_has(&marks, 777 * page));
+    cr_assert_eq(ql_marks_fill(&marks, 0, 2 * page), Q_OK);
+    cr_assert_eq(marks.first, 777);
+    cr_assert_eq(ql_marks_fill(&marks, 0, 2000000 * page), Q_OK);
+    cr_assert_eq(marks.count, 0);
+    cr_assert_eq(marks.first, 2000000);
+    ql_marks_free(&marks);
+}

@@ -18,18 +18,36 @@ page_of(const struct ql_marks *marks, uint64_t sequence, uint32_t *ret_index)
     return true;
 }
 
+static enum q_err
+marks_need_place(struct ql_marks *marks)
+{
+    if (marks->count < marks->capacity) return Q_OK;
+    uint32_t capacity = marks->capacity == 0 ? 16 : marks->capacity * 2;
+    struct ql_marks_page **pages = realloc(marks->pages, capacity * sizeof(pages[0]));
+    if (pages == NULL) return Q_FAIL(Q_E_NOMEM, .what = "marks of delayed messages");
+    marks->pages = pages;
+    marks->capacity = capacity;
+    return Q_OK;
+}
+
+/* Full pages at the front are let go. */
+static void
+marks_trim(struct ql_marks *marks)
+{
+    uint32_t full = 0;
+    while (full < marks->count && marks->pages[full] == &full_page)
+        full++;
+    marks->first += full;
+    marks->count -= full;
+    memmove(marks->pages, marks->pages + full, marks->count * sizeof(marks->pages[0]));
+}
+
 enum q_err
 ql_marks_reserve(struct ql_marks *marks, uint64_t end)
 {
     uint64_t wanted = (end + QL_MARKS_MESSAGES - 1) / QL_MARKS_MESSAGES;
     while (marks->first + marks->count < wanted) {
-        if (marks->count == marks->capacity) {
-            uint32_t capacity = marks->capacity == 0 ? 16 : marks->capacity * 2;
-            struct ql_marks_page **pages = realloc(marks->pages, capacity * sizeof(pages[0]));
-            if (pages == NULL) return Q_FAIL(Q_E_NOMEM, .what = "marks of delayed messages");
-            marks->pages = pages;
-            marks->capacity = capacity;
-        }
+        Q_TRY(marks_need_place(marks));
         struct ql_marks_page *page = calloc(1, sizeof(*page));
         if (page == NULL) return Q_FAIL(Q_E_NOMEM, .what = "marks of delayed messages");
         marks->pages[marks->count++] = page;
@@ -65,12 +83,26 @@ ql_marks_set(struct ql_marks *marks, uint64_t sequence)
     if (++page->set < QL_MARKS_MESSAGES) return;
     free(page);
     marks->pages[index] = &full_page;
-    uint32_t full = 0;
-    while (full < marks->count && marks->pages[full] == &full_page)
-        full++;
-    marks->first += full;
-    marks->count -= full;
-    memmove(marks->pages, marks->pages + full, marks->count * sizeof(marks->pages[0]));
+    if (index == 0) marks_trim(marks);
+}
+
+enum q_err
+ql_marks_fill(struct ql_marks *marks, uint64_t first, uint64_t end)
+{
+    Q_TRY(ql_marks_reserve(marks, first));
+    for (uint64_t number = first / QL_MARKS_MESSAGES; number < end / QL_MARKS_MESSAGES; number++) {
+        if (number < marks->first) continue;
+        uint64_t index = number - marks->first;
+        if (index == marks->count) {
+            Q_TRY(marks_need_place(marks));
+            marks->count++;
+        } else if (marks->pages[index] != &full_page) {
+            free(marks->pages[index]);
+        }
+        marks->pages[index] = &full_page;
+    }
+    marks_trim(marks);
+    return Q_OK;
 }
 
 enum q_err
@@ -124,6 +156,13 @@ ql_marks_bits(const struct ql_marks *marks, uint64_t number, uint64_t ret_bits[Q
     else
         memcpy(ret_bits, page->bits, sizeof(page->bits));
     return page == &full_page || page->set > 0;
+}
+
+bool
+ql_marks_is_full(const struct ql_marks *marks, uint64_t number)
+{
+    Q_ASSERT(number >= marks->first && number - marks->first < marks->count);
+    return marks->pages[number - marks->first] == &full_page;
 }
 
 void

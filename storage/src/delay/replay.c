@@ -112,6 +112,7 @@ apply_dispatch_record(struct qlog_delay *delay, const struct ql_record *record)
     struct ql_withdrawn_record withdrawn;
     struct ql_aside_record aside;
     struct ql_marks_record marks;
+    struct ql_done_record done;
     /* What shares the first frame of a round was there before it, and is in what it says. */
     if (record->kind == QL_RECORD_DELAYED || delay->damaged) delay->before_round = false;
     if (delay->before_round) return Q_OK;
@@ -140,6 +141,9 @@ apply_dispatch_record(struct qlog_delay *delay, const struct ql_record *record)
     case QL_RECORD_ASIDE:
         Q_TRY(ql_aside_record_decode(record->bytes, &aside));
         return ql_aside_replay(delay, &aside);
+    case QL_RECORD_DONE:
+        Q_TRY(ql_done_record_decode(record->bytes, &done));
+        return ql_marks_fill(&delay->marks, done.first, done.end);
     case QL_RECORD_MARKS:
         Q_TRY(ql_marks_record_decode(record->bytes, &marks));
         return apply_marks(delay, &marks);

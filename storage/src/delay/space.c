@@ -137,12 +137,25 @@ round_say(struct qlog_delay *delay)
 static enum q_err
 round_say_marks(struct qlog_delay *delay)
 {
+    const struct ql_marks *marks = &delay->marks;
     uint64_t bits[QL_MARKS_WORDS];
     struct ql_note *note;
-    for (uint64_t i = delay->marks.first; i < delay->marks.first + delay->marks.count; i++) {
-        if (!ql_marks_bits(&delay->marks, i, bits)) continue;
-        Q_TRY(ql_note_new(delay, QL_MARKS_RECORD_SIZE, &note));
-        ql_marks_record_encode(i * QL_MARKS_MESSAGES, bits, note->record);
+    uint64_t end = marks->first + marks->count;
+    for (uint64_t i = marks->first; i < end;) {
+        uint64_t full = i;
+        while (full < end && ql_marks_is_full(marks, full))
+            full++;
+        if (full > i) {
+            struct ql_done_record record = { i * QL_MARKS_MESSAGES, full * QL_MARKS_MESSAGES };
+            Q_TRY(ql_note_new(delay, QL_DONE_RECORD_SIZE, &note));
+            ql_done_record_encode(&record, note->record);
+            i = full;
+        } else if (ql_marks_bits(marks, i++, bits)) {
+            Q_TRY(ql_note_new(delay, QL_MARKS_RECORD_SIZE, &note));
+            ql_marks_record_encode((i - 1) * QL_MARKS_MESSAGES, bits, note->record);
+        } else {
+            continue;
+        }
         delay->round_size += note->size;
         ql_note_append(note, false);
     }

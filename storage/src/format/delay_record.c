@@ -206,6 +206,28 @@ ql_aside_record_decode(struct q_bytes bytes, struct ql_aside_record *ret_record)
 }
 
 void
+ql_done_record_encode(const struct ql_done_record *record, uint8_t *out)
+{
+    head_encode(out, QL_RECORD_DONE, QL_DONE_RECORD_SIZE);
+    q_store_le64(out + 8, record->first);
+    q_store_le64(out + 16, record->end);
+}
+
+enum q_err
+ql_done_record_decode(struct q_bytes bytes, struct ql_done_record *ret_record)
+{
+    Q_TRY(check_size(bytes, QL_DONE_RECORD_SIZE, "DONE"));
+    ret_record->first = q_load_le64(bytes.data + 8);
+    ret_record->end = q_load_le64(bytes.data + 16);
+    if (ret_record->first % QL_MARKS_MESSAGES != 0 || ret_record->end % QL_MARKS_MESSAGES != 0)
+        return Q_FAIL(Q_E_CORRUPT, .what = "a DONE record that begins or ends inside of a page");
+    if (ret_record->first >= ret_record->end ||
+        ret_record->end > UINT32_MAX * (uint64_t)QL_MARKS_MESSAGES)
+        return Q_FAIL(Q_E_CORRUPT, .what = "a DONE record of nothing, or of too much");
+    return Q_OK;
+}
+
+void
 ql_marks_record_encode(uint64_t first, const uint64_t bits[QL_MARKS_WORDS], uint8_t *out)
 {
     head_encode(out, QL_RECORD_MARKS, QL_MARKS_RECORD_SIZE);

@@ -86,6 +86,12 @@ struct ql_marks_record {
     const uint8_t *bits;
 };
 
+/* --- DONE --- what MARKS would say of whole pages in which every bit is set. */
+struct ql_done_record {
+    uint64_t first; /* both are multiples of QL_MARKS_MESSAGES */
+    uint64_t end;
+};
+
 /* Sizes (multiples of 8) and encoders. */
 enum {
     QL_REPLACES_RECORD_SIZE = 16,
@@ -93,6 +99,7 @@ enum {
     QL_DISPATCHED_RECORD_SIZE = 24,
     QL_WITHDRAWN_RECORD_SIZE = 16,
     QL_ASIDE_RECORD_SIZE = 24,
+    QL_DONE_RECORD_SIZE = 24,
     QL_MARKS_RECORD_SIZE = 16 + QL_MARKS_MESSAGES / 8,
 };
 void ql_replaces_record_encode(const struct ql_replaces_record *record, uint8_t *out);
@@ -105,6 +112,7 @@ void ql_dispatch_record_encode(
 void ql_dispatched_record_encode(const struct ql_dispatched_record *record, uint8_t *out);
 void ql_withdrawn_record_encode(const struct ql_withdrawn_record *record, uint8_t *out);
 void ql_aside_record_encode(const struct ql_aside_record *record, uint8_t *out);
+void ql_done_record_encode(const struct ql_done_record *record, uint8_t *out);
 void ql_marks_record_encode(uint64_t first, const uint64_t bits[QL_MARKS_WORDS], uint8_t *out);
 
 /* Q_OK or Q_E_CORRUPT. */
@@ -122,6 +130,8 @@ Q_MUST_CHECK enum q_err ql_withdrawn_record_decode(
     struct q_bytes bytes, struct ql_withdrawn_record *ret_record);
 Q_MUST_CHECK enum q_err ql_aside_record_decode(
     struct q_bytes bytes, struct ql_aside_record *ret_record);
+Q_MUST_CHECK enum q_err ql_done_record_decode(
+    struct q_bytes bytes, struct ql_done_record *ret_record);
 Q_MUST_CHECK enum q_err ql_marks_record_decode(
     struct q_bytes bytes, struct ql_marks_record *ret_record);
 

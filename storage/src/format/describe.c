@@ -539,6 +539,16 @@ ql_describe_aside(struct line *line, const struct ql_record *record)
 }
 
 static bool
+ql_describe_done(struct line *line, const struct ql_record *record)
+{
+    struct ql_done_record done;
+    if (ql_done_record_decode(record->bytes, &done) != Q_OK) return false;
+    line_number(line, "first", done.first);
+    line_number(line, "done", done.end - done.first);
+    return true;
+}
+
+static bool
 ql_describe_marks(struct line *line, const struct ql_record *record)
 {
     struct ql_marks_record marks;

@@ -41,7 +41,8 @@
     X(DISPATCHED, 36, dispatched,  "dispatch") /* it is stored there, or taken back */ \
     X(WITHDRAWN,  37, withdrawn,   "dispatch") /* a message is cancelled, or has another place */ \
     X(MARKS,      38, marks,       "dispatch") /* state: which messages are done */ \
-    X(ASIDE,      39, aside,       "dispatch") /* a message is refused, and waits aside */
+    X(ASIDE,      39, aside,       "dispatch") /* a message is refused, and waits aside */ \
+    X(DONE,       40, done,        "dispatch") /* state: a stretch of messages that are all done */
 /* clang-format on */
 
 enum ql_record_kind {
