@@ -181,6 +181,10 @@ publish_on_net(struct delay_call *call, const ProtobufCMessage *base, struct q_b
     const Qmq__Wire__PublishRequest *header = (const Qmq__Wire__PublishRequest *)base;
     struct qlog_publish *publish = &call->store.publish.publish;
     size_t count = header->n_subjects;
+    /* The store does not know requests again, and would keep it twice. Its producer decides. */
+    if (header->again)
+        return Q_FAIL(
+            Q_UNKNOWN_PRODUCER, .what = "a delay group does not know what was sent to it before");
     if (count == 0 || count > QLOG_REQUEST_BATCHES_MAX)
         return Q_FAIL(
             count == 0 ? Q_INVALID : Q_TOO_BIG,
