@@ -151,7 +151,7 @@ filling_submit(struct filling *filling, struct slot *slot, uint64_t number)
         .payloads_size = filling->payload_size * fill->batches,
         .subjects = slot->subjects,
         .batch_count = fill->batches,
-        .mode = QLOG_MODE_ASYNC,
+        .mode = fill->durable ? QLOG_MODE_SYNC : QLOG_MODE_ASYNC,
         .ret_first_sequences = slot->firsts,
         /* Its batches are one batch many times, which is fine for a store and not for the check. */
         .checked = true,

@@ -14,6 +14,7 @@ struct fill {
     uint32_t size;     /* of a body */
     uint32_t count;    /* messages of a batch */
     uint32_t batches;  /* of a request; at most QLOG_REQUEST_BATCHES_MAX */
+    bool durable;      /* each is acknowledged when it is flushed, not when it is written */
     bool groups;       /* a group on each thousandth subject */
 };
 
