@@ -558,7 +558,7 @@ run(struct bench *bench, uint64_t until_ns)
         if (bench->active == 0) return Q_OK;
         uint64_t now_ns = now();
         uint64_t rest_ns = until_ns - q_min_u64(now_ns, until_ns);
-        Q_TRY(qlog_store_wait(bench->store, q_min_u64(rest_ns, 10 * Q_NS_PER_MS)));
+        Q_TRY(qlog_store_wait(bench->store, q_min_u64(rest_ns, Q_NS_PER_S)));
     } while (now() < until_ns);
     return bench->err;
 }

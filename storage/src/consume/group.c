@@ -26,6 +26,7 @@ ql_group_new(
     q_list_init(&group->subject_link);
     q_list_init(&group->parked_link);
     q_list_init(&group->parked);
+    q_list_init(&group->hurried);
     q_list_init(&group->dying_link);
     q_heap_node_init(&group->due);
     for (uint32_t i = 0; i < record->filter_count; i++) {
@@ -56,7 +57,7 @@ void
 ql_group_free(struct ql_group *group)
 {
     if (group == NULL) return;
-    Q_ASSERT(q_list_is_empty(&group->parked));
+    Q_ASSERT(q_list_is_empty(&group->parked) && q_list_is_empty(&group->hurried));
     Q_ASSERT(!q_heap_node_is_linked(&group->due));
     for (uint32_t i = 0; i < group->consumer_count; i++)
         if (group->consumers[i] != NULL) ql_consumer_free(group->consumers[i]);

@@ -119,8 +119,9 @@ struct ql_group {
 
     /* The store's. */
     struct q_list subject_link; /* in ql_subject.groups */
-    struct q_list parked_link;  /* in ql_subject.parked_groups while `parked` is not empty */
-    struct q_list parked;       /* pulls, first come first served */
+    struct q_list parked_link;  /* in ql_subject.parked_groups while one of these is not empty */
+    struct q_list parked;       /* pulls that wait for messages, first come first served */
+    struct q_list hurried;      /* … that would not wait, or read again what they hold already */
     uint64_t ahead;             /* messages below were read ahead of it, */
     uint64_t ahead_halfway;     /* and from here on it is time for more */
     struct q_heap_node due;     /* when something pending is due, or a filter is to be dropped */

@@ -15,7 +15,8 @@ enum {
     SCRUB_RATE_DEFAULT = 4 * 1024 * 1024,
 };
 
-#define TELL_NS (10 * (uint64_t)Q_NS_PER_S)
+#define TELL_NS  (10 * (uint64_t)Q_NS_PER_S)
+#define RETRY_NS (10 * (uint64_t)Q_NS_PER_MS)
 
 static void fetch_on_news(void *context, uint32_t subject_id);
 static void fetch_on_bad(
@@ -216,7 +217,8 @@ fetch(
     case QL_WANTED_BEFORE:
         break;
     case QL_WANTED_NOT:
-        /* Looked at again when any other want has ended. */
+        /* Perhaps nothing is under way whose end would be news. */
+        if (store->fetch_retry_ns == 0) store->fetch_retry_ns = store->now_ns + RETRY_NS;
         ql_subject_stir(store, subject);
         break;
     }

@@ -95,8 +95,7 @@ ql_store_add_group(
 void
 ql_store_remove_group(struct qlog_store *store, struct ql_group *group)
 {
-    q_list_for_each_safe(link, &group->parked)
-        ql_pull_unpark(store, ql_pull_of_link(link), Q_NO_SESSION);
+    ql_pulls_of_group_end(store, group);
     for (uint32_t i = 0; i < group->consumer_count; i++) {
         struct ql_consumer *consumer = group->consumers[i];
         if (consumer == NULL) continue;

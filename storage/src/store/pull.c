@@ -4,6 +4,11 @@
  * A pull that finds nothing, or less than it wants at least, is parked with its group. News of its
  * subject (a mark that moved over new entries), and of its group (messages that were released, or are
  * due), try the group's parked pulls, first come first served.
+ *
+ * Members with the same filter find the same: after one of them has found nothing the others are not
+ * tried. So the pulls that wait cost nothing, however many there are. The hurried ones alone are each
+ * looked at: what does not want to wait for messages, only for a filter to see everything or for the
+ * disk, and what reads again what its consumer holds already.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -20,13 +25,18 @@ struct ql_park {
     struct ql_consumer *consumer;
     bool parked;
     bool unseen;   /* the filter has not looked at everything yet */
-    bool fetching; /* something of it is being read from the disk */
+    bool fetching; /* something is being read from the disk for it: */
+    bool own;      /* what its consumer holds already */
+};
+
+/* Filters, a bit each, for which a pull of the group has found nothing; it is read from the disk. */
+struct tried {
+    uint16_t filters;
+    uint16_t fetching;
 };
 
 _Static_assert(sizeof(struct ql_park) <= sizeof(struct qlog_private), "private words are too few");
 
-/* What waits for the disk without a read under way (there was no memory for it) asks again. */
-#define FETCH_RETRY_NS (10 * (uint64_t)Q_NS_PER_MS)
 /* How long a pull that would not wait may still be looked for by its filter, or on the disk. Clients
  * wait for five seconds more than they ask for. */
 #define LOOK_WAIT_NS (3 * (uint64_t)Q_NS_PER_S)
@@ -34,9 +44,12 @@ _Static_assert(sizeof(struct ql_park) <= sizeof(struct qlog_private), "private w
 static bool pull_try(struct qlog_store *store, struct qlog_pull *pull, bool last);
 static void pull_park(
     struct qlog_store *store, struct qlog_pull *pull, struct ql_consumer *consumer);
-static void pull_note_fetching(struct qlog_store *store, struct ql_park *park, bool fetching);
+static void pull_note_fetching(struct ql_park *park, bool fetching, bool own);
 static void pull_leave_park(struct qlog_store *store, struct qlog_pull *pull);
 static uint64_t pull_waiting(const struct qlog_store *store, struct qlog_pull *pull);
+static void group_try_hurried(
+    struct qlog_store *store, struct ql_group *group, struct tried *tried);
+static bool group_try_one(struct qlog_store *store, struct ql_park *park, struct tried *tried);
 static bool group_has_news(const struct qlog_store *store, const struct ql_group *group);
 
 static struct ql_park *
@@ -51,17 +64,18 @@ pull_of_park(struct ql_park *park)
     return q_container_of(park, struct qlog_pull, private_);
 }
 
-/* It waits for messages, and not for what is there already to come from the disk. */
-static bool
-pull_is_patient(struct ql_park *park)
+static struct ql_park *
+park_of_link(struct q_list *link)
 {
-    return pull_of_park(park)->wait_ns > 0 && !park->fetching;
+    return q_container_of(link, struct ql_park, link);
 }
 
-struct qlog_pull *
-ql_pull_of_link(struct q_list *link)
+/* The list that it is parked in. */
+static struct q_list *
+pull_queue(struct ql_park *park)
 {
-    return pull_of_park(q_container_of(link, struct ql_park, link));
+    struct ql_group *group = park->consumer->group;
+    return pull_of_park(park)->wait_ns == 0 || park->own ? &group->hurried : &group->parked;
 }
 
 uint64_t
@@ -117,13 +131,13 @@ pull_try(struct qlog_store *store, struct qlog_pull *pull, bool last)
     struct ql_park *park = park_of(pull);
     struct ql_consumer *consumer = park->consumer;
     struct ql_action *action = NULL;
-    bool fetching = false;
+    bool own = false;
     enum ql_hand_wait wait = QL_HAND_NEWS;
     pull->unacked = consumer->held_messages;
-    enum q_err err = ql_hand_repeat(store, pull, consumer, &action, &fetching);
-    if (err == Q_NOT_FOUND && !fetching)
-        err = ql_hand_out(store, pull, consumer, last, &action, &wait);
-    pull_note_fetching(store, park, err == Q_NOT_FOUND && (fetching || wait == QL_HAND_FETCH));
+    enum q_err err = ql_hand_repeat(store, pull, consumer, &action, &own);
+    if (err == Q_NOT_FOUND && !own) err = ql_hand_out(store, pull, consumer, last, &action, &wait);
+    bool waits = err == Q_NOT_FOUND;
+    pull_note_fetching(park, waits && (own || wait == QL_HAND_FETCH), waits && own);
     if (err == Q_NOT_FOUND) {
         if (park->fetching) ql_subject_stir(store, consumer->group->subject);
         if (wait == QL_HAND_LOOK) {
@@ -152,18 +166,12 @@ pull_park(struct qlog_store *store, struct qlog_pull *pull, struct ql_consumer *
     uint64_t wait_ns = pull->wait_ns == 0 ? LOOK_WAIT_NS : pull->wait_ns;
     enum q_err err = q_heap_push(&store->pull_deadlines, &park->deadline, store->now_ns + wait_ns);
     if (err != Q_OK) {
-        pull_note_fetching(store, park, false);
         ql_request_finish(&pull->request, err);
         return;
     }
     park->parked = true;
     consumer->parked = pull;
-    /* Those that would not wait for messages, but for the disk, come first. */
-    struct q_list *before = pull_is_patient(park) ? &group->parked : group->parked.next;
-    while (before != &group->parked &&
-           !pull_is_patient(q_container_of(before, struct ql_park, link)))
-        before = before->next;
-    q_list_insert_before(before, &park->link);
+    q_list_push_back(pull_queue(park), &park->link);
     if (!q_list_is_linked(&group->parked_link))
         q_list_push_back(&group->subject->parked_groups, &group->parked_link);
     store->counters.parked++;
@@ -171,20 +179,21 @@ pull_park(struct qlog_store *store, struct qlog_pull *pull, struct ql_consumer *
     ql_subject_stir(store, group->subject);
 }
 
-/* Pulls that wait for the disk are counted, so that nobody looks for one in vain. */
 static void
-pull_note_fetching(struct qlog_store *store, struct ql_park *park, bool fetching)
+pull_note_fetching(struct ql_park *park, bool fetching, bool own)
 {
-    if (fetching && !park->fetching) store->fetching++;
-    if (!fetching && park->fetching) store->fetching--;
     park->fetching = fetching;
+    if (own == park->own) return;
+    park->own = own;
+    if (!park->parked) return;
+    q_list_remove(&park->link);
+    q_list_push_back(pull_queue(park), &park->link);
 }
 
 static void
 pull_leave_park(struct qlog_store *store, struct qlog_pull *pull)
 {
     struct ql_park *park = park_of(pull);
-    pull_note_fetching(store, park, false);
     if (!park->parked) return;
     struct ql_group *group = park->consumer->group;
     /* Until now it was a sign of life. */
@@ -193,7 +202,8 @@ pull_leave_park(struct qlog_store *store, struct qlog_pull *pull)
     park->consumer->parked = NULL;
     q_list_remove(&park->link);
     q_heap_remove(&store->pull_deadlines, &park->deadline);
-    if (q_list_is_empty(&group->parked)) q_list_remove(&group->parked_link);
+    if (q_list_is_empty(&group->parked) && q_list_is_empty(&group->hurried))
+        q_list_remove(&group->parked_link);
     store->counters.parked--;
 }
 
@@ -270,30 +280,58 @@ ql_pulls_end(struct qlog_store *store)
 }
 
 void
+ql_pulls_of_group_end(struct qlog_store *store, struct ql_group *group)
+{
+    q_list_for_each_safe(link, &group->hurried)
+        ql_pull_unpark(store, pull_of_park(park_of_link(link)), Q_NO_SESSION);
+    q_list_for_each_safe(link, &group->parked)
+        ql_pull_unpark(store, pull_of_park(park_of_link(link)), Q_NO_SESSION);
+}
+
+void
 ql_group_try(struct qlog_store *store, struct ql_group *group)
 {
-    /* Members with the same filter find the same: after one that found nothing, the others would. */
-    uint16_t fruitless = 0;
+    struct tried tried = { 0 };
+    group_try_hurried(store, group, &tried);
+    uint16_t live = ql_filters_live(&group->filters);
     q_list_for_each_safe(link, &group->parked) {
-        struct ql_park *park = q_container_of(link, struct ql_park, link);
-        struct qlog_pull *pull = pull_of_park(park);
-        /* What is being read may be what a pull behind this one holds already. */
-        if (!group_has_news(store, group) && pull_is_patient(park)) {
-            if (store->fetching == 0) return;
-            continue;
-        }
-        uint16_t filter = (uint16_t)(1u << park->consumer->filter);
-        uint64_t held = park->consumer->held_messages;
-        /* One that reads, or would not wait, has an answer of its own to get. */
-        if ((fruitless & filter) != 0 && pull_is_patient(park)) continue;
-        if (pull_try(store, pull, pull->wait_ns == 0) || park->fetching) continue;
-        bool could = held < store->window_messages_max && pull->messages_min <= 1 &&
-                     pull->bytes_min == 0 && park->consumer->held_bytes < store->window_bytes_max;
-        if (could) fruitless |= filter;
-        /* It did not want to wait, only for its filter to see everything, or for the disk. */
-        if (pull->wait_ns == 0 && ql_store_visible_end(store, group->subject) <= group->cursor)
-            ql_pull_unpark(store, pull, Q_OK);
+        if (!group_has_news(store, group) || (live & ~tried.filters) == 0) return;
+        (void)group_try_one(store, park_of_link(link), &tried);
     }
+}
+
+/* Those that would not wait, and have nothing left to wait for, are answered. */
+static void
+group_try_hurried(struct qlog_store *store, struct ql_group *group, struct tried *tried)
+{
+    q_list_for_each_safe(link, &group->hurried) {
+        struct ql_park *park = park_of_link(link);
+        if (group_try_one(store, park, tried)) continue;
+        bool seen = ql_store_visible_end(store, group->subject) <= group->cursor;
+        if (pull_of_park(park)->wait_ns == 0 && !park->fetching && seen)
+            ql_pull_unpark(store, pull_of_park(park), Q_OK);
+    }
+}
+
+/* True when it was answered: its memory is the caller's again. */
+static bool
+group_try_one(struct qlog_store *store, struct ql_park *park, struct tried *tried)
+{
+    const struct ql_consumer *consumer = park->consumer;
+    struct qlog_pull *pull = pull_of_park(park);
+    uint16_t filter = (uint16_t)(1u << consumer->filter);
+    if (!park->own && (tried->filters & filter) != 0) {
+        park->fetching = (tried->fetching & filter) != 0;
+        return false;
+    }
+    bool had_room = consumer->held_messages < store->window_messages_max &&
+                    consumer->held_bytes < store->window_bytes_max;
+    if (pull_try(store, pull, pull->wait_ns == 0)) return true;
+    /* One that wants more than there is, or may not have more, says nothing of the others. */
+    if (park->own || !had_room || pull->messages_min > 1 || pull->bytes_min > 0) return false;
+    tried->filters = (uint16_t)(tried->filters | filter);
+    if (park->fetching) tried->fetching = (uint16_t)(tried->fetching | filter);
+    return false;
 }
 
 static bool
@@ -316,11 +354,11 @@ void
 ql_subjects_look(struct qlog_store *store)
 {
     const struct ql_log *log = store->messages;
-    bool retry = store->fetching > 0 && store->now_ns >= store->fetch_retry_ns;
+    bool retry = store->fetch_retry_ns > 0 && store->now_ns >= store->fetch_retry_ns;
     if (store->looked_written == log->written && store->looked_durable == log->durable &&
         !store->look_again && !retry)
         return;
-    store->fetch_retry_ns = store->now_ns + FETCH_RETRY_NS;
+    if (retry) store->fetch_retry_ns = 0;
     store->looked_written = log->written;
     store->looked_durable = log->durable;
     store->look_again = false;

@@ -206,7 +206,7 @@ qlog_store_wait(struct qlog_store *store, uint64_t timeout_ns)
     deadline = q_min_u64(deadline, ql_scrub_deadline_ns(&store->scrub));
     deadline = q_min_u64(deadline, ql_producers_deadline_ns(&store->producers));
     deadline = q_min_u64(deadline, ql_dead_deadline_ns(store));
-    if (store->fetching > 0) deadline = q_min_u64(deadline, store->fetch_retry_ns);
+    if (store->fetch_retry_ns > 0) deadline = q_min_u64(deadline, store->fetch_retry_ns);
     const struct q_heap *const heaps[] = {
         &store->pull_deadlines,
         &store->consumer_deadlines,

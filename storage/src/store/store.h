@@ -127,8 +127,7 @@ struct qlog_store {
     struct q_list stirred;            /* subjects with news for parked pulls */
     uint64_t looked_written;          /* marks at the last look */
     uint64_t looked_durable;
-    uint64_t fetching;       /* pulls that wait for the disk, */
-    uint64_t fetch_retry_ns; /* which are tried again then, at the latest */
+    uint64_t fetch_retry_ns; /* a read could not begin: it is asked for again then; 0: none */
     bool look_again;         /* the last look left something that needs no mark to move */
 
     bool damaged;         /* recovery met rot: records may speak of what it took */
@@ -331,8 +330,8 @@ void ql_pull_unpark(struct qlog_store *store, struct qlog_pull *pull, enum q_err
 /* End all parked pulls: the store stops, or broke. */
 void ql_pulls_end(struct qlog_store *store);
 void ql_pulls_expire(struct qlog_store *store);
-/* The pull of a link in a group's list of parked ones. */
-struct qlog_pull *ql_pull_of_link(struct q_list *link);
+/* The group goes: its parked pulls have no session any more. */
+void ql_pulls_of_group_end(struct qlog_store *store, struct ql_group *group);
 /* There may be something for this group, or for the groups of this subject. */
 void ql_group_try(struct qlog_store *store, struct ql_group *group);
 void ql_subject_stir(struct qlog_store *store, struct ql_subject *subject);
