@@ -545,3 +545,28 @@ Test(store_groups, pull_sequences_are_given_once)
     cr_assert_eq(fixture_ack(&fixture, "g", "c", session, first, first + 1), Q_EXPIRED);
     cr_assert_eq(lag_of("g").in_flight, 3);
 }
+
+/* A pull that waits behind a full pending set gets what is behind it when the set has room: here,
+ * when nobody lives any more who takes what fills it. */
+Test(store_groups, room_wakes_a_pull)
+{
+    uint64_t red = fixture_join(&fixture, "g", "red", "red");
+    uint64_t blue = fixture_join(&fixture, "g", "blue", "blue");
+    struct qlog_control settings = { .kind = QLOG_CONTROL_SETTINGS };
+    settings.settings.pending_max = 2;
+    settings.settings.filter_keep_ms = 3000;
+    cr_assert_eq(control(&settings), Q_OK);
+    cr_assert_eq(fixture_publish(&fixture, "orders", "a,b,c", "blue", NULL), Q_OK);
+    cr_assert_eq(fixture_publish(&fixture, "orders", "d", "red", NULL), Q_OK);
+    struct fixture_parked parked;
+    fixture_park(&fixture, &parked, "g", "red", red, 0);
+    cr_assert_eq(parked.answers, 0);
+    cr_assert_eq(lag_of("g").pending_filter, 2);
+    cr_assert_eq(fixture_leave(&fixture, "g", "blue", blue), Q_OK);
+    advance(3001);
+    cr_assert_eq(parked.answers, 1);
+    cr_assert_eq(parked.err, Q_OK);
+    cr_assert_eq(parked.pull.run_count, 1);
+    cr_assert_eq(parked.runs[0].sequence, 3);
+    qlog_pull_release(&parked.pull);
+}

@@ -214,6 +214,8 @@ group_unfilter(struct qlog_store *store, struct ql_group *group, uint32_t slot)
     }
     ql_unfilter_record_encode(&record, action->record);
     ql_action_append(action, NULL);
+    /* What waited for it alone may have been what held the cursor. */
+    ql_group_try(store, group);
     return Q_OK;
 }
 

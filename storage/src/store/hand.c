@@ -599,10 +599,10 @@ static void
 hand_skip_unwanted(struct qlog_store *store, struct ql_group *group)
 {
     uint16_t live = ql_filters_live(&group->filters);
-    struct ql_resolve_item items[64];
+    struct ql_resolve_item items[SKIP_MAX];
     uint32_t count = 0;
     uint64_t messages = 0;
-    for (uint32_t i = 0; i < group->pending.count && messages < SKIP_MAX && count < 64; i++) {
+    for (uint32_t i = 0; i < group->pending.count && messages < SKIP_MAX; i++) {
         const struct ql_range_item *item = ql_span_at(&group->pending, i);
         if ((item->filters & live) != 0) continue;
         items[count++] =

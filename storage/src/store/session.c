@@ -313,7 +313,8 @@ consumer_release(
     /* Its filter may be without members now, and messages wait for others. */
     ql_group_watch(store, group, store->now_ns);
     ql_group_watch_pending(store, group);
-    if (released > 0) ql_group_try(store, group);
+    /* With nothing released, too: what only this one took makes room in a full pending set. */
+    ql_group_try(store, group);
     return Q_OK;
 }
 
