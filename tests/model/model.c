@@ -66,8 +66,9 @@ main(int argc, char **argv)
     (void)setvbuf(stdout, NULL, _IOLBF, 0);
     if (replay != NULL) return run_file(replay, true) ? 0 : 1;
     uint64_t differences = kept == NULL ? 0 : run_kept(kept);
+    struct random_source seeds = { .state = seed };
     for (uint64_t i = 0; i < sequences && differences < failures; i++) {
-        struct random_source random = { .state = seed + i * UINT64_C(0x9E3779B97F4A7C15) };
+        struct random_source random = { .state = random_u64(&seeds) };
         for (uint64_t j = 0; j < operations; j++)
             ops[j] = play_random(&random);
         if (!run_sequence(ops, (unsigned)operations, differences < show)) differences++;

@@ -583,36 +583,45 @@ play_pull(struct play *play, const struct play_op *op)
     play_note(play, op, &before, 0);
 }
 
-/* A pull that waits is answered as soon as there is something for it. */
+static bool
+is_due_now(const struct ref_state *state, uint32_t number)
+{
+    const struct ref_group *group = &state->groups[number];
+    for (uint64_t i = 0; i < group->cursor; i++)
+        if (group->rows[i].place == REF_PENDING && group->rows[i].time_ms == state->now_ms)
+            return true;
+    return false;
+}
+
+/*
+ * A pull that waits is answered as soon as something is due for it. It waits no longer than until
+ * something else happens by itself: of several things in one millisecond the first one answers it.
+ */
 static void
 play_wait(struct play *play, const struct play_op *op)
 {
     struct asked asked = asked_of(play, op);
     struct ref_pull wanted = pull_of(op, &asked);
     struct qlog_pull pull = pull_request(play, &asked, &wanted);
-    uint64_t wait_ms = 1 + op->numbers[5] * UINT64_C(20);
-    uint64_t until_ms = play->ref.state.now_ms + wait_ms;
-    pull.wait_ns = wait_ms * Q_NS_PER_MS;
+    uint64_t now_ms = play->ref.state.now_ms;
+    uint64_t until_ms = now_ms + op->numbers[5] * UINT64_C(20);
+    until_ms = q_min_u64(until_ms, ref_next_ms(&play->ref, false) - 1);
+    pull.wait_ns = (until_ms - now_ms) * Q_NS_PER_MS;
     struct machine_call call;
     machine_begin(&play->machine, &pull.request, &call);
     struct ref_answer model = ref_pull(&play->ref, &wanted);
     play->plain = false;
     while (model.err == Q_OK && model.hand_count == 0 && play->ref.state.now_ms < until_ms) {
-        uint64_t next_ms = q_min_u64(until_ms, ref_next_ms(&play->ref));
-        if (call.done)
-            differ(
-                play, "wait: answered %llu ms early",
-                (unsigned long long)(until_ms - play->ref.state.now_ms));
-        machine_time(&play->machine, next_ms);
-        /* Its end comes before all that happens in the same millisecond. */
-        play->ref.state.now_ms = next_ms;
-        if (next_ms < until_ms) ref_time(&play->ref, next_ms);
-        model = ref_pull(&play->ref, &wanted);
-        if (next_ms == until_ms) ref_time(&play->ref, next_ms);
+        if (call.done) differ(play, "wait: answered early, with nothing");
+        now_ms = q_min_u64(until_ms, ref_next_ms(&play->ref, true));
+        machine_time(&play->machine, now_ms);
+        ref_time(&play->ref, now_ms);
+        if (now_ms == until_ms || is_due_now(&play->ref.state, asked.who.group))
+            model = ref_pull(&play->ref, &wanted);
     }
     if (!call.done) {
         differ(play, "wait: there is something, and it is not answered");
-        machine_time(&play->machine, until_ms + 1);
+        machine_time(&play->machine, until_ms);
     }
     if (same_err(play, "wait", call.err, model.err))
         pull_answered(play, &asked, &wanted, &pull, &model);
@@ -723,7 +732,7 @@ time_passes(struct play *play, uint64_t ms)
     uint64_t until_ms = play->ref.state.now_ms + ms;
     play->plain = false;
     while (play->ref.state.now_ms < until_ms) {
-        uint64_t next_ms = q_min_u64(until_ms, ref_next_ms(&play->ref));
+        uint64_t next_ms = q_min_u64(until_ms, ref_next_ms(&play->ref, true));
         machine_time(&play->machine, next_ms);
         ref_time(&play->ref, next_ms);
     }

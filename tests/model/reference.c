@@ -641,7 +641,7 @@ filter_end_ms(const struct ref_group *group, const struct ref_filter *filter)
 }
 
 uint64_t
-ref_next_ms(const struct reference *ref)
+ref_next_ms(const struct reference *ref, bool due)
 {
     uint64_t next = UINT64_MAX;
     for (uint32_t i = 0; i < REF_GROUPS; i++) {
@@ -655,7 +655,9 @@ ref_next_ms(const struct reference *ref)
         for (uint32_t j = 0; j < QLOG_FILTERS_MAX; j++)
             next = q_min_u64(next, filter_end_ms(group, &group->filters[j]));
         for (uint64_t j = 0; j < group->cursor; j++)
-            if (group->rows[j].place != REF_WAITING && group->rows[j].time_ms > ref->state.now_ms)
+            if ((group->rows[j].place == REF_HELD ||
+                 (due && group->rows[j].place == REF_PENDING)) &&
+                group->rows[j].time_ms > ref->state.now_ms)
                 next = q_min_u64(next, group->rows[j].time_ms);
     }
     return next;

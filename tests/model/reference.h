@@ -199,8 +199,8 @@ struct ref_answer ref_nack(
 struct ref_answer ref_control(
     struct reference *ref, uint32_t group, const struct qlog_control *control);
 struct ref_lag ref_lag(const struct reference *ref, uint32_t group);
-/* When something happens by itself; UINT64_MAX: never. */
-uint64_t ref_next_ms(const struct reference *ref);
+/* When something happens by itself; UINT64_MAX: never. `due`: also when a pending message is due. */
+uint64_t ref_next_ms(const struct reference *ref, bool due);
 /* It is so late, and all that is due happens. Not later than ref_next_ms(). */
 void ref_time(struct reference *ref, uint64_t now_ms);
 /* Messages below `first` are stored no more. */
