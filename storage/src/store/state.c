@@ -18,7 +18,8 @@
 
 /* SUBJECT records that share an append. */
 enum {
-    SUBJECTS_BYTES_MAX = 64 * 1024
+    SUBJECTS_BYTES_MAX = 64 * 1024,
+    RESOLVED_MAX = INT32_MAX, /* sequences from the first to the last of one range */
 };
 
 struct statement {
@@ -143,11 +144,16 @@ trim_groups(struct qlog_store *store)
         enum q_err err = ql_index_entry(&store->index, group->subject, 0, &entry);
         if (err < Q_OK) return err;
         uint64_t first = err == Q_OK ? entry.first_sequence : UINT64_MAX;
-        if (ql_group_oldest(group) >= first) continue;
-        struct ql_resolve_item gone = { 0, first - 1, 0 };
-        /* Refused: not counted. A restart concludes the same. */
-        if (ql_store_resolve(store, group, QL_VERDICT_EXPIRED, &gone, 1, NULL) != Q_OK)
-            (void)ql_group_drop(group, 0, first);
+        /* What it has is below its cursor, also where nothing of the subject is left. */
+        uint64_t end = q_min_u64(first, group->cursor);
+        for (uint64_t at = ql_group_oldest(group); at < end;) {
+            uint64_t stop = q_min_u64(end, at + RESOLVED_MAX);
+            struct ql_resolve_item gone = { at, stop - 1, 0 };
+            /* Refused: not counted. A restart concludes the same. */
+            if (ql_store_resolve(store, group, QL_VERDICT_EXPIRED, &gone, 1, NULL) != Q_OK)
+                (void)ql_group_drop(group, at, stop);
+            at = stop;
+        }
     }
     return Q_OK;
 }
