@@ -14,6 +14,7 @@ enum {
 };
 
 static void deliver_batch(const struct batch *batch);
+static enum q_err fail_in_doubt(enum q_err err);
 static struct q_fault *copy_fault(enum q_err err);
 
 static _Thread_local bool is_delivering_here;
@@ -82,11 +83,23 @@ void
 batch_finish(struct batch *batch, enum q_err err, struct broker *broker)
 {
     if (batch->subject->open == batch) batch->subject->open = NULL;
+    if (err != Q_OK && batch->maybe_duplicate) err = fail_in_doubt(err);
     batch->err = err;
     batch->broker = broker;
     batch->fault = err == Q_OK ? NULL : copy_fault(err);
     q_list_remove(&batch->node);
     q_list_push_back(&batch->producer->finished, &batch->node);
+}
+
+/* It went on to where it failed from a broker group that may have stored it. */
+static enum q_err
+fail_in_doubt(enum q_err err)
+{
+    char why[Q_FAULT_LINE_MAX];
+    const struct q_fault *last = q_fault_last();
+    const char *text = last->err == err ? q_fault_format(last, why, sizeof(why)) : q_err_name(err);
+    return Q_FAIL(
+        Q_OUTCOME_UNKNOWN, .what = q_text("an earlier try may be stored; the last one: %s", text));
 }
 
 static struct q_fault *
@@ -106,6 +119,7 @@ batches_expire(
     struct broker *broker,
     uint64_t *ret_expired_bytes)
 {
+    Q_ASSERT(err != Q_OK);
     *ret_expired_bytes = 0;
     while (!q_list_is_empty(batches)) {
         struct batch *batch = q_container_of(batches->next, struct batch, node);

@@ -65,6 +65,7 @@ static void settle(struct request *request, const Qmq__Wire__PublishAnswer *answ
 static void settle_failed(struct request *request);
 static void finish_settled(struct lane *lane);
 static void finish(struct request *request);
+static void expire_waiting(struct lane *lane);
 static void stall(struct lane *lane);
 static void call_back_unsent(struct lane *lane);
 static uint64_t leave(struct lane *lane, uint64_t now_ns);
@@ -249,6 +250,7 @@ on_published(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffe
         if (err == Q_E_CONNECTION) call_back_unsent(lane);
     }
     finish_settled(lane);
+    expire_waiting(lane);
     lane_pump(lane);
     batches_deliver(producer);
     if (producer->is_stopping) pthread_cond_broadcast(&producer->changed);
@@ -267,9 +269,10 @@ take_failure(struct request *request, enum q_err err)
 
     if (!is_lost(err)) lane->away_ns = 0;
     if (is_lost(err) && lane->away_ns == 0) lane->away_ns = now_ns;
-    /* What a broken store had in hand may be found by its next start. */
-    bool may_be_stored =
-        (is_lost(err) && request->call.net.was_sent) || err == Q_E_BROKEN || err == Q_E_PROTOCOL;
+    /* What a broken store had in hand may be found by its next start; without memory for an answer a
+     * broker says that. */
+    bool may_be_stored = (is_lost(err) && request->call.net.was_sent) || err == Q_E_BROKEN ||
+                         err == Q_E_PROTOCOL || err == Q_E_NOMEM;
     if (may_be_stored && !request->may_be_stored) request->lost_ns = request->sent_ns;
     request->may_be_stored |= may_be_stored;
 
@@ -393,6 +396,22 @@ finish(struct request *request)
     free(request);
 }
 
+/* What waited for its turn too long is not sent any more: it would be stored, perhaps, and late. */
+static void
+expire_waiting(struct lane *lane)
+{
+    uint64_t now_ns = client_now_ns(lane->producer->client);
+    uint64_t expired_bytes;
+
+    if (q_list_is_empty(&lane->waiting)) return;
+    if (now_ns < q_container_of(lane->waiting.next, struct batch, node)->deadline_ns) return;
+    enum q_err err = Q_FAIL(
+        Q_TIMED_OUT,
+        .what = q_text("broker group %s answers too slowly to be sent more", lane->broker->group));
+    batches_expire(&lane->waiting, now_ns, err, NULL, &expired_bytes);
+    lane->waiting_bytes -= expired_bytes;
+}
+
 static void
 stall(struct lane *lane)
 {
@@ -423,8 +442,9 @@ lane_tick(struct lane *lane, uint64_t now_ns)
     struct writable writable = client_writable(lane->producer->client, lane->broker);
     uint64_t due_ns = UINT64_MAX;
 
-    if (writable.other && (!writable.own || lane_is_away(lane, now_ns)))
-        due_ns = leave(lane, now_ns);
+    /* Meta's lists are of broker groups: of a delay group they say nothing. */
+    bool is_refusing = !writable.own && !lane->is_delayed;
+    if (writable.other && (is_refusing || lane_is_away(lane, now_ns))) due_ns = leave(lane, now_ns);
     if (q_list_is_empty(&lane->requests) && q_list_is_empty(&lane->waiting))
         lane->is_stalled = false;
     if (!lane->is_stalled) return due_ns;
@@ -458,17 +478,23 @@ leave(struct lane *lane, uint64_t now_ns)
     uint64_t due_ns = UINT64_MAX;
 
     if (now_ns < lane->leave_ns) return lane->leave_ns;
-    q_list_for_each_safe(node, &lane->requests) {
-        struct request *request = q_container_of(node, struct request, node);
-        if (request->is_on_air || request->is_settled) continue;
-        if (request->may_be_stored) {
-            uint64_t until_ns = request->lost_ns + producer->unknown_ns;
-            if (producer->duplicates == QMQ_DUPLICATES_NEVER) continue;
+    /* From the last one on: what goes may not be overtaken by what stays and comes to be stored. */
+    for (struct q_list *at = lane->requests.prev, *before; at != &lane->requests; at = before) {
+        struct request *last = q_container_of(at, struct request, node);
+        before = at->prev;
+        if (last->is_settled) continue;
+        if (last->is_on_air) break;
+        if (last->may_be_stored) {
+            uint64_t until_ns = last->lost_ns + producer->unknown_ns;
+            if (producer->duplicates == QMQ_DUPLICATES_NEVER) break;
             if (now_ns < until_ns) due_ns = q_min_u64(due_ns, until_ns);
-            if (now_ns < until_ns) continue;
-            doubt(request);
+            if (now_ns < until_ns) break;
+            doubt(last);
         }
-        unseal(request, &batches);
+        struct q_list of_last = Q_LIST_INIT(of_last);
+        unseal(last, &of_last);
+        q_list_splice_back(&of_last, &batches);
+        q_list_splice_back(&batches, &of_last);
     }
     q_list_splice_back(&batches, &lane->waiting);
     lane->waiting_bytes = 0;
@@ -496,8 +522,11 @@ give_up_late(struct lane *lane, uint64_t now_ns)
     q_list_for_each(node, &lane->requests) {
         struct request *request = q_container_of(node, struct request, node);
         if (request->is_settled) continue;
-        err = request->err;
-        fault = request->fault;
+        /* One on its first flight has no failure yet. */
+        if (request->err != Q_OK) {
+            err = request->err;
+            fault = request->fault;
+        }
         if (now_ns >= request->deadline_ns && !request->is_on_air) settle_failed(request);
     }
     finish_settled(lane);

@@ -79,6 +79,7 @@ struct lane {
     struct q_list node; /* producer.lanes */
     struct qmq_producer *producer;
     struct broker *broker;
+    bool is_delayed;       /* of a delay group */
     struct q_list waiting; /* batches */
     uint64_t waiting_bytes;
     struct q_list requests; /* sealed, in order */

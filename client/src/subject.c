@@ -133,6 +133,7 @@ on_routed(struct qnet_request *request, enum q_err err, struct qnet_buffer *answ
     struct lane *lane;
     if (err == Q_OK) err = pick_lane(producer, &route, &lane);
     if (err == Q_OK) {
+        lane->is_delayed = subject->is_delayed;
         enter_lane(subject, lane);
         /* Nobody would cancel what leaves after give_up() has cancelled everything. */
         if (!producer->is_stopping) lane_pump(lane);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include <qbase/assert.h>
+#include <qbatch/batch.h>
 
 #include "machine.h"
 #include "reference.h"
@@ -498,6 +499,20 @@ pull_of(const struct play_op *op, const struct asked *asked)
     };
 }
 
+/* Whether the answer has the batch that holds the message. */
+static bool
+has_piece(const struct qlog_pull *pull, uint64_t sequence)
+{
+    for (uint32_t i = 0; i < pull->piece_count; i++) {
+        const struct qlog_piece *piece = &pull->pieces[i];
+        struct qbatch batch;
+        enum q_err err = qbatch_open(q_bytes_from(piece->envelope, piece->envelope_size), &batch);
+        Q_ASSERT(err == Q_OK);
+        if (sequence - batch.first_sequence < batch.message_count) return true;
+    }
+    return false;
+}
+
 static void
 compare_pull(struct play *play, const struct qlog_pull *pull, const struct ref_answer *model)
 {
@@ -520,6 +535,8 @@ compare_pull(struct play *play, const struct qlog_pull *pull, const struct ref_a
         SAME(play, "pull: pull sequence", hands[i].pull_sequence, model->hands[i].pull_sequence);
         SAME(play, "pull: attempt", hands[i].attempt, model->hands[i].attempt);
     }
+    for (uint32_t i = 0; i < count; i++)
+        SAME(play, "pull: its batch is there", has_piece(pull, hands[i].sequence), true);
     SAME(play, "pull: unacked", pull->unacked, model->unacked);
     SAME(play, "pull: waiting", pull->waiting, model->waiting);
     SAME(play, "pull: held", pull->held, model->held);

@@ -387,6 +387,34 @@ lose_a_group(enum qmq_duplicates duplicates)
     fake_free(meta);
 }
 
+/* What may be stored where it came from is never called failed, wherever it fails in the end. */
+Test(client_producer, fails_elsewhere_with_what_may_be_stored, .timeout = 60)
+{
+    struct fake_node *meta = fake_new("a");
+    struct fake_node *other = fake_new("b");
+    struct qmq_client *client = connect_to(meta);
+    struct qmq_producer *producer;
+    struct qmq_producer_options options = { .unknown_ms = 200, .deadline_ms = 2000 };
+    cr_assert_eq(qmq_producer_new(client, &options, &producer), QMQ_OK);
+
+    fake_list(meta, other, true);
+    send_numbers(producer, 0, 10);
+    cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
+    outcomes.last_sequence = 0;
+    fake_refuse(meta, QPROTO_PUBLISH, Q_STORAGE_FULL, 1000 * 1000);
+    fake_lose_answer(other, 1000 * 1000);
+    send_numbers(producer, 10, 1);
+    cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
+    cr_assert_eq(fake_message_count(other), 11);
+    cr_assert_eq(outcomes.failed, 1);
+    cr_assert_eq(outcomes.code, QMQ_OUTCOME_UNKNOWN);
+
+    qmq_producer_free(producer);
+    qmq_client_free(client);
+    fake_free(other);
+    fake_free(meta);
+}
+
 Test(client_producer, goes_elsewhere_with_what_may_be_stored, .timeout = 60)
 {
     lose_a_group(QMQ_DUPLICATES_MAYBE);

@@ -253,6 +253,18 @@ Test(store_groups, one_key_at_a_time)
     assert_text(fixture_pull(&fixture, "g", "c2", s2, 10, 4), "a2,a3");
 }
 
+/* One that comes again is given with its batch, of which nothing else may be given. */
+Test(store_groups, what_is_left_of_a_batch_is_busy)
+{
+    uint64_t session = fixture_join(&fixture, "g", "c", NULL);
+    fixture_publish_keyed(&fixture, "orders", "a:A,b1:B,b2:B");
+    assert_text(fixture_pull(&fixture, "g", "c", session, 2, 0), "a,b1");
+    cr_assert_eq(fixture_nack(&fixture, "g", "c", session, 0, 0, 0, ""), Q_OK);
+    assert_text(fixture_pull(&fixture, "g", "c", session, 10, 2), "a");
+    cr_assert_eq(fixture_ack(&fixture, "g", "c", session, 1, 1), Q_OK);
+    assert_text(fixture_pull(&fixture, "g", "c", session, 10, 3), "b2");
+}
+
 /* Best effort: a message that fails waits alone. Strict: later ones of its key wait with it. */
 Test(store_groups, what_a_failure_does_to_its_key)
 {

@@ -62,7 +62,9 @@ ack_start(struct qlog_store *store, struct qlog_ack *ack)
     for (uint32_t i = 0; i < count; i++)
         if (range_is_late(consumer, &store->ack_ranges[i]) && ack->expired_count < ack->expired_max)
             ack->expired[ack->expired_count++] = store->ack_ranges[i];
-    uint64_t before = consumer->held_messages + group->pending_messages;
+    uint64_t pending = group->pending_messages;
+    uint64_t before = consumer->held_messages + pending;
+    bool keyed = group->keys.used > 0;
     err = ql_group_apply_ack(group, &record);
     if (err != Q_OK) {
         ql_action_drop(action);
@@ -75,8 +77,9 @@ ack_start(struct qlog_store *store, struct qlog_ack *ack)
     ack->unacked = consumer->held_messages;
     action->append.flushed = group->settings.ack_sync;
     ql_action_append(action, &ack->request);
-    /* Its window may have been what its parked pull waited for; or a key, another's. */
-    if (consumer->parked != NULL || group->keys.slot_count > 0) ql_group_try(store, group);
+    /* Its window may have been what its parked pull waited for; or a key, or room, another's. */
+    if (consumer->parked != NULL || keyed || group->pending_messages < pending)
+        ql_group_try(store, group);
     return Q_OK;
 }
 

@@ -112,6 +112,7 @@ dead_collect(struct qlog_store *store, struct ql_group *group)
             enum q_err err = dead_add(store, group, &item);
             if (err == Q_NOT_FOUND) {
                 struct ql_resolve_item gone = { item.sequence, item.sequence, 0 };
+                ql_group_stir(store, group);
                 return ql_store_resolve(store, group, QL_VERDICT_EXPIRED, &gone, 1, NULL);
             }
             /* The batch is full, or the next one has to be read: so much for now. */
@@ -298,5 +299,8 @@ dead_on_published(struct qlog_request *request, enum q_err err)
         err = ql_store_resolve(store, group, QL_VERDICT_DEAD, dead->items, dead->count, NULL);
     /* Refused, or no room for the action: they are copied again. */
     if (err != Q_OK) dead->retry_ns = store->now_ns + REFUSED_NS;
-    if (err == Q_OK && same) ql_group_try(store, group);
+    if (err != Q_OK || !same) return;
+    /* A filter whose time is over may have waited for this. */
+    ql_group_watch(store, group, store->now_ns);
+    ql_group_try(store, group);
 }

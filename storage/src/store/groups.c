@@ -96,6 +96,8 @@ void
 ql_store_remove_group(struct qlog_store *store, struct ql_group *group)
 {
     ql_pulls_of_group_end(store, group);
+    /* Dead letters of it that are under way: another group may get its number. */
+    if (store->dead.group_id == group->id) store->dead.epoch = UINT64_MAX;
     for (uint32_t i = 0; i < group->consumer_count; i++) {
         struct ql_consumer *consumer = group->consumers[i];
         if (consumer == NULL) continue;
@@ -193,7 +195,9 @@ group_filters_due(struct qlog_store *store, struct ql_group *group)
         if (filter->left_ns == 0) filter->left_ns = q_max_u64(store->now_ns, 1);
         uint64_t end_ns = filter->left_ns + (QL_PLANTED(filter_dropped) ? 0 : keep_ns);
         if (end_ns <= store->now_ns) {
-            if (group_unfilter(store, group, i) == Q_OK) continue;
+            /* What is dying would be skipped with it, and has a dead letter coming. */
+            bool dying = group->pending_by[QL_REASON_DYING] > 0;
+            if (!dying && group_unfilter(store, group, i) == Q_OK) continue;
             end_ns = store->now_ns + Q_NS_PER_S;
         }
         due_ns = q_min_u64(due_ns, end_ns);

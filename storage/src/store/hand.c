@@ -176,7 +176,8 @@ ql_hand_out(
 {
     struct hand hand = hand_of(store, pull, consumer);
     struct ql_group *group = consumer->group;
-    if (group->pending_messages >= group->settings.pending_max) hand_skip_unwanted(store, group);
+    bool was_full = group->pending_messages >= group->settings.pending_max;
+    if (was_full) hand_skip_unwanted(store, group);
     hand_answer_counts(&hand);
     bool due = group->due_ms <= store->wall_ms;
     if (group->paused || (!due && hand.visible_end <= group->cursor)) return Q_NOT_FOUND;
@@ -210,13 +211,17 @@ ql_hand_out(
         return err;
     }
     if (due) ql_group_refresh_due(group);
+    /* There is room for what others pass over: whoever waited for that is tried. */
+    if (was_full && group->pending_messages < group->settings.pending_max)
+        ql_group_stir(store, group);
     hand_answer_counts(&hand);
     if (hand.messages > 0) {
         *ret_action = action;
         return Q_OK;
     }
     ql_action_append(action, NULL);
-    bool more = group->cursor < hand.visible_end && hand.looked >= LOOK_MAX && !hand.fetching;
+    bool more = group->cursor < hand.visible_end && !hand.fetching &&
+                group->pending_messages < group->settings.pending_max;
     *ret_wait = more ? QL_HAND_LOOK : hand.fetching ? QL_HAND_FETCH : QL_HAND_NEWS;
     return Q_NOT_FOUND;
 }
@@ -344,6 +349,7 @@ hand_batch_whole(struct hand *hand, const struct ql_entry *entry, uint64_t end)
 {
     uint64_t from = hand->plan.cursor;
     uint64_t count = q_min_u64(end - from, hand->messages_max - hand->messages);
+    uint32_t pieces = hand->pull->piece_count;
     enum taken taken = count == 0 ? TAKEN_NOT : hand_piece(hand, entry);
     if (taken == TAKEN_ROT) hand_skip_rot(hand, end);
     if (taken == TAKEN_ROT) return true;
@@ -359,8 +365,8 @@ hand_batch_whole(struct hand *hand, const struct ql_entry *entry, uint64_t end)
     if (qbatch_is_ordered(&batch)) {
         uint32_t messages = hand->messages;
         hand_batch(hand, entry, &batch, end);
-        if (hand->messages == messages) {
-            /* All keys of it are busy. */
+        if (hand->messages == messages && pull->piece_count > pieces) {
+            /* All keys of it are busy, and nothing else of it is given. */
             ql_fetch_release(piece);
             pull->piece_count--;
             hand->bytes -= (uint64_t)entry->envelope_size + entry->payload_size;
@@ -428,22 +434,21 @@ hand_note_rot(struct hand *hand, uint64_t from, uint64_t to)
 
 /*
  * What was handed out before, and has rotted since, is held and pending no more: nobody can be given
- * it, and it would keep windows full and retention waiting. A restart, which finds it held again, finds
- * this again, too.
+ * it, and it would keep windows full and retention waiting.
  */
 static void
 hand_drop_rot(struct hand *hand)
 {
     struct ql_group *group = hand->consumer->group;
-    uint64_t dropped = 0;
-    for (uint32_t i = 0; i < hand->rot_count; i++)
-        dropped += ql_group_drop(group, hand->rot[i].first, hand->rot[i].last + 1);
-    group->expired += dropped;
-    hand->store->counters.expired += dropped;
-    if (hand->rot_count < ROT_MAX || dropped == 0) return;
-    /* There may be more of it: the next turn looks on, with what is parked by then. */
-    ql_subject_stir(hand->store, group->subject);
-    hand->store->look_again = true;
+    for (uint32_t i = 0; i < hand->rot_count; i++) {
+        const struct qlog_range *rot = &hand->rot[i];
+        struct ql_resolve_item gone = { rot->first, rot->last, 0 };
+        /* Refused: not counted, and found again. */
+        if (ql_store_resolve(hand->store, group, QL_VERDICT_EXPIRED, &gone, 1, NULL) != Q_OK)
+            (void)ql_group_drop(group, rot->first, rot->last + 1);
+    }
+    /* A window, a key, room in the set; and there may be more of it. */
+    if (hand->rot_count > 0) ql_group_stir(hand->store, group);
 }
 
 /* Damage, from the cursor on. */
@@ -543,7 +548,8 @@ static bool
 hand_is_enough(const struct hand *hand, bool last)
 {
     const struct qlog_pull *pull = hand->pull;
-    if (last || hand->full) return true;
+    /* What one look finds is given: the next one would begin at the same place. */
+    if (last || hand->full || hand->looked >= LOOK_MAX) return true;
     if (pull->messages_min == 0 && pull->bytes_min == 0) return true;
     return (pull->messages_min > 0 && hand->messages >= pull->messages_min) ||
            (pull->bytes_min > 0 && hand->bytes >= pull->bytes_min);
@@ -604,7 +610,8 @@ hand_skip_unwanted(struct qlog_store *store, struct ql_group *group)
     uint64_t messages = 0;
     for (uint32_t i = 0; i < group->pending.count && messages < SKIP_MAX; i++) {
         const struct ql_range_item *item = ql_span_at(&group->pending, i);
-        if ((item->filters & live) != 0) continue;
+        /* One that is dying has a dead letter coming. */
+        if ((item->filters & live) != 0 || item->reason == QL_REASON_DYING) continue;
         items[count++] =
             (struct ql_resolve_item){ item->sequence, item->sequence + item->count - 1, 0 };
         messages += item->count;

@@ -351,6 +351,13 @@ ql_subject_stir(struct qlog_store *store, struct ql_subject *subject)
 }
 
 void
+ql_group_stir(struct qlog_store *store, struct ql_group *group)
+{
+    ql_subject_stir(store, group->subject);
+    store->look_again = true;
+}
+
+void
 ql_subjects_look(struct qlog_store *store)
 {
     const struct ql_log *log = store->messages;

@@ -165,6 +165,7 @@ join_consumer(struct qlog_store *store, struct ql_group *group, struct qlog_join
     ql_consumer_seen(store, consumer);
     /* A filter that is there again, and those that this consumer leaves. */
     ql_group_watch(store, group, store->now_ns);
+    if (group->pending_messages >= group->settings.pending_max) ql_group_stir(store, group);
     uint64_t end = ql_store_visible_end(store, group->subject);
     join->session = record.session;
     join->cursor = group->cursor;

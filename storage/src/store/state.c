@@ -154,6 +154,7 @@ trim_groups(struct qlog_store *store)
                 (void)ql_group_drop(group, at, stop);
             at = stop;
         }
+        ql_group_stir(store, group);
     }
     return Q_OK;
 }

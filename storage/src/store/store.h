@@ -335,6 +335,8 @@ void ql_pulls_of_group_end(struct qlog_store *store, struct ql_group *group);
 /* There may be something for this group, or for the groups of this subject. */
 void ql_group_try(struct qlog_store *store, struct ql_group *group);
 void ql_subject_stir(struct qlog_store *store, struct ql_subject *subject);
+/* Something that its parked pulls may have waited for: they are tried in the next turn. */
+void ql_group_stir(struct qlog_store *store, struct ql_group *group);
 void ql_subjects_look(struct qlog_store *store);
 /* One past the last message of the subject that consumers may see. */
 uint64_t ql_store_visible_end(const struct qlog_store *store, const struct ql_subject *subject);
