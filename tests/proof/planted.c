@@ -77,6 +77,7 @@ static const struct {
     { "renewed_numbers", DELAY },
     { "pull_floor_missing", MODEL },
     { "producers_dropped", ONCE },
+    { "repeat_undurable", ONCE },
     { "void_applied", RESTART },
     { "passed_forgotten", MODEL },
     { "key_overtakes", MODEL },

@@ -193,6 +193,29 @@ Test(store_once, a_repeat_waits_for_its_own_mark)
     free(again);
 }
 
+/* A flush that ends while the first is under way is not its flush. */
+Test(store_once, a_repeat_waits_for_its_own_flush)
+{
+    const struct ql_log *log = fixture.store->messages;
+    for (unsigned round = 1; round <= 100; round++) {
+        struct sent *other = make('b', round, 1, 100);
+        struct sent *first = make('a', round, 1, 100);
+        struct sent *again = make('a', round, 1, 100);
+        first->publish.mode = QLOG_MODE_ASYNC;
+        submit(other);
+        cr_assert_eq(qlog_store_turn(fixture.store), Q_OK);
+        submit(first);
+        submit(again);
+        cr_assert_eq(wait_for(again), Q_OK);
+        cr_assert_eq(log->durable, log->tail);
+        cr_assert_eq(wait_for(first), Q_OK);
+        cr_assert_eq(wait_for(other), Q_OK);
+        free(other);
+        free(first);
+        free(again);
+    }
+}
+
 Test(store_once, requests_are_stored_in_their_order)
 {
     struct sent *sent[4];
