@@ -386,6 +386,26 @@ Test(store_groups, least_messages)
     qlog_pull_release(&parked.pull);
 }
 
+/* A filter looks at so many in one try, and what it found by then is given: it is not looked at again. */
+Test(store_groups, least_messages_of_a_sparse_filter)
+{
+    uint64_t session = fixture_join(&fixture, "g", "c", "red");
+    cr_assert_eq(fixture_publish(&fixture, "orders", "a", "red", NULL), Q_OK);
+    char many[2 * 500] = "x";
+    for (size_t i = 1; i < sizeof(many) - 1; i++)
+        many[i] = i % 2 == 0 ? 'x' : ',';
+    for (unsigned i = 0; i < 42; i++)
+        cr_assert_eq(fixture_publish(&fixture, "orders", many, "blue", NULL), Q_OK);
+    cr_assert_eq(fixture_publish(&fixture, "orders", "b", "red", NULL), Q_OK);
+    fixture.pull_extra.messages_min = 2;
+    struct fixture_parked parked;
+    fixture_park(&fixture, &parked, "g", "c", session, 0);
+    cr_assert_eq(parked.answers, 1);
+    cr_assert_eq(parked.runs[0].count, 1);
+    qlog_pull_release(&parked.pull);
+    assert_text(fixture_pull(&fixture, "g", "c", session, 10, 1), "b");
+}
+
 /* Where a group begins. */
 Test(store_groups, starts)
 {
@@ -581,4 +601,63 @@ Test(store_groups, room_wakes_a_pull)
     cr_assert_eq(parked.pull.run_count, 1);
     cr_assert_eq(parked.runs[0].sequence, 3);
     qlog_pull_release(&parked.pull);
+}
+
+static void
+set_pending_max(uint32_t pending_max, uint32_t attempts_max)
+{
+    struct qlog_control settings = { .kind = QLOG_CONTROL_SETTINGS };
+    settings.settings.pending_max = pending_max;
+    settings.settings.attempts_max = attempts_max;
+    cr_assert_eq(control(&settings), Q_OK);
+}
+
+static void
+assert_parked_got(struct fixture_parked *parked, uint64_t sequence)
+{
+    fixture_settle(&fixture);
+    cr_assert_eq(parked->answers, 1, "the pull that waits is tried");
+    cr_assert_eq(parked->err, Q_OK);
+    cr_assert_eq(parked->pull.run_count, 1);
+    cr_assert_eq(parked->runs[0].sequence, sequence);
+    qlog_pull_release(&parked->pull);
+}
+
+/* … room that a late ack makes, of one who holds nothing and waits for nothing. */
+Test(store_groups, room_by_a_late_ack_wakes_a_pull)
+{
+    uint64_t s1 = fixture_join(&fixture, "g", "c1", NULL);
+    uint64_t s2 = fixture_join(&fixture, "g", "c2", NULL);
+    set_pending_max(2, 16);
+    cr_assert_eq(fixture_publish(&fixture, "orders", "a,b,c", NULL, NULL), Q_OK);
+    assert_text(fixture_pull(&fixture, "g", "c1", s1, 2, 0), "a,b");
+    cr_assert_eq(fixture_nack(&fixture, "g", "c1", s1, 0, 1, 3600 * 1000, ""), Q_OK);
+    struct fixture_parked parked;
+    fixture_park(&fixture, &parked, "g", "c2", s2, 0);
+    cr_assert_eq(parked.answers, 0);
+    cr_assert_eq(fixture_ack(&fixture, "g", "c1", s1, 0, 1), Q_OK);
+    assert_parked_got(&parked, 2);
+}
+
+/* What has a dead letter coming is not skipped to make room. */
+Test(store_groups, what_is_dying_is_not_skipped)
+{
+    uint64_t red = fixture_join(&fixture, "g", "red", "red");
+    uint64_t blue = fixture_join(&fixture, "g", "blue", "blue");
+    set_pending_max(2, 1);
+    cr_assert_eq(fixture_publish(&fixture, "orders", "a,b", "blue", NULL), Q_OK);
+    cr_assert_eq(fixture_publish(&fixture, "orders", "d", "red", NULL), Q_OK);
+    fixture.store->dead.retry_ns = UINT64_MAX; /* copies are refused */
+    assert_text(fixture_pull(&fixture, "g", "blue", blue, 2, 0), "a,b");
+    cr_assert_eq(fixture_nack(&fixture, "g", "blue", blue, 0, 1, 0, ""), Q_OK);
+    cr_assert_eq(fixture_leave(&fixture, "g", "blue", blue), Q_OK);
+    assert_text(fixture_pull(&fixture, "g", "red", red, 10, 0), "");
+    cr_assert_eq(lag_of("g").skipped, 0);
+    struct fixture_parked parked;
+    fixture_park(&fixture, &parked, "g", "red", red, 0);
+    fixture.store->dead.retry_ns = 0;
+    fixture_settle(&fixture);
+    cr_assert_eq(lag_of("g").dead, 2);
+    assert_parked_got(&parked, 2);
+    cr_assert_eq(lag_of("g").skipped, 0);
 }

@@ -361,8 +361,10 @@ struct qmq_consumer_options {
     bool at_most_once;
     /* By default the next messages are fetched while the last ones are worked on. */
     bool no_prefetch;
-    uint32_t pull_bytes_max;    /* of one pull. 0: 256 KiB */
-    uint32_t pull_messages_min; /* wait for so many, as long as a pull waits. 0: 1 */
+    uint32_t pull_bytes_max; /* of one pull. 0: 256 KiB */
+    /* Wait for so many, as long as a pull waits; fewer come when a filter has looked at 20,000
+     * messages. 0: 1. */
+    uint32_t pull_messages_min;
     /* What is not acknowledged so long after it was fetched goes to other consumers, as its next
      * attempt. 0: only when this consumer leaves or dies. */
     uint32_t invisible_ms;

@@ -165,7 +165,8 @@ struct qlog_pull {
     uint32_t bytes_max; /* of pieces; at least one batch is given */
     uint64_t wait_ns;   /* 0: answer at once */
     uint64_t received;  /* pull sequences below have arrived */
-    /* Wait for so much, as long as wait_ns allows; then what is there is given. 0: anything. */
+    /* Wait for so much, as long as wait_ns allows; then what is there is given. 0: anything. Less comes
+     * when the window is full, and when a filter has looked at 20,000 messages for it. */
     uint32_t messages_min;
     uint32_t bytes_min;
     /* What is not acknowledged after this time goes to others, as a new attempt. 0: never. */

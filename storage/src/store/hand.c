@@ -443,7 +443,7 @@ hand_drop_rot(struct hand *hand)
     for (uint32_t i = 0; i < hand->rot_count; i++) {
         const struct qlog_range *rot = &hand->rot[i];
         struct ql_resolve_item gone = { rot->first, rot->last, 0 };
-        /* Refused: not counted, and found again. */
+        /* Refused: not counted. Who has them after a restart finds them rotten again. */
         if (ql_store_resolve(hand->store, group, QL_VERDICT_EXPIRED, &gone, 1, NULL) != Q_OK)
             (void)ql_group_drop(group, rot->first, rot->last + 1);
     }
