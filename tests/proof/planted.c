@@ -48,13 +48,13 @@ enum rig_name {
 static const char *const rigs[RIGS][8] = {
     [CRASH] = { "planted-crash", "--images", "1200", "--failures", "1" },
     [DELAY] = { "planted-delay", "--sequences", "120", "--failures", "1" },
-    [GROUPS] = { "planted-groups" },
+    [GROUPS] = { "planted-groups", "--fail-fast" },
     [MODEL] = { "planted-model", "--sequences", "60", "--show", "0", "--failures", "1" },
-    [ONCE] = { "planted-once" },
-    [RESTART] = { "planted-restart" },
-    [PROMISES] = { "planted-promises" },
-    [RETENTION] = { "planted-retention" },
-    [READ] = { "planted-read" },
+    [ONCE] = { "planted-once", "--fail-fast" },
+    [RESTART] = { "planted-restart", "--fail-fast" },
+    [PROMISES] = { "planted-promises", "--fail-fast" },
+    [RETENTION] = { "planted-retention", "--fail-fast" },
+    [READ] = { "planted-read", "--fail-fast" },
     [ROT] = { "planted-rot", "--faults", "1200", "--show", "1" },
 };
 
