@@ -40,7 +40,9 @@ batch_get(struct subject *subject, struct batch **ret_batch)
         }
     }
     batch->subject = subject;
-    batch->deadline_ns = client_now_ns(producer->client) + producer->deadline_ns;
+    batch->is_alone = subject->goes_alone;
+    batch->deadline_ns =
+        client_now_ns(producer->client) + producer->deadline_ns + producer->together_ns;
     *ret_batch = batch;
     return Q_OK;
 }
@@ -49,6 +51,11 @@ enum q_err
 batch_add(struct batch *batch, const struct qbatch_message *message, const struct note *note)
 {
     uint32_t index = qbatch_builder_count(batch->builder);
+    /* By the wall clock, which was read already; when it was set back, nothing is known. */
+    if (index == 0) batch->opened_ms = note->time_ms;
+    uint64_t together_ms = batch->producer->together_ns / Q_NS_PER_MS;
+    if (note->time_ms - batch->opened_ms > together_ms) return Q_AGAIN;
+
     if (index == batch->note_capacity) {
         uint32_t capacity = index ? index * 2 : NOTES_FIRST;
         struct note *grown = realloc(batch->notes, capacity * sizeof(*grown));

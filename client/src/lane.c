@@ -38,7 +38,7 @@ struct request {
     uint32_t envelopes_size;
     uint32_t payloads_size;
     uint64_t sequence;
-    uint64_t deadline_ns; /* of its first batch */
+    uint64_t deadline_ns; /* of its last batch */
     bool is_on_air;
     bool is_settled;    /* has an outcome; waits for those before it */
     bool may_be_stored; /* an answer was lost, and it will be asked for */
@@ -60,6 +60,7 @@ static void take_failure(struct request *request, enum q_err err);
 static bool is_lost(enum q_err err);
 static void doubt(struct request *request);
 static bool is_of_a_batch(const struct request *request);
+static void seal_again(struct request *request);
 static void part(struct request *request);
 static void settle(struct request *request, const Qmq__Wire__PublishAnswer *answer);
 static void settle_failed(struct request *request);
@@ -120,7 +121,6 @@ seal(struct lane *lane)
         return NULL;
     }
     request->sequence = lane->next_sequence++;
-    request->deadline_ns = q_container_of(request->batches.next, struct batch, node)->deadline_ns;
     q_list_push_back(&lane->requests, &request->node);
     return request;
 }
@@ -128,9 +128,13 @@ seal(struct lane *lane)
 static enum q_err
 take_batches(struct lane *lane, struct request *request)
 {
+    uint64_t until_ns = 0;
+
     while (!q_list_is_empty(&lane->waiting) && request->batch_count < REQUEST_BATCHES_MAX) {
         struct batch *batch = q_container_of(lane->waiting.next, struct batch, node);
         if (batch->is_alone && request->batch_count > 0) break;
+        if (request->batch_count == 0) until_ns = batch->deadline_ns + lane->producer->together_ns;
+        if (batch->deadline_ns > until_ns) break;
         Q_TRY(batch_close(batch));
 
         uint32_t size = batch->envelope_size + batch->payload_size;
@@ -139,6 +143,7 @@ take_batches(struct lane *lane, struct request *request)
         request->envelopes_size += batch->envelope_size;
         request->payloads_size += batch->payload_size;
         request->batch_count++;
+        request->deadline_ns = q_max_u64(request->deadline_ns, batch->deadline_ns);
         lane->waiting_bytes -= batch->held_bytes;
         q_list_remove(&batch->node);
         q_list_push_back(&request->batches, &batch->node);
@@ -277,16 +282,22 @@ take_failure(struct request *request, enum q_err err)
     request->may_be_stored |= may_be_stored;
 
     bool can_pass = is_passing(err) || err == Q_E_BROKEN;
+    bool is_mislaid = false;
     if (err == Q_UNKNOWN_PRODUCER && producer->duplicates == QMQ_DUPLICATES_MAYBE) {
+        /* Said of one that does not claim to have been sent before, it is not the producer that is
+         * unknown, but what became of this number: another one is due. */
+        is_mislaid = !request->may_be_stored;
         doubt(request);
         can_pass = true;
     }
-    if (can_pass && now_ns < request->deadline_ns && !producer->is_stopping)
+    bool is_late = now_ns >= request->deadline_ns || producer->is_stopping;
+    if (can_pass && !is_late)
         stall(lane);
     else if (is_of_a_batch(request) && !producer->is_stopping)
         part(request);
     else
         settle_failed(request);
+    if (is_mislaid && !is_late) seal_again(request);
 }
 
 /*
@@ -319,28 +330,40 @@ check_answer(const struct request *request, const struct answer *answer)
         .what = q_text("%zu sequences came for %u batches", count, request->batch_count));
 }
 
-/* The request was refused for one of its batches, and nothing of it is stored: each is due as a whole. */
+/* Its batches go first, as a request with another number. The broker passes over the old one. */
+static void
+seal_again(struct request *request)
+{
+    struct lane *lane = request->lane;
+
+    q_list_for_each(node, &request->batches) {
+        lane->waiting_bytes += q_container_of(node, struct batch, node)->held_bytes;
+    }
+    q_list_splice_back(&request->batches, &lane->waiting);
+    q_list_splice_back(&lane->waiting, &request->batches);
+    q_list_remove(&request->node);
+    free(request);
+}
+
+/*
+ * The request was refused for what is in one of its batches, and nothing of it is stored: a batch is
+ * due too far, or of a subject for which the broker has no room.
+ */
 static bool
 is_of_a_batch(const struct request *request)
 {
-    return request->err == Q_DUE_TOO_FAR && request->batch_count > 1 && !request->may_be_stored;
+    bool is_refused = request->err == Q_DUE_TOO_FAR || request->err == Q_TOO_BIG;
+    return is_refused && request->batch_count > 1 && !request->may_be_stored;
 }
 
 /* Each of its batches goes by itself, before all that waits, so that each has its own outcome. */
 static void
 part(struct request *request)
 {
-    struct lane *lane = request->lane;
-
     q_list_for_each(node, &request->batches) {
-        struct batch *batch = q_container_of(node, struct batch, node);
-        batch->is_alone = true;
-        lane->waiting_bytes += batch->held_bytes;
+        q_container_of(node, struct batch, node)->is_alone = true;
     }
-    q_list_splice_back(&request->batches, &lane->waiting);
-    q_list_splice_back(&lane->waiting, &request->batches);
-    q_list_remove(&request->node);
-    free(request);
+    seal_again(request);
 }
 
 /* `answer` NULL: it failed for good. */
@@ -390,6 +413,7 @@ finish(struct request *request)
     if (request->err != Q_OK) q_fault_adopt(&request->fault);
     q_list_for_each_safe(node, &request->batches) {
         struct batch *batch = q_container_of(node, struct batch, node);
+        if (request->batch_count == 1) batch->subject->goes_alone = request->err == Q_TOO_BIG;
         batch_finish(batch, request->err, request->lane->broker);
     }
     q_list_remove(&request->node);

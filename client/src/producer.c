@@ -12,6 +12,8 @@ enum {
     DEADLINE_MS_DEFAULT = 30 * 1000,
     MEMORY_BYTES_DEFAULT = 32 * 1024 * 1024,
     UNKNOWN_MS_DEFAULT = 2 * 1000,
+    TOGETHER_MS_MAX = 500,
+    TOGETHER_PART = 16, /* of the deadline */
 };
 
 /* A message as libqbatch wants it, and what it points to. */
@@ -77,6 +79,7 @@ qmq_producer_new(
         options->memory_bytes_max ? options->memory_bytes_max : MEMORY_BYTES_DEFAULT;
     producer->block_ns = (uint64_t)block_ms * Q_NS_PER_MS;
     producer->deadline_ns = (uint64_t)deadline_ms * Q_NS_PER_MS;
+    producer->together_ns = q_min_u64(deadline_ms / TOGETHER_PART, TOGETHER_MS_MAX) * Q_NS_PER_MS;
     producer->batch_options = (struct qbatch_builder_options){
         .messages_max = options->batch_messages_max,
         .bytes_max = options->batch_bytes_max,

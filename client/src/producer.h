@@ -18,6 +18,10 @@
  *   (3) lane.is_stalled: nothing is submitted until the client's thread resumes the lane
  *   (4) subject.open is in subject.unrouted or in its lane's waiting, not closed
  *
+ * Deadlines: a message is given up with its request, and not before its own deadline. So that this is
+ * not much later either, a batch takes messages, and a request batches, that were sent within
+ * producer.together_ns of its first one.
+ *
  * Thread: any, with producer.lock held, unless said otherwise.
  */
 #ifndef QMQ_SRC_PRODUCER_H
@@ -43,9 +47,10 @@ struct batch {
     struct qbatch_builder *builder;
     struct note *notes; /* of each message */
     uint32_t note_capacity;
-    uint64_t held_bytes; /* counted against the producer's limit */
-    uint64_t deadline_ns;
-    uint64_t due_ms; /* of all its messages; 0: at once */
+    uint64_t held_bytes;  /* counted against the producer's limit */
+    uint64_t opened_ms;   /* when its first message was sent, by the wall clock */
+    uint64_t deadline_ns; /* of the last message it may get */
+    uint64_t due_ms;      /* of all its messages; 0: at once */
     bool is_closed;
     bool is_alone;          /* it has a request of its own */
     uint32_t envelope_size; /* once closed */
@@ -63,6 +68,7 @@ struct batch {
 struct subject {
     struct qmq_producer *producer;
     bool is_delayed;   /* its messages go to a delay group */
+    bool goes_alone;   /* its last batch was refused, and should not take others with it */
     struct lane *lane; /* NULL: the route is not known */
     struct batch *open;
     struct q_list unrouted; /* batches */
@@ -102,6 +108,7 @@ struct qmq_producer {
     uint64_t memory_bytes_max;
     uint64_t block_ns;
     uint64_t deadline_ns;
+    uint64_t together_ns; /* messages sent so far apart may be given up together */
 
     pthread_mutex_t lock;   /* guards what follows */
     pthread_cond_t changed; /* less held, or nothing under way */
@@ -150,7 +157,7 @@ void lane_free(struct lane *lane);
 /* batch.c */
 /* A spare one, or new. */
 Q_MUST_CHECK enum q_err batch_get(struct subject *subject, struct batch **ret_batch);
-/* Q_OK, Q_AGAIN: full. Counts what it takes. */
+/* Q_OK, Q_AGAIN: full, or open for too long. Counts what it takes. */
 Q_MUST_CHECK enum q_err batch_add(
     struct batch *batch, const struct qbatch_message *message, const struct note *note);
 Q_MUST_CHECK enum q_err batch_close(struct batch *batch);

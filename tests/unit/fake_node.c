@@ -77,6 +77,7 @@ struct fake_node {
     struct known known[KNOWN_MAX];
     uint32_t known_count;
     bool has_forgotten; /* what was known before */
+    bool has_mislaid;   /* what it knows */
 
     struct held parked[HELD_MAX];  /* pulls and route watches */
     struct held waiting[HELD_MAX]; /* publishes held back */
@@ -415,6 +416,7 @@ judge(
         if (known->sequence == batch->request_sequence) *ret_known = known;
         next = known->sequence + 1 > next ? known->sequence + 1 : next;
     }
+    if (*ret_known && fake->has_mislaid) return Q_FAIL(Q_UNKNOWN_PRODUCER);
     if (*ret_known) return Q_OK;
     if (next == 0 && request->again && (batch->request_sequence > 1 || fake->has_forgotten))
         return Q_FAIL(Q_UNKNOWN_PRODUCER);
@@ -657,6 +659,14 @@ fake_forget_producers(struct fake_node *fake)
     pthread_mutex_lock(&fake->lock);
     fake->known_count = 0;
     fake->has_forgotten = true;
+    pthread_mutex_unlock(&fake->lock);
+}
+
+void
+fake_mislay(struct fake_node *fake)
+{
+    pthread_mutex_lock(&fake->lock);
+    fake->has_mislaid = true;
     pthread_mutex_unlock(&fake->lock);
 }
 

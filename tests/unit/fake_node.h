@@ -34,6 +34,8 @@ void fake_hold(struct fake_node *fake);
 void fake_release(struct fake_node *fake);
 /* Forget all producers, so that a publish that is sent again gets UNKNOWN_PRODUCER. */
 void fake_forget_producers(struct fake_node *fake);
+/* Answer UNKNOWN_PRODUCER to whatever is stored already. */
+void fake_mislay(struct fake_node *fake);
 /* Forget the session: the next pull or ack gets NO_SESSION. */
 void fake_forget_session(struct fake_node *fake);
 /* Change a byte of every payload that is handed out. */

@@ -241,7 +241,8 @@ Test(client_producer, what_can_not_pass_is_told_at_once, .timeout = 60)
 }
 
 /* A request is refused for one of its batches: only that one fails. */
-Test(client_producer, what_is_due_too_far_fails_alone, .timeout = 60)
+static void
+refuse_one(enum q_err err)
 {
     struct fake_node *fake = fake_new("a");
     struct qmq_client *client = connect_to(fake);
@@ -251,17 +252,61 @@ Test(client_producer, what_is_due_too_far_fails_alone, .timeout = 60)
 
     /* All of them wait for a route, so they go in one request; then the first one by itself. */
     fake_set_listed(fake, false);
-    fake_refuse(fake, QPROTO_PUBLISH, Q_DUE_TOO_FAR, 2);
+    fake_refuse(fake, QPROTO_PUBLISH, err, 2);
     send_numbers(producer, 0, 5);
     fake_set_listed(fake, true);
     cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
     cr_assert_eq(outcomes.count, 5);
     cr_assert_eq(outcomes.failed, 1);
-    cr_assert_eq(outcomes.code, QMQ_DUE_TOO_FAR);
+    cr_assert_eq(outcomes.code, (int)err);
     cr_assert_eq(fake_message_count(fake), 4);
     char body[32];
     fake_body(fake, 0, body, sizeof(body));
     cr_assert_str_eq(body, "message 1");
+
+    qmq_producer_free(producer);
+    qmq_client_free(client);
+    fake_free(fake);
+}
+
+Test(client_producer, what_is_due_too_far_fails_alone, .timeout = 60)
+{
+    refuse_one(Q_DUE_TOO_FAR);
+}
+
+Test(client_producer, what_a_broker_has_no_room_for_fails_alone, .timeout = 60)
+{
+    refuse_one(Q_TOO_BIG);
+}
+
+/* And does not take others with it the next time. */
+Test(client_producer, a_refused_subject_goes_by_itself, .timeout = 60)
+{
+    struct fake_node *fake = fake_new("a");
+    struct qmq_client *client = connect_to(fake);
+    struct qmq_producer *producer;
+    cr_assert_eq(qmq_producer_new(client, NULL, &producer), QMQ_OK);
+    struct qmq_outgoing message = { .body = { "x", 1 } };
+
+    fake_refuse(fake, QPROTO_PUBLISH, Q_TOO_BIG, 1);
+    cr_assert_eq(qmq_send_wait(producer, "refused", &message, NULL), QMQ_TOO_BIG);
+    cr_assert_eq(qmq_send_wait(producer, "s0", &message, NULL), QMQ_OK);
+    cr_assert_eq(fake_publish_count(fake), 1);
+
+    /* Behind what is held they come to lie together. */
+    fake_hold(fake);
+    cr_assert_eq(qmq_send(producer, "s0", &message, NULL, NULL), QMQ_OK);
+    cr_assert_eq(qmq_send(producer, "s1", &message, NULL, NULL), QMQ_OK);
+    while (fake_publish_count(fake) < 2)
+        usleep(1000);
+    for (unsigned round = 0; round < 2; round++) {
+        const char *const names[] = { "s2", "s3", "refused", "s4", "s5" };
+        for (unsigned index = 0; index < 5; index++)
+            cr_assert_eq(qmq_send(producer, names[index], &message, NULL, NULL), QMQ_OK);
+    }
+    fake_release(fake);
+    cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
+    cr_assert_geq(fake_publish_count(fake), 1 + 2 + 3, "it had a request of its own");
 
     qmq_producer_free(producer);
     qmq_client_free(client);
@@ -471,6 +516,64 @@ Test(client_producer, is_forgotten, .timeout = 60)
 Test(client_producer, is_forgotten_and_wants_no_duplicates, .timeout = 60)
 {
     lose_memory(QMQ_DUPLICATES_NEVER);
+}
+
+/* A broker that knows the request, but not where it lies, says so for ever: it goes as another one. */
+Test(client_producer, does_not_ask_for_ever_for_what_is_mislaid, .timeout = 60)
+{
+    struct fake_node *fake = fake_new("a");
+    struct qmq_client *client = connect_to(fake);
+    struct qmq_producer *producer;
+    cr_assert_eq(qmq_producer_new(client, NULL, &producer), QMQ_OK);
+
+    send_numbers(producer, 0, 1);
+    cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
+    fake_mislay(fake);
+    fake_lose_answer(fake, 50);
+    send_numbers(producer, 1, 1);
+    cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
+    cr_assert_eq(outcomes.failed, 0);
+    cr_assert_eq(outcomes.maybe_duplicate, 1);
+    cr_assert_eq(fake_message_count(fake), 3);
+    send_numbers(producer, 2, 10);
+    cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
+    cr_assert_eq(outcomes.failed, 0);
+    cr_assert_eq(outcomes.maybe_duplicate, 1);
+
+    qmq_producer_free(producer);
+    qmq_client_free(client);
+    fake_free(fake);
+}
+
+/* A message that joins others that wait has its own time. */
+Test(client_producer, each_message_has_its_own_deadline, .timeout = 60)
+{
+    enum {
+        DEADLINE_MS = 4000
+    };
+    struct fake_node *fake = fake_new("a");
+    struct qmq_client *client = connect_to(fake);
+    struct qmq_producer *producer;
+    struct qmq_producer_options options = { .deadline_ms = DEADLINE_MS };
+    cr_assert_eq(qmq_producer_new(client, &options, &producer), QMQ_OK);
+
+    fake_set_listed(fake, false);
+    send_numbers(producer, 0, 5);
+    usleep(DEADLINE_MS / 2 * 1000);
+    send_numbers(producer, 5, 5);
+    while (atomic_load(&outcomes.count) < 5)
+        usleep(1000);
+    cr_assert_eq(outcomes.count, 5);
+    cr_assert_eq(outcomes.failed, 5);
+    fake_set_listed(fake, true);
+    cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
+    cr_assert_eq(outcomes.count, 10);
+    cr_assert_eq(outcomes.failed, 5);
+    cr_assert_eq(fake_message_count(fake), 5);
+
+    qmq_producer_free(producer);
+    qmq_client_free(client);
+    fake_free(fake);
 }
 
 Test(client_producer, waits_for_a_route, .timeout = 60)
