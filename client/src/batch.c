@@ -82,14 +82,22 @@ batch_close(struct batch *batch)
     if (batch->is_closed) return Q_OK;
     Q_TRY(qbatch_builder_close(batch->builder, &batch->envelope_size, &batch->payload_size));
     batch->is_closed = true;
-    if (batch->subject->open == batch) batch->subject->open = NULL;
+    batch_close_for_more(batch);
     return Q_OK;
+}
+
+void
+batch_close_for_more(struct batch *batch)
+{
+    struct subject *subject = batch->subject;
+    if (subject->open == batch) subject->open = NULL;
+    if (subject->ways) ways_close(subject->ways, batch);
 }
 
 void
 batch_finish(struct batch *batch, enum q_err err, struct broker *broker)
 {
-    if (batch->subject->open == batch) batch->subject->open = NULL;
+    batch_close_for_more(batch);
     if (err != Q_OK && batch->maybe_duplicate) err = fail_in_doubt(err);
     batch->err = err;
     batch->broker = broker;

@@ -10,6 +10,10 @@
 
 static enum q_err get_broker(
     struct qmq_client *client, const Qmq__Wire__RouteGroup *group, struct broker **ret_broker);
+static enum q_err read_homes(
+    struct qmq_client *client, const Qmq__Wire__RouteAnswer *route, struct route *ret_route);
+static enum q_err name_broker(
+    struct qmq_client *client, const char *group, struct broker **ret_broker);
 static struct broker *find_broker(struct qmq_client *client, const char *group);
 static struct broker *broker_new(struct qmq_client *client, const char *group);
 static enum q_err broker_move(struct broker *broker, const char *address);
@@ -41,12 +45,30 @@ route_read(struct qmq_client *client, struct qnet_buffer *buffer, struct route *
         err = get_broker(client, group, &ret_route->brokers[ret_route->count]);
         if (err == Q_OK) ret_route->count++;
     }
+    if (err == Q_OK) err = read_homes(client, route, ret_route);
     if (err == Q_OK && ret_route->count == 0)
         err = Q_FAIL(
             Q_NO_ROUTE,
             .what = q_text("meta %s knows no broker group that is alive", client->meta_url));
     answer_close(&answer);
     return err;
+}
+
+static enum q_err
+read_homes(struct qmq_client *client, const Qmq__Wire__RouteAnswer *route, struct route *ret_route)
+{
+    uint32_t until = 0;
+    ret_route->home_count = 0;
+    for (size_t index = 0; index < route->n_slots; index++) {
+        const Qmq__Wire__RouteSlots *slots = route->slots[index];
+        if (slots->until <= until || slots->until > ROUTE_SLOTS || index == ROUTE_GROUPS_MAX)
+            return Q_FAIL(Q_E_PROTOCOL, .what = "the slots of order keys overlap, or are too many");
+        until = ret_route->homes[index].until = slots->until;
+        Q_TRY(name_broker(client, slots->broker_group, &ret_route->homes[index].broker));
+        ret_route->home_count++;
+    }
+    if (until == ROUTE_SLOTS || until == 0) return Q_OK;
+    return Q_FAIL(Q_E_PROTOCOL, .what = q_text("slots from %u on have no home", until));
 }
 
 enum q_err
@@ -117,15 +139,25 @@ static enum q_err
 get_broker(
     struct qmq_client *client, const Qmq__Wire__RouteGroup *group, struct broker **ret_broker)
 {
-    Q_TRY(qproto_check_name("broker group", group->broker_group, QPROTO_GROUP_MAX));
+    struct broker *broker;
+    Q_TRY(name_broker(client, group->broker_group, &broker));
+    Q_TRY(broker_move(broker, group->address));
+    *ret_broker = broker;
+    return Q_OK;
+}
+
+/* Wherever it is. */
+static enum q_err
+name_broker(struct qmq_client *client, const char *group, struct broker **ret_broker)
+{
+    Q_TRY(qproto_check_name("broker group", group, QPROTO_GROUP_MAX));
 
     pthread_mutex_lock(&client->lock);
-    struct broker *broker = find_broker(client, group->broker_group);
-    if (!broker) broker = broker_new(client, group->broker_group);
+    struct broker *broker = find_broker(client, group);
+    if (!broker) broker = broker_new(client, group);
     pthread_mutex_unlock(&client->lock);
 
     if (!broker) return Q_FAIL(Q_E_NOMEM);
-    Q_TRY(broker_move(broker, group->address));
     *ret_broker = broker;
     return Q_OK;
 }
@@ -205,19 +237,17 @@ brokers_free(struct qmq_client *client)
     }
 }
 
-struct writable
-client_writable(struct qmq_client *client, const struct broker *broker)
+bool
+client_has_several(struct qmq_client *client)
 {
-    struct writable writable = { .own = false };
+    uint32_t count = 0;
 
     pthread_mutex_lock(&client->lock);
     q_list_for_each(node, &client->brokers) {
-        const struct broker *other = q_container_of(node, struct broker, node);
-        writable.other |= other != broker && other->is_writable;
+        count += q_container_of(node, struct broker, node)->is_writable;
     }
-    writable.own = broker->is_writable;
     pthread_mutex_unlock(&client->lock);
-    return writable;
+    return count > 1;
 }
 
 enum q_err
@@ -226,7 +256,10 @@ broker_submit(struct broker *broker, enum broker_link which, struct call *call)
     enum q_err err = Q_OK;
 
     pthread_mutex_lock(&broker->lock);
-    if (!broker->links[which])
+    if (!broker->address)
+        err = Q_FAIL(
+            Q_UNAVAILABLE, .what = q_text("where broker group %s is, is not known", broker->group));
+    else if (!broker->links[which])
         err = link_open(broker->address, broker->client->program, &broker->links[which]);
     if (err == Q_OK)
         err = link_submit(broker->links[which], call);
@@ -243,7 +276,7 @@ broker_check_link(struct broker *broker, enum broker_link which)
 
     pthread_mutex_lock(&broker->lock);
     struct link *link = broker->links[which];
-    if (link && link_is_lost(link))
+    if (!broker->address || (link && link_is_lost(link)))
         err = Q_FAIL(
             Q_UNAVAILABLE, .path = broker->address,
             .what = q_text("broker group %s is away", broker->group));

@@ -16,7 +16,8 @@
 #include "support.h"
 
 enum {
-    ROUTE_GROUPS_MAX = 64
+    ROUTE_GROUPS_MAX = 64,
+    ROUTE_SLOTS = 1024, /* of the order keys of a subject */
 };
 
 /* A broker group as this client knows it. Lives as long as the client. */
@@ -30,8 +31,8 @@ struct broker {
     bool is_listed;
     bool is_writable;
 
-    pthread_mutex_t lock; /* guards what follows */
-    char *address;
+    pthread_mutex_t lock;  /* guards what follows */
+    char *address;         /* NULL: meta has not told yet */
     struct link *links[2]; /* by enum broker_link; NULL until used */
 };
 
@@ -88,12 +89,8 @@ void client_part(struct qmq_client *client, struct member *member);
 /* Tick all members soon. */
 void client_wake(struct qmq_client *client);
 uint64_t client_route_changes(struct qmq_client *client);
-/* What meta lists: whether the broker group takes messages, and whether any other one does. */
-struct writable {
-    bool own;
-    bool other;
-};
-struct writable client_writable(struct qmq_client *client, const struct broker *broker);
+/* Whether there is more than one broker group that takes messages. */
+bool client_has_several(struct qmq_client *client);
 uint64_t client_now_ns(const struct qmq_client *client);
 
 /* In the place of a subject: where delay groups are. */
@@ -104,6 +101,13 @@ struct route {
     struct broker *brokers[ROUTE_GROUPS_MAX];
     bool is_writable[ROUTE_GROUPS_MAX];
     uint32_t count;
+    /* Whose the slots below `until` are, as far as the ones before leave them; ROUTE_SLOTS in all, or
+     * none is told of. A home need not be alive, nor in `brokers`. */
+    struct {
+        uint32_t until;
+        struct broker *broker;
+    } homes[ROUTE_GROUPS_MAX];
+    uint32_t home_count;
 };
 /* Takes `buffer`. Q_OK, Q_NO_ROUTE (no broker group at all), what the answer says. */
 Q_MUST_CHECK enum q_err route_read(

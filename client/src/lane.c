@@ -10,6 +10,9 @@
  *   it may be stored    an answer was lost: it is asked for again, here; only when the group has
  *                       been away for a while, and duplicates are allowed, it may go elsewhere
  *
+ * Elsewhere is another way of its subject. A request with a batch that is bound to its broker group is
+ * bound as a whole; where there are several groups, bound and other batches don't share one.
+ *
  * A number whose request went elsewhere is not used again: the broker passes over it by what later
  * calls say of what is settled.
  */
@@ -25,8 +28,7 @@ enum {
     ON_AIR_SMALL = 2, /* while less than a full request waits */
     ON_AIR_FULL = 4,
     TRY_TIMEOUT_MS = 5 * 1000,
-    LEAVE_PAUSE_MS = 500,    /* another group may be of no use to its subjects */
-    AWAY_MS_MAX = 10 * 1000, /* then a group that nobody has asked since may be asked */
+    LOOKED_AT_MAX = 2 * REQUEST_BATCHES_MAX, /* batches, to fill a request */
 };
 
 struct request {
@@ -39,6 +41,7 @@ struct request {
     uint32_t payloads_size;
     uint64_t sequence;
     uint64_t deadline_ns; /* of its last batch */
+    bool is_bound;        /* some of its messages have an order key */
     bool is_on_air;
     bool is_settled;    /* has an outcome; waits for those before it */
     bool may_be_stored; /* an answer was lost, and it will be asked for */
@@ -70,6 +73,9 @@ static void expire_waiting(struct lane *lane);
 static void stall(struct lane *lane);
 static void call_back_unsent(struct lane *lane);
 static uint64_t leave(struct lane *lane, uint64_t now_ns);
+static bool can_leave(const struct request *request);
+static bool batch_can_leave(const struct batch *batch, const struct lane *lane);
+static void send_elsewhere(struct lane *lane, struct q_list *batches);
 static void unseal(struct request *request, struct q_list *batches);
 static void give_up_late(struct lane *lane, uint64_t now_ns);
 static void resume(struct lane *lane);
@@ -129,12 +135,17 @@ static enum q_err
 take_batches(struct lane *lane, struct request *request)
 {
     uint64_t until_ns = 0;
+    uint32_t looked_at = 0;
+    bool is_apart = client_has_several(lane->producer->client);
 
-    while (!q_list_is_empty(&lane->waiting) && request->batch_count < REQUEST_BATCHES_MAX) {
-        struct batch *batch = q_container_of(lane->waiting.next, struct batch, node);
+    q_list_for_each_safe(node, &lane->waiting) {
+        struct batch *batch = q_container_of(node, struct batch, node);
+        if (request->batch_count == REQUEST_BATCHES_MAX || ++looked_at > LOOKED_AT_MAX) break;
         if (batch->is_alone && request->batch_count > 0) break;
         if (request->batch_count == 0) until_ns = batch->deadline_ns + lane->producer->together_ns;
         if (batch->deadline_ns > until_ns) break;
+        if (is_apart && request->batch_count > 0 && batch->is_ordered != request->is_bound)
+            continue;
         Q_TRY(batch_close(batch));
 
         uint32_t size = batch->envelope_size + batch->payload_size;
@@ -143,6 +154,7 @@ take_batches(struct lane *lane, struct request *request)
         request->envelopes_size += batch->envelope_size;
         request->payloads_size += batch->payload_size;
         request->batch_count++;
+        request->is_bound |= batch->is_ordered;
         request->deadline_ns = q_max_u64(request->deadline_ns, batch->deadline_ns);
         lane->waiting_bytes -= batch->held_bytes;
         q_list_remove(&batch->node);
@@ -170,7 +182,7 @@ submit(struct request *request)
         lane->on_air++;
         return Q_OK;
     }
-    if (lane->away_ns == 0) lane->away_ns = now_ns;
+    breaker_failed(&lane->breaker, true, now_ns, random_number());
     request->err = err;
     request->fault = *q_fault_last();
     return err;
@@ -246,7 +258,7 @@ on_published(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffe
     request->is_on_air = false;
     request->err = err;
     if (err == Q_OK) {
-        lane->away_ns = 0;
+        breaker_succeeded(&lane->breaker);
         lane->backoff_ms = 0;
         settle(request, (const Qmq__Wire__PublishAnswer *)answer.header);
     } else {
@@ -272,8 +284,10 @@ take_failure(struct request *request, enum q_err err)
     const struct qmq_producer *producer = lane->producer;
     uint64_t now_ns = client_now_ns(producer->client);
 
-    if (!is_lost(err)) lane->away_ns = 0;
-    if (is_lost(err) && lane->away_ns == 0) lane->away_ns = now_ns;
+    if (is_lost(err) || is_passing(err))
+        breaker_failed(&lane->breaker, is_lost(err), now_ns, random_number());
+    else
+        breaker_succeeded(&lane->breaker);
     /* What a broken store had in hand may be found by its next start; without memory for an answer a
      * broker says that. */
     bool may_be_stored = (is_lost(err) && request->call.net.was_sent) || err == Q_E_BROKEN ||
@@ -463,12 +477,9 @@ call_back_unsent(struct lane *lane)
 uint64_t
 lane_tick(struct lane *lane, uint64_t now_ns)
 {
-    struct writable writable = client_writable(lane->producer->client, lane->broker);
     uint64_t due_ns = UINT64_MAX;
 
-    /* Meta's lists are of broker groups: of a delay group they say nothing. */
-    bool is_refusing = !writable.own && !lane->is_delayed;
-    if (writable.other && (is_refusing || lane_is_away(lane, now_ns))) due_ns = leave(lane, now_ns);
+    if (breaker_is_open(&lane->breaker) || lane->is_unwanted) due_ns = leave(lane, now_ns);
     if (q_list_is_empty(&lane->requests) && q_list_is_empty(&lane->waiting))
         lane->is_stalled = false;
     if (!lane->is_stalled) return due_ns;
@@ -481,18 +492,9 @@ lane_tick(struct lane *lane, uint64_t now_ns)
     return lane->is_stalled ? q_min_u64(due_ns, lane->resume_ns) : due_ns;
 }
 
-bool
-lane_is_away(const struct lane *lane, uint64_t now_ns)
-{
-    if (lane->away_ns == 0) return false;
-    if (now_ns - lane->away_ns < AWAY_MS_MAX * (uint64_t)Q_NS_PER_MS) return true;
-    return !q_list_is_empty(&lane->requests) ||
-           broker_check_link(lane->broker, BROKER_CALLS) != Q_OK;
-}
-
 /*
- * Another broker group is there. What is not stored here goes to it at once; what may be stored,
- * after a while, if it may. Returns when to come back.
+ * What is not stored here goes another way at once, if its subject has one; what may be stored, after a
+ * while, if it may. Returns when to come back.
  */
 static uint64_t
 leave(struct lane *lane, uint64_t now_ns)
@@ -501,13 +503,13 @@ leave(struct lane *lane, uint64_t now_ns)
     struct q_list batches = Q_LIST_INIT(batches);
     uint64_t due_ns = UINT64_MAX;
 
-    if (now_ns < lane->leave_ns) return lane->leave_ns;
+    lane->is_unwanted = false;
     /* From the last one on: what goes may not be overtaken by what stays and comes to be stored. */
     for (struct q_list *at = lane->requests.prev, *before; at != &lane->requests; at = before) {
         struct request *last = q_container_of(at, struct request, node);
         before = at->prev;
-        if (last->is_settled) continue;
-        if (last->is_on_air) break;
+        if (last->is_settled || last->is_bound) continue;
+        if (last->is_on_air || !can_leave(last)) break;
         if (last->may_be_stored) {
             uint64_t until_ns = last->lost_ns + producer->unknown_ns;
             if (producer->duplicates == QMQ_DUPLICATES_NEVER) break;
@@ -520,13 +522,62 @@ leave(struct lane *lane, uint64_t now_ns)
         q_list_splice_back(&of_last, &batches);
         q_list_splice_back(&batches, &of_last);
     }
-    q_list_splice_back(&batches, &lane->waiting);
-    lane->waiting_bytes = 0;
-    if (!q_list_is_empty(&batches))
-        lane->leave_ns = now_ns + LEAVE_PAUSE_MS * (uint64_t)Q_NS_PER_MS;
-    subjects_leave_lane(lane, &batches);
+    q_list_for_each_safe(node, &lane->waiting) {
+        struct batch *batch = q_container_of(node, struct batch, node);
+        if (!batch_can_leave(batch, lane)) continue;
+        lane->waiting_bytes -= batch->held_bytes;
+        batch_close_for_more(batch);
+        q_list_remove(node);
+        q_list_push_back(&batches, node);
+    }
+    send_elsewhere(lane, &batches);
     finish_settled(lane);
     return due_ns;
+}
+
+static bool
+can_leave(const struct request *request)
+{
+    q_list_for_each(node, &request->batches) {
+        if (!batch_can_leave(q_container_of(node, struct batch, node), request->lane)) return false;
+    }
+    return true;
+}
+
+static bool
+batch_can_leave(const struct batch *batch, const struct lane *lane)
+{
+    struct subject *subject = batch->subject;
+
+    if (batch->is_ordered) return false;
+    bool must = breaker_is_open(&lane->breaker) || !ways_has(subject->ways, lane);
+    bool has_news = subject->route_changes != lane->producer->route_changes;
+    bool can = ways_other(subject->ways, lane) != NULL;
+    if (must && !can && has_news) subject_refresh(subject);
+    return must && can;
+}
+
+static void
+send_elsewhere(struct lane *lane, struct q_list *batches)
+{
+    struct qmq_producer *producer = lane->producer;
+    struct q_list *node;
+
+    while ((node = q_list_pop_front(batches))) {
+        struct batch *batch = q_container_of(node, struct batch, node);
+        struct lane *other = ways_other(batch->subject->ways, lane)->lane;
+        /* By their deadlines, the next one first. */
+        struct q_list *at = other->waiting.next;
+        while (at != &other->waiting &&
+               q_container_of(at, struct batch, node)->deadline_ns <= batch->deadline_ns)
+            at = at->next;
+        q_list_insert_before(at, node);
+        other->waiting_bytes += batch->held_bytes;
+    }
+    q_list_for_each(at, &producer->lanes) {
+        struct lane *other = q_container_of(at, struct lane, node);
+        if (other != lane) lane_pump(other);
+    }
 }
 
 static void

@@ -41,14 +41,26 @@ static enum q_err send_message(
     qmq_sent_fn *sent,
     void *context);
 static enum q_err translate(const struct qmq_outgoing *outgoing, struct translation *translation);
+static bool is_bound(const struct subject *subject, const struct qbatch_message *message);
+static enum q_err wait_for_ways(struct subject *subject);
+static enum q_err fail_without_route(const struct qmq_producer *producer);
 static enum q_err wait_for_memory(struct qmq_producer *producer, size_t size);
 static enum q_err add(
     struct subject *subject,
     struct qbatch_message *message,
     uint64_t due_ms,
     qmq_sent_fn *sent,
-    void *context);
-static enum q_err open_batch(struct subject *subject, uint64_t due_ms);
+    void *context,
+    struct lane **ret_lane);
+static enum q_err find_open(
+    struct subject *subject,
+    const struct qbatch_message *message,
+    struct batch ***ret_open,
+    struct lane **ret_lane);
+static bool may_join(
+    const struct subject *subject, const struct batch *batch, bool bound, uint64_t due_ms);
+static enum q_err open_batch(
+    struct subject *subject, uint64_t due_ms, struct lane *lane, struct batch **ret_batch);
 static void drop_if_empty(struct batch *batch);
 static struct q_bytes bytes_of(struct qmq_bytes bytes);
 static void wake_sender(void *context, const struct qmq_sent *sent);
@@ -105,6 +117,7 @@ tick(struct member *member, uint64_t now_ns)
     pthread_mutex_lock(&producer->lock);
     uint64_t due_ns = UINT64_MAX;
     if (!producer->is_stopping) {
+        producer->route_changes = client_route_changes(producer->client);
         q_list_for_each(node, &producer->lanes) {
             struct lane *lane = q_container_of(node, struct lane, node);
             due_ns = q_min_u64(due_ns, lane_tick(lane, now_ns));
@@ -142,11 +155,57 @@ send_message(
     struct subject *subject;
     enum q_err err = subject_get(producer, name, outgoing->due_ms != 0, &subject);
     if (err == Q_OK) err = wait_for_memory(producer, outgoing->body.size);
-    if (err == Q_OK) err = add(subject, &translation.message, outgoing->due_ms, sent, context);
-    if (err == Q_OK && subject->lane) lane_pump(subject->lane);
-    if (err == Q_OK && !subject->lane) subject_wants_route(subject);
+    if (err == Q_OK && is_bound(subject, &translation.message)) err = wait_for_ways(subject);
+    struct lane *lane = NULL;
+    if (err == Q_OK)
+        err = add(subject, &translation.message, outgoing->due_ms, sent, context, &lane);
+    if (err == Q_OK && lane) lane_pump(lane);
+    if (err == Q_OK && !lane) subject_wants_route(subject);
+    if (lane && subject->route_changes != producer->route_changes) subject_refresh(subject);
     pthread_mutex_unlock(&producer->lock);
     return err;
+}
+
+/* It goes where its order key is at home, and nowhere else. */
+static bool
+is_bound(const struct subject *subject, const struct qbatch_message *message)
+{
+    return message->order_key.size > 0 && !subject->is_delayed;
+}
+
+/*
+ * The first message with an order key that a subject gets: batches are of one broker group, and which
+ * one it is for is not known before the route is.
+ */
+static enum q_err
+wait_for_ways(struct subject *subject)
+{
+    struct qmq_producer *producer = subject->producer;
+    enum q_err err = Q_OK;
+
+    if (subject->ways) return Q_OK;
+    uint64_t until_ns = client_now_ns(producer->client);
+    if (!is_in_callback()) until_ns += producer->block_ns;
+    subject->senders++;
+    subject_wants_route(subject);
+    while (!subject->ways && err == Q_OK) {
+        if (producer->is_stopping)
+            err = Q_FAIL(Q_STOPPING, .what = "the producer is being freed", .hint = "");
+        else if (!condition_wait(&producer->changed, &producer->lock, until_ns))
+            err = is_in_callback() ? Q_FAIL(Q_BUSY, .what = "the subject's route is not known yet")
+                                   : fail_without_route(producer);
+    }
+    subject->senders--;
+    return err;
+}
+
+static enum q_err
+fail_without_route(const struct qmq_producer *producer)
+{
+    if (producer->route_fault.err == Q_OK)
+        return Q_FAIL(Q_TIMED_OUT, .what = "meta does not say where the subject is served");
+    q_fault_adopt(&producer->route_fault);
+    return producer->route_fault.err;
 }
 
 static enum q_err
@@ -224,7 +283,8 @@ add(struct subject *subject,
     struct qbatch_message *message,
     uint64_t due_ms,
     qmq_sent_fn *sent,
-    void *context)
+    void *context,
+    struct lane **ret_lane)
 {
     struct qmq_producer *producer = subject->producer;
     struct note note = {
@@ -236,32 +296,68 @@ add(struct subject *subject,
     message->time_ms = note.time_ms;
     message->counter = note.counter;
 
-    /* A batch is due as a whole. */
-    if (!subject->open || subject->open->due_ms != due_ms) Q_TRY(open_batch(subject, due_ms));
-    uint64_t held_before = subject->open->held_bytes;
-    enum q_err err = batch_add(subject->open, message, &note);
-    if (err == Q_AGAIN) {
-        Q_TRY(open_batch(subject, due_ms));
-        held_before = 0;
-        err = batch_add(subject->open, message, &note);
+    bool bound = is_bound(subject, message);
+    struct batch **open;
+    struct lane *lane;
+    uint64_t held_before;
+    enum q_err err;
+    do {
+        Q_TRY(find_open(subject, message, &open, &lane));
+        if (*open && !may_join(subject, *open, bound, due_ms)) *open = NULL;
+        if (!*open) Q_TRY(open_batch(subject, due_ms, lane, open));
+        held_before = (*open)->held_bytes;
+        err = batch_add(*open, message, &note);
+        /* It gets nothing more. Another is opened, which an empty one takes. */
+        if (err == Q_AGAIN) *open = NULL;
+    } while (err == Q_AGAIN);
+    if (err != Q_OK) {
+        drop_if_empty(*open);
+        return err;
     }
-    if (err == Q_OK) {
-        producer->counter++;
-        if (subject->lane) subject->lane->waiting_bytes += subject->open->held_bytes - held_before;
-    } else {
-        drop_if_empty(subject->open);
-    }
-    return err;
+    producer->counter++;
+    (*open)->is_ordered |= bound;
+    if (lane) lane->waiting_bytes += (*open)->held_bytes - held_before;
+    *ret_lane = lane;
+    return Q_OK;
 }
 
-/* The batch that was open before stays where it waits, and gets nothing more. */
+/* Where the message goes; `*ret_lane` NULL: where it waits for the route. */
 static enum q_err
-open_batch(struct subject *subject, uint64_t due_ms)
+find_open(
+    struct subject *subject,
+    const struct qbatch_message *message,
+    struct batch ***ret_open,
+    struct lane **ret_lane)
 {
-    Q_TRY(batch_get(subject, &subject->open));
-    subject->open->due_ms = due_ms;
-    q_list_push_back(
-        subject->lane ? &subject->lane->waiting : &subject->unrouted, &subject->open->node);
+    *ret_open = &subject->open;
+    *ret_lane = NULL;
+    if (!subject->ways) return Q_OK;
+
+    struct q_bytes key = is_bound(subject, message) ? message->order_key : q_bytes_from(NULL, 0);
+    struct way *way = ways_choose(subject->ways, key);
+    if (!way)
+        return Q_FAIL(
+            Q_NO_ROUTE, .what = q_text("meta names no home for order keys of %s", subject->name));
+    *ret_open = &way->open;
+    *ret_lane = way->lane;
+    return Q_OK;
+}
+
+/* A batch is due as a whole; and it is bound as a whole, which matters when it could go elsewhere. */
+static bool
+may_join(const struct subject *subject, const struct batch *batch, bool bound, uint64_t due_ms)
+{
+    if (batch->due_ms != due_ms) return false;
+    if (batch->is_ordered == bound) return true;
+    return !client_has_several(subject->producer->client);
+}
+
+static enum q_err
+open_batch(struct subject *subject, uint64_t due_ms, struct lane *lane, struct batch **ret_batch)
+{
+    Q_TRY(batch_get(subject, ret_batch));
+    (*ret_batch)->due_ms = due_ms;
+    q_list_push_back(lane ? &lane->waiting : &subject->unrouted, &(*ret_batch)->node);
     return Q_OK;
 }
 
@@ -269,7 +365,7 @@ static void
 drop_if_empty(struct batch *batch)
 {
     if (qbatch_builder_count(batch->builder) > 0) return;
-    batch->subject->open = NULL;
+    batch_close_for_more(batch);
     q_list_remove(&batch->node);
     batch_recycle(batch);
 }
@@ -351,8 +447,10 @@ qmq_producer_free(struct qmq_producer *producer)
         batch_free(q_container_of(node, struct batch, node));
     while ((node = q_list_pop_front(&producer->lanes)))
         lane_free(q_container_of(node, struct lane, node));
-    for (uint32_t index = 0; index < producer->subject_count; index++)
+    for (uint32_t index = 0; index < producer->subject_count; index++) {
+        free(producer->subjects[index]->ways);
         free(producer->subjects[index]);
+    }
     free(producer->subjects);
     q_map_fini(&producer->map);
     pthread_cond_destroy(&producer->changed);

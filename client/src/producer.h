@@ -1,22 +1,26 @@
 /*
  * producer.h: how a message travels through a producer.
  *
- *   qmq_send() adds it to the open batch of its subject. A subject belongs to a lane, one for each
- *   broker group in use; until its route is known its batches wait at the subject. A lane seals
- *   what waits into a request, sends up to four, and tries a failed one again. A batch with an
- *   outcome goes to `finished`, from where its callbacks are run.
+ *   qmq_send() adds it to an open batch of its subject. A subject has ways, one for each broker group
+ *   that serves it, and a way has a lane: the lanes of a producer are one for each broker group in use.
+ *   A message with an order key goes the way that its key's slot is at home, the others take turns.
+ *   Until the route is known batches wait at the subject. A lane seals what waits into a request,
+ *   sends up to four, and tries a failed one again. A batch with an outcome goes to `finished`, from
+ *   where its callbacks are run.
  *
  *   subject.unrouted → lane.waiting → request.batches → producer.finished → producer.spare
  *
  * Order: batches never overtake each other on this way; the broker puts the requests of a lane into
- * their order. What is known not to be stored leaves a lane at once when its broker group is away and
- * another one is there: unsealed, by way of its subject. What may be stored follows after a while.
+ * their order. What is known not to be stored leaves a lane when its broker group fails and its subject
+ * has another way. What may be stored follows after a while. What is bound, since it has an order key
+ * or lies in a request with one, never leaves (docs/decisions/014).
  *
  * Invariants, with producer.lock held:
  *   (1) a batch is in exactly one of the five lists
  *   (2) lane.on_air == requests of the lane between submit and the begin of their `done`
  *   (3) lane.is_stalled: nothing is submitted until the client's thread resumes the lane
- *   (4) subject.open is in subject.unrouted or in its lane's waiting, not closed
+ *   (4) subject.open is in subject.unrouted, way.open in its lane's waiting; neither is closed
+ *   (5) an ordered batch is in no subject.unrouted
  *
  * Deadlines: a message is given up with its request, and not before its own deadline. So that this is
  * not much later either, a batch takes messages, and a request batches, that were sent within
@@ -30,7 +34,15 @@
 #include <qbase/map.h>
 #include <qbatch/build.h>
 
+#include "breaker.h"
 #include "client.h"
+
+/* Where the messages of a subject go. */
+struct way {
+    struct lane *lane;
+    struct batch *open; /* in lane.waiting; may be NULL */
+    bool is_writable;
+};
 
 /* What is remembered of a message until its outcome. */
 struct note {
@@ -52,6 +64,7 @@ struct batch {
     uint64_t deadline_ns; /* of the last message it may get */
     uint64_t due_ms;      /* of all its messages; 0: at once */
     bool is_closed;
+    bool is_ordered;        /* some of its messages have an order key */
     bool is_alone;          /* it has a request of its own */
     uint32_t envelope_size; /* once closed */
     uint32_t payload_size;
@@ -69,30 +82,31 @@ struct subject {
     struct qmq_producer *producer;
     bool is_delayed;   /* its messages go to a delay group */
     bool goes_alone;   /* its last batch was refused, and should not take others with it */
-    struct lane *lane; /* NULL: the route is not known */
+    struct ways *ways; /* NULL: the route is not known */
     struct batch *open;
     struct q_list unrouted; /* batches */
-    struct q_list node;     /* producer.unrouted, while `unrouted` has something */
+    struct q_list node; /* producer.unrouted, while `unrouted` has something, or a sender waits */
+    uint32_t senders;   /* threads that wait for the route */
     struct call route;
-    bool is_routing; /* `route` is under way */
+    bool is_routing;        /* `route` is under way */
+    uint64_t route_changes; /* of the client, when the route was asked for */
     uint32_t backoff_ms;
     uint64_t next_ns; /* not before: ask for the route again */
     char name[];
 };
 
-/* The way to one broker group. */
+/* What goes to one broker group. */
 struct lane {
     struct q_list node; /* producer.lanes */
     struct qmq_producer *producer;
     struct broker *broker;
-    bool is_delayed;       /* of a delay group */
     struct q_list waiting; /* batches */
     uint64_t waiting_bytes;
     struct q_list requests; /* sealed, in order */
     uint32_t on_air;
     uint64_t next_sequence; /* of requests */
-    uint64_t away_ns;       /* since then no call was answered; 0: the last one was */
-    uint64_t leave_ns;      /* not before: unsealed batches may leave it again */
+    struct breaker breaker;
+    bool is_unwanted; /* a subject has it as a way no more: what waits may have to leave */
     bool is_stalled;
     uint32_t backoff_ms;
     uint64_t resume_ns;
@@ -132,12 +146,29 @@ struct qmq_producer {
 /* subject.c */
 Q_MUST_CHECK enum q_err subject_get(
     struct qmq_producer *producer, const char *name, bool is_delayed, struct subject **ret_subject);
-/* A batch was put into subject.unrouted: have its route asked for. */
+/* A batch was put into subject.unrouted, or a sender waits: have its route asked for. */
 void subject_wants_route(struct subject *subject);
-/* The lane's subjects ask for their routes again, and these batches of theirs go there. */
-void subjects_leave_lane(struct lane *lane, struct q_list *batches);
+/* Broker groups have come or gone since its route was asked for: ask again, and go on meanwhile. */
+void subject_refresh(struct subject *subject);
 /* Ask for routes that are due. Returns when to come back. */
 uint64_t subjects_tick(struct qmq_producer *producer, uint64_t now_ns);
+
+/* ways.c */
+/* `before` may be NULL; its open batches stay open where the new route has their broker group. Takes
+ * `before` unless it fails. Q_OK, Q_NO_ROUTE (nobody takes messages), Q_E_NOMEM. */
+Q_MUST_CHECK enum q_err ways_new(
+    struct qmq_producer *producer,
+    const struct route *route,
+    struct ways *before,
+    struct ways **ret_ways);
+/* Which way the next message goes, and the batch that is open there. NULL: there is no home for keys. */
+struct way *ways_choose(struct ways *ways, struct q_bytes order_key);
+/* Another way than this lane, for what is not bound; NULL: there is none that works now. */
+struct way *ways_other(struct ways *ways, const struct lane *lane);
+/* It is still a way of the subject to send what has no order key. */
+bool ways_has(const struct ways *ways, const struct lane *lane);
+/* The batch is not open any more, or never was. */
+void ways_close(struct ways *ways, const struct batch *batch);
 
 /* lane.c */
 Q_MUST_CHECK enum q_err lane_get(
@@ -146,8 +177,6 @@ Q_MUST_CHECK enum q_err lane_get(
 void lane_pump(struct lane *lane);
 /* Try failed requests again, give up late ones, leave a group that is away. Returns when to come back. */
 uint64_t lane_tick(struct lane *lane, uint64_t now_ns);
-/* Its broker group has not answered lately. */
-bool lane_is_away(const struct lane *lane, uint64_t now_ns);
 /* Nothing is on the air: what may be stored ends as unknown; all else, in order, to `batches`. */
 void lane_empty(struct lane *lane, struct q_list *batches);
 /* End soon what is on the air. */
@@ -161,6 +190,8 @@ Q_MUST_CHECK enum q_err batch_get(struct subject *subject, struct batch **ret_ba
 Q_MUST_CHECK enum q_err batch_add(
     struct batch *batch, const struct qbatch_message *message, const struct note *note);
 Q_MUST_CHECK enum q_err batch_close(struct batch *batch);
+/* It is no open batch of its subject any more. */
+void batch_close_for_more(struct batch *batch);
 /* Out of its list, into `finished`. For a failure this thread's fault tells more. */
 void batch_finish(struct batch *batch, enum q_err err, struct broker *broker);
 /* The first of `batches` that are over their deadline. Returns the deadline of the next one. */

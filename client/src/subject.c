@@ -22,9 +22,7 @@ static uint64_t hash_name(const char *name, bool is_delayed);
 static bool is_subject(const void *key, uint32_t value, const void *context);
 static enum q_err ask_route(struct subject *subject);
 static void on_routed(struct qnet_request *request, enum q_err err, struct qnet_buffer *answer);
-static enum q_err pick_lane(
-    struct qmq_producer *producer, const struct route *route, struct lane **ret_lane);
-static void enter_lane(struct subject *subject, struct lane *lane);
+static void take_ways(struct subject *subject);
 
 enum q_err
 subject_get(
@@ -103,11 +101,23 @@ subject_wants_route(struct subject *subject)
         client_wake(producer->client);
 }
 
+void
+subject_refresh(struct subject *subject)
+{
+    struct qmq_producer *producer = subject->producer;
+
+    if (subject->is_routing || producer->routing_count >= ROUTES_AT_ONCE) return;
+    if (client_now_ns(producer->client) < subject->next_ns) return;
+    if (ask_route(subject) != Q_OK)
+        subject->next_ns = client_now_ns(producer->client) + backoff_next(&subject->backoff_ms);
+}
+
 static enum q_err
 ask_route(struct subject *subject)
 {
     struct qmq_producer *producer = subject->producer;
 
+    subject->route_changes = producer->route_changes;
     subject->route.net = (struct qnet_request){ .timeout_ms = ROUTE_TIMEOUT_MS, .done = on_routed };
     const char *name = subject->is_delayed ? ROUTE_OF_DELAY : subject->name;
     Q_TRY(route_build(name, &subject->route.net.buffer));
@@ -130,66 +140,42 @@ on_routed(struct qnet_request *request, enum q_err err, struct qnet_buffer *answ
     pthread_mutex_lock(&producer->lock);
     subject->is_routing = false;
     producer->routing_count--;
-    struct lane *lane;
-    if (err == Q_OK) err = pick_lane(producer, &route, &lane);
+    if (err == Q_OK) err = ways_new(producer, &route, subject->ways, &subject->ways);
     if (err == Q_OK) {
-        lane->is_delayed = subject->is_delayed;
-        enter_lane(subject, lane);
-        /* Nobody would cancel what leaves after give_up() has cancelled everything. */
-        if (!producer->is_stopping) lane_pump(lane);
+        subject->backoff_ms = 0;
+        take_ways(subject);
     } else {
+        /* The ways that there are stay. */
         producer->route_fault = *q_fault_last();
+        subject->route_changes = producer->route_changes - 1;
         subject->next_ns = client_now_ns(producer->client) + backoff_next(&subject->backoff_ms);
     }
+    if (subject->senders > 0) pthread_cond_broadcast(&producer->changed);
     if (producer->is_stopping) pthread_cond_broadcast(&producer->changed);
     if (err != Q_OK || producer->routing_count == ROUTES_AT_ONCE - 1) client_wake(producer->client);
     pthread_mutex_unlock(&producer->lock);
 }
 
-/* One subject keeps to one broker group, so that its order is simple: the first that is there. */
-static enum q_err
-pick_lane(struct qmq_producer *producer, const struct route *route, struct lane **ret_lane)
-{
-    uint64_t now_ns = client_now_ns(producer->client);
-    struct lane *away = NULL;
-
-    for (uint32_t index = 0; index < route->count; index++) {
-        if (!route->is_writable[index]) continue;
-        Q_TRY(lane_get(producer, route->brokers[index], ret_lane));
-        if (!lane_is_away(*ret_lane, now_ns)) return Q_OK;
-        if (!away) away = *ret_lane;
-    }
-    *ret_lane = away;
-    if (away) return Q_OK;
-    return Q_FAIL(
-        Q_NO_ROUTE, .what = q_text("none of %u broker groups takes messages", route->count));
-}
-
+/* What waited for them goes. */
 static void
-enter_lane(struct subject *subject, struct lane *lane)
+take_ways(struct subject *subject)
 {
-    subject->backoff_ms = 0;
-    subject->lane = lane;
+    const struct qmq_producer *producer = subject->producer;
+    struct batch *open = subject->open;
+    subject->open = NULL;
     q_list_remove(&subject->node);
-    q_list_for_each(node, &subject->unrouted) {
-        lane->waiting_bytes += q_container_of(node, struct batch, node)->held_bytes;
-    }
-    q_list_splice_back(&lane->waiting, &subject->unrouted);
-}
-
-void
-subjects_leave_lane(struct lane *lane, struct q_list *batches)
-{
-    struct qmq_producer *producer = lane->producer;
-
-    for (uint32_t index = 0; index < producer->subject_count; index++)
-        if (producer->subjects[index]->lane == lane) producer->subjects[index]->lane = NULL;
-
     struct q_list *node;
-    while ((node = q_list_pop_front(batches))) {
-        struct subject *subject = q_container_of(node, struct batch, node)->subject;
-        q_list_push_back(&subject->unrouted, node);
-        subject_wants_route(subject);
+    while ((node = q_list_pop_front(&subject->unrouted))) {
+        struct batch *batch = q_container_of(node, struct batch, node);
+        struct way *way = ways_choose(subject->ways, q_bytes_from(NULL, 0));
+        q_list_push_back(&way->lane->waiting, node);
+        way->lane->waiting_bytes += batch->held_bytes;
+        if (batch == open) way->open = batch;
+    }
+    /* Nobody would cancel what leaves after give_up() has cancelled everything. */
+    if (producer->is_stopping) return;
+    q_list_for_each(at, &producer->lanes) {
+        lane_pump(q_container_of(at, struct lane, node));
     }
 }
 
@@ -207,7 +193,7 @@ subjects_tick(struct qmq_producer *producer, uint64_t now_ns)
         uint64_t expiry_ns = batches_expire(&subject->unrouted, now_ns, err, NULL, &expired_bytes);
         due_ns = q_min_u64(due_ns, expiry_ns);
         if (subject->is_routing) continue;
-        if (q_list_is_empty(&subject->unrouted)) {
+        if (q_list_is_empty(&subject->unrouted) && subject->senders == 0) {
             q_list_remove(&subject->node);
             continue;
         }

@@ -24,10 +24,16 @@ backoff_next(uint32_t *backoff_ms)
         (uint32_t)q_max_u64(q_min_u64(*backoff_ms * UINT64_C(2), BACKOFF_MAX_MS), BACKOFF_MIN_MS);
 
     /* Between a half and the whole, so that those who failed together don't come back together. */
-    uint32_t chance;
-    random_bytes(&chance, sizeof(chance));
     uint64_t whole_ns = *backoff_ms * (uint64_t)Q_NS_PER_MS;
-    return whole_ns / 2 + chance % (whole_ns / 2);
+    return whole_ns / 2 + random_number() % (whole_ns / 2);
+}
+
+uint32_t
+random_number(void)
+{
+    uint32_t number;
+    random_bytes(&number, sizeof(number));
+    return number;
 }
 
 bool

@@ -17,6 +17,8 @@ bool is_passing(enum q_err err);
 /* At most 256 bytes. */
 void random_bytes(void *out, size_t size);
 
+uint32_t random_number(void);
+
 /* A condition variable for condition_wait(). */
 void condition_init(pthread_cond_t *condition);
 /* Wait for a signal; false when `until_ns`, of the machine's monotonic clock, has passed. */

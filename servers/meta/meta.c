@@ -324,7 +324,17 @@ answer_route(struct meta_call *call, const struct meta_route *route)
         groups[i].role = record->role;
         pointers[i] = &groups[i];
     }
+    Qmq__Wire__RouteSlots slots[META_ROUTE_GROUPS_MAX];
+    Qmq__Wire__RouteSlots *slot_pointers[META_ROUTE_GROUPS_MAX];
+    for (size_t i = 0; i < route->home_count; i++) {
+        qmq__wire__route_slots__init(&slots[i]);
+        slots[i].until = meta_route_slots_until(route, i);
+        slots[i].broker_group = (char *)route->homes[i];
+        slot_pointers[i] = &slots[i];
+    }
     Qmq__Wire__RouteAnswer answer = QMQ__WIRE__ROUTE_ANSWER__INIT;
+    answer.n_slots = route->home_count;
+    answer.slots = slot_pointers;
     answer.version = route->version;
     answer.n_groups = route->group_count;
     answer.groups = pointers;

@@ -8,14 +8,16 @@
 
 #include "common/log.h"
 
+/* Before the name of a broker group that is no home of slots. */
+#define NO_HOME "+"
+
 enum {
-    NAMES_MAX = 4096, /* bytes of an assignment */
     ATTEMPTS_MAX = 8, /* against other meta servers that assign at the same moment */
 };
 
 /* What is stored for a subject. */
 struct assignment {
-    char names[NAMES_MAX]; /* "g1\ng2\n" */
+    char names[META_ASSIGNMENT_MAX]; /* "g1\ng2\n+g3\n" */
     uint64_t version;
 };
 
@@ -25,6 +27,7 @@ static enum q_err find_assigned(
     bool assign,
     struct assignment *ret_assignment,
     bool *ret_assigned_now);
+static void tell_homes(const struct assignment *assignment, struct meta_route *ret_route);
 static enum q_err read_assignment(
     struct meta_nodes *nodes, const char *key, struct assignment *ret_assignment);
 static bool extend(
@@ -48,6 +51,7 @@ meta_route_find(
     if (!is_all)
         Q_TRY(find_assigned(nodes, subject, assign, &assignment, &ret_route->assigned_now));
 
+    tell_homes(&assignment, ret_route);
     ret_route->group_count = 0;
     meta_nodes_for_each(at, nodes)
     {
@@ -59,6 +63,22 @@ meta_route_find(
     }
     ret_route->version = route_version(ret_route);
     return Q_OK;
+}
+
+static void
+tell_homes(const struct assignment *assignment, struct meta_route *ret_route)
+{
+    char *rest = memcpy(ret_route->names, assignment->names, sizeof(ret_route->names));
+    ret_route->home_count = 0;
+    for (char *name; (name = strsep(&rest, "\n")) && *name;)
+        if (*name != *NO_HOME && ret_route->home_count < META_ROUTE_GROUPS_MAX)
+            ret_route->homes[ret_route->home_count++] = name;
+}
+
+uint32_t
+meta_route_slots_until(const struct meta_route *route, size_t index)
+{
+    return (uint32_t)(META_SLOTS * (index + 1) / route->home_count);
 }
 
 static enum q_err
@@ -103,18 +123,19 @@ read_assignment(struct meta_nodes *nodes, const char *key, struct assignment *re
     return Q_OK;
 }
 
-/* True when names were added. */
+/* True when names were added. Slots have their homes from the first time on. */
 static bool
 extend(const struct meta_nodes *nodes, const char *subject, struct assignment *assignment)
 {
     bool has_grown = false;
+    bool has_homes = *assignment->names != '\0';
     while (count_names(assignment) < META_GROUPS_MIN) {
         const struct meta_node *node = choose(nodes, subject, assignment);
         if (!node) break;
         size_t at = strlen(assignment->names);
         (void)snprintf(
-            assignment->names + at, sizeof(assignment->names) - at, "%s\n",
-            node->record->broker_group);
+            assignment->names + at, sizeof(assignment->names) - at, "%s%s\n",
+            has_homes ? NO_HOME : "", node->record->broker_group);
         has_grown = true;
     }
     return has_grown;
@@ -152,6 +173,7 @@ is_in(const struct assignment *assignment, const char *broker_group)
     size_t length = strlen(broker_group);
     const char *at = assignment->names;
     while (*at) {
+        at += *at == *NO_HOME;
         size_t name_length = strcspn(at, "\n");
         if (name_length == length && memcmp(at, broker_group, length) == 0) return true;
         at += name_length + (at[name_length] == '\n');
@@ -181,6 +203,10 @@ route_version(const struct meta_route *route)
         hash = hash_text(hash, record->address);
         sum += hash_text(hash, record->read_only ? "read-only" : "writable");
     }
+    uint64_t homes = 0;
+    for (size_t i = 0; i < route->home_count; i++)
+        homes = hash_text(homes, route->homes[i]);
+    sum += homes;
     return sum ? sum : 1;
 }
 

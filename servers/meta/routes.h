@@ -9,7 +9,11 @@
  * The version of a route is a hash of what it says. It is the same after a restart of meta, and
  * differs when anything in the route does, which is all that a client waits for.
  *
- * Keys: "subjects/NAME" → names of broker groups, each ended by a newline.
+ * Order keys live in 1,024 slots of a subject. The broker groups that it was given at first are the homes
+ * of its slots, in equal ranges; those that it gets later are homes of none. So no key ever moves.
+ *
+ * Keys: "subjects/NAME" → names of broker groups, each ended by a newline; those without slots begin
+ * with a '+'.
  *
  * Thread:   the store's. Blocking: as the store. Memory: a route points into `nodes`.
  */
@@ -20,7 +24,9 @@
 
 enum {
     META_GROUPS_MIN = 2,
-    META_ROUTE_GROUPS_MAX = 256
+    META_SLOTS = 1024,
+    META_ROUTE_GROUPS_MAX = 256,
+    META_ASSIGNMENT_MAX = 4096, /* bytes of names */
 };
 
 /* In the place of a subject: all delay groups. */
@@ -31,7 +37,13 @@ struct meta_route {
     size_t group_count;
     const struct meta_node *groups[META_ROUTE_GROUPS_MAX]; /* alive */
     bool assigned_now;                                     /* groups were given by this call */
+    size_t home_count;
+    const char *homes[META_ROUTE_GROUPS_MAX]; /* of slots, in order; alive or not; in `names` */
+    char names[META_ASSIGNMENT_MAX];
 };
+
+/* Slots below this are at home `index`, or one before. */
+uint32_t meta_route_slots_until(const struct meta_route *route, size_t index);
 
 /*
  * The route of `subject`, "": all broker groups, META_DELAY_GROUPS: all delay groups. `assign`: somebody is about to use the subject.

@@ -57,7 +57,10 @@ struct fake_node {
     bool does_damage;
     bool is_listed;
     bool is_other_first;
-    const struct fake_node *other;
+    const struct fake_node *others[4];
+    uint32_t other_count;
+    const char *homes[8]; /* of order keys; none: its own */
+    uint32_t home_count;
     unsigned refuse_op;
     enum q_err refuse_err;
     unsigned refuse_times;
@@ -90,6 +93,7 @@ static void on_gone(void *context, uint64_t connection);
 static void *run(void *context);
 static void handle(struct fake_node *fake, struct qnet_call *call);
 static void hold(struct held *list, struct qnet_call *call, uint64_t until_ms);
+static unsigned how_long(struct fake_node *fake);
 static bool is_ended(struct fake_node *fake);
 static void answer(struct qnet_call *call, const ProtobufCMessage *header);
 static void answer_error(struct qnet_call *call, unsigned op, enum q_err err);
@@ -211,7 +215,6 @@ run(void *context)
         pthread_mutex_lock(&fake->lock);
         bool is_ending = fake->is_ending;
         bool must_die = fake->must_die;
-        unsigned away_ms = fake->away_ms;
         fake->must_die = false;
         for (unsigned index = 0; index < HELD_MAX && !must_die; index++) {
             struct qnet_call *call = fake->parked[index].call;
@@ -225,12 +228,21 @@ run(void *context)
         if (is_ending) return NULL;
         if (must_die) {
             fake_kill(fake);
-            for (uint64_t until_ms = now_ms() + away_ms; now_ms() < until_ms; usleep(1000))
+            for (uint64_t died_ms = now_ms(); now_ms() - died_ms < how_long(fake); usleep(1000))
                 if (is_ended(fake)) return NULL;
             fake_start(fake);
         }
         usleep(1000);
     }
+}
+
+static unsigned
+how_long(struct fake_node *fake)
+{
+    pthread_mutex_lock(&fake->lock);
+    unsigned away_ms = fake->away_ms;
+    pthread_mutex_unlock(&fake->lock);
+    return away_ms;
 }
 
 static bool
@@ -347,20 +359,28 @@ route(struct fake_node *fake, struct qnet_call *call, bool is_over)
     own.address = fake->url;
     own.writable = true;
     own.role = (char *)"broker";
-    Qmq__Wire__RouteGroup others = own;
-    Qmq__Wire__RouteGroup *groups[2];
+    Qmq__Wire__RouteGroup others[4];
+    Qmq__Wire__RouteGroup *groups[5];
     Qmq__Wire__RouteAnswer route = QMQ__WIRE__ROUTE_ANSWER__INIT;
     route.version = fake->route_version;
     route.groups = groups;
-    if (fake->is_listed) groups[route.n_groups++] = &own;
-    if (fake->other) {
-        others.broker_group = (char *)fake->other->name;
-        others.address = (char *)fake->other->url;
-        groups[route.n_groups++] = &others;
+    if (fake->is_listed && !fake->is_other_first) groups[route.n_groups++] = &own;
+    for (uint32_t index = 0; index < fake->other_count; index++) {
+        others[index] = own;
+        others[index].broker_group = (char *)fake->others[index]->name;
+        others[index].address = (char *)fake->others[index]->url;
+        groups[route.n_groups++] = &others[index];
     }
-    if (fake->is_other_first && route.n_groups == 2) {
-        groups[0] = &others;
-        groups[1] = &own;
+    if (fake->is_listed && fake->is_other_first) groups[route.n_groups++] = &own;
+    Qmq__Wire__RouteSlots slots[8];
+    Qmq__Wire__RouteSlots *slot_pointers[8];
+    route.slots = slot_pointers;
+    route.n_slots = fake->home_count ? fake->home_count : 1;
+    for (uint32_t index = 0; index < route.n_slots; index++) {
+        slot_pointers[index] = &slots[index];
+        qmq__wire__route_slots__init(&slots[index]);
+        slots[index].until = (uint32_t)(1024 * (index + 1) / route.n_slots);
+        slots[index].broker_group = (char *)(fake->home_count ? fake->homes[index] : fake->name);
     }
     answer(call, &route.base);
     return true;
@@ -729,8 +749,27 @@ void
 fake_list(struct fake_node *fake, const struct fake_node *other, bool is_first)
 {
     pthread_mutex_lock(&fake->lock);
-    fake->other = other;
+    fake->others[fake->other_count++] = other;
     fake->is_other_first = is_first;
+    fake->route_version++;
+    pthread_mutex_unlock(&fake->lock);
+}
+
+void
+fake_end_death(struct fake_node *fake)
+{
+    pthread_mutex_lock(&fake->lock);
+    fake->away_ms = 0;
+    pthread_mutex_unlock(&fake->lock);
+}
+
+void
+fake_set_homes(struct fake_node *fake, const char *const *names, unsigned count)
+{
+    pthread_mutex_lock(&fake->lock);
+    for (unsigned index = 0; index < count; index++)
+        fake->homes[index] = names[index];
+    fake->home_count = count;
     fake->route_version++;
     pthread_mutex_unlock(&fake->lock);
 }

@@ -29,6 +29,8 @@ void fake_start(struct fake_node *fake);
 void fake_refuse(struct fake_node *fake, unsigned op, enum q_err err, unsigned times);
 /* Do what the next publish asks, then die instead of answering; come back after `away_ms`. */
 void fake_lose_answer(struct fake_node *fake, unsigned away_ms);
+/* Come back now. */
+void fake_end_death(struct fake_node *fake);
 /* Hold publishes back until fake_release(). */
 void fake_hold(struct fake_node *fake);
 void fake_release(struct fake_node *fake);
@@ -40,8 +42,10 @@ void fake_mislay(struct fake_node *fake);
 void fake_forget_session(struct fake_node *fake);
 /* Change a byte of every payload that is handed out. */
 void fake_damage(struct fake_node *fake, bool damage);
-/* List this other node's broker group, before its own when `is_first`. */
+/* List this other node's broker group, too, before its own when `is_first`. */
 void fake_list(struct fake_node *fake, const struct fake_node *other, bool is_first);
+/* Where the slots of order keys are at home, in equal parts; at its own unless told. */
+void fake_set_homes(struct fake_node *fake, const char *const *names, unsigned count);
 /* Its own broker group is listed or not. */
 void fake_set_listed(struct fake_node *fake, bool is_listed);
 

@@ -246,6 +246,48 @@ Test(meta_nodes, assignment_is_on_use_and_grows_to_two)
     cr_expect_str_eq(route_text("orders", true), "a b ");
 }
 
+/* Where the slots of order keys live, "a512 b1024 ". */
+static const char *
+slots_text(const char *subject)
+{
+    static char text[1000];
+    struct meta_route route;
+    cr_assert_eq(meta_route_find(&nodes, subject, true, &route), Q_OK);
+    text[0] = '\0';
+    for (size_t i = 0; i < route.home_count; i++) {
+        size_t at = strlen(text);
+        (void)snprintf(
+            text + at, sizeof(text) - at, "%s%u ", route.homes[i],
+            meta_route_slots_until(&route, i));
+    }
+    return text;
+}
+
+/* Slots of order keys stay where they are, whoever joins, dies or comes back. */
+Test(meta_nodes, no_slot_moves)
+{
+    cr_expect_eq(say_alive("1", "a"), Q_OK);
+    cr_expect_str_eq(slots_text("early"), "a1024 ");
+    cr_expect_eq(say_alive("2", "b"), Q_OK);
+    cr_expect_str_eq(route_text("early", true), "a b ");
+    cr_expect_str_eq(slots_text("early"), "a1024 ");
+
+    char before[100];
+    (void)snprintf(before, sizeof(before), "%s", slots_text("orders"));
+    cr_expect(strcmp(before, "a512 b1024 ") == 0 || strcmp(before, "b512 a1024 ") == 0);
+    cr_expect_eq(say_alive("3", "c"), Q_OK);
+    cr_expect_str_eq(slots_text("orders"), before);
+    close_all();
+    open_all();
+    cr_expect_str_eq(slots_text("orders"), before);
+    pass_ms(META_EXPIRY_MS);
+    cr_expect_str_eq(route_text("orders", false), "");
+    cr_expect_str_eq(slots_text("orders"), before, "a group that is dead keeps its slots");
+
+    cr_expect_str_eq(slots_text(""), "");
+    cr_expect_str_eq(slots_text(META_DELAY_GROUPS), "");
+}
+
 /* Subjects are spread evenly: of 300 over 6 groups, two each, every group has its third, give or
  * take a third. */
 Test(meta_nodes, subjects_are_spread_evenly)

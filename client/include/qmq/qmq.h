@@ -11,7 +11,7 @@
  *
  * Thread:   every function may be called from any thread; one object may be used by several
  *           threads. Callbacks of one producer run one after another, on a thread of the library.
- * Blocking: qmq_send() while the producer's memory is full; functions that take a `timeout_ms` or
+ * Blocking: qmq_send() while the producer's memory is full, or, with an order key, for the route; functions that take a `timeout_ms` or
  *           `wait_ms`; everything whose comment says so. Never block in a callback.
  * Memory:   what is handed in is copied. Free producers and consumers before their client.
  * Failure:  functions return QMQ_OK or a code: positive codes are answers, negative ones failures.
@@ -144,7 +144,7 @@ struct qmq_producer_options {
     uint32_t batch_bytes_max;    /* 0: 64 KiB */
     uint64_t memory_bytes_max;   /* of messages without an outcome. 0: 32 MiB */
     uint32_t block_ms;           /* how long a send waits for memory. 0: 10,000 */
-    uint32_t deadline_ms;        /* how long a message is tried. 0: 30,000 */
+    uint32_t deadline_ms; /* how long a message is tried, and at most an eighth longer. 0: 30,000 */
 };
 
 struct qmq_outgoing {
@@ -155,7 +155,8 @@ struct qmq_outgoing {
     size_t property_count;
     const struct qmq_bytes *keys; /* up to 8 */
     size_t key_count;
-    struct qmq_bytes order_key; /* size 0: none */
+    /* Size 0: none. Else it is handed out after those that were sent before with the same one. */
+    struct qmq_bytes order_key;
     /* ms since 1970: it goes to a delay group, which publishes it to its subject then; with
      * (due_ms, sequence) of its outcome it can be cancelled or moved. 0: at once. */
     uint64_t due_ms;
@@ -174,8 +175,8 @@ struct qmq_sent {
 };
 
 /*
- * Called once per message. Calls of one subject come in the order of sending, as long as the broker
- * group stays the same.
+ * Called once per message. Calls for one order key come in the order of sending; so do those of a subject
+ * that one broker group serves.
  */
 typedef void qmq_sent_fn(void *context, const struct qmq_sent *sent);
 
@@ -190,8 +191,10 @@ QMQ_API void qmq_producer_free(struct qmq_producer *producer);
 /*
  * Send a message. QMQ_OK: taken, `sent` will be called (it may be NULL). Any other code: not taken.
  *
- * Messages of one subject are stored once, in the order of sending, as long as their broker group is
- * there (docs/publishing.md). Failures that may pass are tried again until the deadline; then
+ * Messages are stored once, as long as their broker group is there, and in the order of sending: those of
+ * one order key, whatever happens, and those of one subject while one broker group serves it
+ * (docs/publishing.md). A message with an order key waits for the broker group of its key, also when there
+ * are others; the first such one of a subject blocks until the route is known. Failures that may pass are tried again until the deadline; then
  * QMQ_OUTCOME_UNKNOWN means that it may be stored, any other code that it is not. Inside a callback
  * QMQ_BUSY comes at once instead of waiting.
  */
