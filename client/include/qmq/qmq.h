@@ -87,6 +87,12 @@ struct qmq_client_options {
 
 /* Connect to meta. Blocks until it has answered. `options` may be NULL. */
 QMQ_API int qmq_connect(const struct qmq_client_options *options, struct qmq_client **ret_client);
+/*
+ * The same by one line of text, "qmq://HOST:PORT/?app=shop&timeout_ms=5000", with the options of a client
+ * by name (docs/options.md). Of several hosts, "HOST:PORT,HOST", the first one that answers is used; each
+ * may take the time-out. QMQ_INVALID tells of everything that is wrong in it.
+ */
+QMQ_API int qmq_connect_string(const char *text, struct qmq_client **ret_client);
 /* NULL is fine. Its producers and consumers have been freed. */
 QMQ_API void qmq_client_free(struct qmq_client *client);
 
@@ -507,6 +513,22 @@ QMQ_API int qmq_read(
 QMQ_API void qmq_reader_free(struct qmq_reader *reader);
 /* The name of the broker group that `source` of a message stands for. */
 QMQ_API const char *qmq_source_name(struct qmq_client *client, uint32_t source);
+
+/* --- Options by name ------------------------------------------------------------------------- */
+
+/*
+ * Set the option `name` of a zeroed or filled struct to what `value` says; docs/options.md has all names.
+ * A text is not copied: `value` lives as long as the struct is used. QMQ_INVALID: there is no such option,
+ * or no such value; the error names it, and its hint what may have been meant.
+ */
+QMQ_API int qmq_client_option_set(
+    struct qmq_client_options *options, const char *name, const char *value);
+QMQ_API int qmq_producer_option_set(
+    struct qmq_producer_options *options, const char *name, const char *value);
+QMQ_API int qmq_consumer_option_set(
+    struct qmq_consumer_options *options, const char *name, const char *value);
+QMQ_API int qmq_reader_option_set(
+    struct qmq_reader_options *options, const char *name, const char *value);
 
 /* --- Groups ---------------------------------------------------------------------------------- */
 
