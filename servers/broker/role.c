@@ -42,6 +42,7 @@ role_start(struct srv_node *node, void **ret_state)
         .version = view->version,
         .roles = view->roles,
         .store = {
+            .mode = view->storage.async ? QLOG_MODE_ASYNC : QLOG_MODE_SYNC,
             .log = { .create = true, .segment_bytes = view->storage.segment_bytes },
             .retention_ms = view->storage.retention_ns / Q_NS_PER_MS,
             .retention_bytes = view->storage.retention_bytes,
@@ -59,7 +60,11 @@ role_start(struct srv_node *node, void **ret_state)
         free(state);
         return err;
     }
-    srv_node_tell(node, "durability", "sync: a publish is acknowledged after it is flushed");
+    srv_node_tell(
+        node, "durability",
+        view->storage.async ? "async: a publish is acknowledged when it is written; power loss may "
+                              "take the last 200 ms"
+                            : "sync: a publish is acknowledged after it is flushed");
     srv_node_tell(node, "io", broker_io_text(state->broker));
     *ret_state = state;
     return Q_OK;

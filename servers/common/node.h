@@ -52,6 +52,7 @@ struct srv_storage {
     uint64_t disk_hard_bytes;
     const char *archive;
     bool keep_unconsumed;
+    bool async; /* messages that ask for nothing are acknowledged, and seen, when written */
 };
 
 /* What a role may know of its node. */

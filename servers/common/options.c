@@ -24,6 +24,7 @@ struct words {
     struct srv_options options;
     const char *roles;
     const char *log_level;
+    const char *durability;
     bool version;
 };
 
@@ -111,6 +112,9 @@ collect(const struct srv_program *program, struct words *words, struct q_opt *op
                       "cluster the node belongs to (default)", 0, 0 } },
         { "store",  { "segment-size", 0, Q_OPT_SIZE, &to->storage.segment_bytes, "SIZE",
                       "of a log file (256MiB, less on small disks)", SEGMENT_BYTES_MIN, 0 } },
+        { "broker", { "durability", 0, Q_OPT_TEXT, &words->durability, "MODE",
+                      "sync: flushed before it is acknowledged and seen; async: written (sync)",
+                      0, 0 } },
         { "broker", { "retention", 0, Q_OPT_DURATION, &to->storage.retention_ns, "TIME",
                       "messages older than this may go (72h)", Q_NS_PER_S, 0 } },
         { "broker", { "retention-size", 0, Q_OPT_SIZE, &to->storage.retention_bytes, "SIZE",
@@ -235,6 +239,11 @@ check(const struct srv_program *program, struct words *words)
             .what = q_text("--meta: '%s' is no url; use tcp://HOST:PORT", options->meta_url));
     if (words->log_level && srv_log_parse_level(words->log_level, &options->log_level) != Q_OK)
         return Q_FAIL(Q_INVALID, .what = q_text("--log-level: %s", q_fault_last()->what));
+    options->storage.async = words->durability && strcmp(words->durability, "async") == 0;
+    if (words->durability && !options->storage.async && strcmp(words->durability, "sync") != 0)
+        return Q_FAIL(
+            Q_INVALID,
+            .what = q_text("--durability: '%s' is neither sync nor async", words->durability));
     if (options->broker_group &&
         qproto_check_name("name", options->broker_group, QPROTO_GROUP_MAX) != Q_OK)
         return Q_FAIL(

@@ -43,6 +43,9 @@ with lib.Test() as t:
 
     refused(USAGE, "--port-bas", "--port-base", more=("--port-bas", "1"), directory=t.path("x"))
 
+    refused(USAGE, "--durability", "'always'", "sync", "async", more=("--durability", "always"),
+            directory=t.path("x"))
+
     # A second process on the same data; the first one goes on.
     refused(LOCKED, node.directory, str(node.process.pid), directory=node.directory)
     # A port in use: nothing is left behind.
@@ -92,6 +95,16 @@ with lib.Test() as t:
         os.rename(t.path("aside"), os.path.join(odd.directory, name))
         odd.start()
         odd.stop()
+
+    # What it was told it says.
+    t.check("sync: a publish is acknowledged after it is flushed" in node.said(), node.said())
+    quick = t.node("quick", program=("qmq", "dev", "--durability", "async"))
+    quick.start()
+    t.check("async: a publish is acknowledged when it is written" in quick.said(), quick.said())
+    t.qmq(quick, "pub", "seen", "early")
+    out, _, _ = t.qmq(quick, "sub", "seen", "-g", "g", "-e")
+    t.check(out == b"early\n", "the message does not come: %r" % out)
+    quick.stop()
 
     # After all of that the node is as it was.
     out, _, _ = t.qmq(node, "sub", "kept", "-g", "g", "-e")
