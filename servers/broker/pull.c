@@ -164,6 +164,7 @@ build(struct broker_request *request, uint64_t next, struct qnet_buffer **ret_an
     answer.unacked = pull->unacked;
     answer.waiting = pull->waiting;
     answer.held = (uint32_t)pull->held;
+    answer.strict = pull->strict;
     answer.next = next;
 
     size_t payload_size = envelopes_size + payloads_size;

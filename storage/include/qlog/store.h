@@ -183,6 +183,7 @@ struct qlog_pull {
     uint64_t unacked;
     uint64_t waiting;
     enum qlog_held held; /* why nothing new is given although messages wait */
+    bool strict;         /* of the group's settings */
 
     struct qlog_private private_;
 };

@@ -96,6 +96,7 @@ hand_answer_counts(struct hand *hand)
 {
     const struct ql_group *group = hand->consumer->group;
     hand->pull->unacked = hand->consumer->held_messages;
+    hand->pull->strict = group->settings.strict;
     hand->pull->waiting = hand->visible_end > group->cursor ? hand->visible_end - group->cursor : 0;
     if (hand->pull->waiting > 0) hand->pull->held = ql_group_held(group);
 }
