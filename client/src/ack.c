@@ -26,17 +26,10 @@ static enum q_err say_messages(
     size_t count,
     const struct qmq_nack_options *nack);
 static enum q_err say(struct qmq_consumer *consumer, uint32_t number, struct verdict *verdict);
-static struct source *find_source(struct qmq_consumer *consumer, uint32_t number);
 static enum q_err wait_session(struct source *source, uint64_t until_ns);
 static enum q_err send_part(
     struct source *source, struct verdict *verdict, size_t first, size_t count);
-static enum q_err send_ack(
-    struct source *source,
-    Qmq__Wire__Range **ranges,
-    size_t count,
-    uint64_t session,
-    struct verdict *verdict);
-static enum q_err send_nack(
+static enum q_err send_ranges(
     struct source *source,
     Qmq__Wire__Range **ranges,
     size_t count,
@@ -111,7 +104,7 @@ qmq_ack_range(struct qmq_consumer *consumer, uint32_t source, uint64_t first, ui
 static enum q_err
 say(struct qmq_consumer *consumer, uint32_t number, struct verdict *verdict)
 {
-    struct source *source = find_source(consumer, number);
+    struct source *source = consumer_source(consumer, number);
     if (!source) return Q_FAIL(Q_INVALID, .what = q_text("no source has number %u", number));
 
     struct qmq_client *client = consumer->client;
@@ -150,8 +143,8 @@ came_too_late(const struct verdict *verdict)
                        (unsigned long long)verdict->expired, (unsigned long long)messages));
 }
 
-static struct source *
-find_source(struct qmq_consumer *consumer, uint32_t number)
+struct source *
+consumer_source(struct qmq_consumer *consumer, uint32_t number)
 {
     struct source *found = NULL;
 
@@ -198,8 +191,7 @@ send_part(struct source *source, struct verdict *verdict, size_t first, size_t c
     uint64_t session = source->session;
     pthread_mutex_unlock(&consumer->lock);
 
-    enum q_err err = verdict->nack ? send_nack(source, ranges, count, session, verdict)
-                                   : send_ack(source, ranges, count, session, verdict);
+    enum q_err err = send_ranges(source, ranges, count, session, verdict);
     if (is_session_lost(err)) {
         pthread_mutex_lock(&consumer->lock);
         source_lost_session(source, session);
@@ -209,54 +201,73 @@ send_part(struct source *source, struct verdict *verdict, size_t first, size_t c
 }
 
 static enum q_err
-send_ack(
+send_ranges(
     struct source *source,
     Qmq__Wire__Range **ranges,
     size_t count,
     uint64_t session,
     struct verdict *verdict)
 {
-    Qmq__Wire__AckRequest ack = QMQ__WIRE__ACK_REQUEST__INIT;
-    ack.subject = source->consumer->subject;
-    ack.group = source->consumer->group;
-    ack.consumer = source->consumer->name;
-    ack.session = session;
-    ack.ranges = ranges;
-    ack.n_ranges = count;
+    struct qnet_buffer *buffer;
+    Q_TRY(ack_build(source, ranges, count, session, verdict->nack, &buffer));
 
-    struct answer answer;
-    Q_TRY(broker_call(source->broker, QPROTO_ACK, &ack.base, TRY_TIMEOUT_MS, &answer));
-    const Qmq__Wire__AckAnswer *acked = (const Qmq__Wire__AckAnswer *)answer.header;
-    verdict->expired += count_messages(acked->expired, acked->n_expired);
-    take_answer(source, acked->unacked);
-    answer_close(&answer);
+    struct call_waiter waiter;
+    call_waiter_init(&waiter, buffer, TRY_TIMEOUT_MS);
+    enum q_err err = broker_submit(source->broker, BROKER_CALLS, &waiter.call);
+    Q_TRY(call_wait(&waiter, err, &buffer));
+    uint64_t expired;
+    Q_TRY(ack_read(source, verdict->nack != NULL, buffer, &expired));
+    verdict->expired += expired;
     return Q_OK;
 }
 
-static enum q_err
-send_nack(
+enum q_err
+ack_build(
     struct source *source,
     Qmq__Wire__Range **ranges,
     size_t count,
     uint64_t session,
-    struct verdict *verdict)
+    const struct qmq_nack_options *nack,
+    struct qnet_buffer **ret_buffer)
 {
-    Qmq__Wire__NackRequest nack = QMQ__WIRE__NACK_REQUEST__INIT;
-    nack.subject = source->consumer->subject;
-    nack.group = source->consumer->group;
-    nack.consumer = source->consumer->name;
-    nack.session = session;
-    nack.ranges = ranges;
-    nack.n_ranges = count;
-    nack.with_delay = verdict->nack->with_delay;
-    nack.delay_ms = verdict->nack->delay_ms;
-    if (verdict->nack->error) nack.error = (char *)verdict->nack->error;
+    struct qmq_consumer *consumer = source->consumer;
+    if (!nack) {
+        Qmq__Wire__AckRequest request = QMQ__WIRE__ACK_REQUEST__INIT;
+        request.subject = consumer->subject;
+        request.group = consumer->group;
+        request.consumer = consumer->name;
+        request.session = session;
+        request.ranges = ranges;
+        request.n_ranges = count;
+        return call_build(QPROTO_ACK, &request.base, 0, ret_buffer, NULL);
+    }
+    Qmq__Wire__NackRequest request = QMQ__WIRE__NACK_REQUEST__INIT;
+    request.subject = consumer->subject;
+    request.group = consumer->group;
+    request.consumer = consumer->name;
+    request.session = session;
+    request.ranges = ranges;
+    request.n_ranges = count;
+    request.with_delay = nack->with_delay;
+    request.delay_ms = nack->delay_ms;
+    if (nack->error) request.error = (char *)nack->error;
+    return call_build(QPROTO_NACK, &request.base, 0, ret_buffer, NULL);
+}
 
+enum q_err
+ack_read(struct source *source, bool is_nack, struct qnet_buffer *buffer, uint64_t *ret_expired)
+{
     struct answer answer;
-    Q_TRY(broker_call(source->broker, QPROTO_NACK, &nack.base, TRY_TIMEOUT_MS, &answer));
-    const Qmq__Wire__NackAnswer *nacked = (const Qmq__Wire__NackAnswer *)answer.header;
-    verdict->expired += count_messages(nacked->expired, nacked->n_expired);
-    take_answer(source, nacked->unacked);
+    Q_TRY(answer_open(&answer, buffer, is_nack ? QPROTO_NACK : QPROTO_ACK));
+    if (is_nack) {
+        const Qmq__Wire__NackAnswer *nacked = (const Qmq__Wire__NackAnswer *)answer.header;
+        *ret_expired = count_messages(nacked->expired, nacked->n_expired);
+        take_answer(source, nacked->unacked);
+    } else {
+        const Qmq__Wire__AckAnswer *acked = (const Qmq__Wire__AckAnswer *)answer.header;
+        *ret_expired = count_messages(acked->expired, acked->n_expired);
+        take_answer(source, acked->unacked);
+    }
     answer_close(&answer);
     return Q_OK;
 }

@@ -113,6 +113,21 @@ void source_cancel(struct source *source);
 void source_leave(struct source *source);
 void source_free(struct source *source);
 
+/* ack.c */
+/* NULL: there is none of this number. It lives as long as the consumer. Takes the lock itself. */
+struct source *consumer_source(struct qmq_consumer *consumer, uint32_t number);
+/* The request that says these ranges are done, or (`nack`) have failed. */
+Q_MUST_CHECK enum q_err ack_build(
+    struct source *source,
+    Qmq__Wire__Range **ranges,
+    size_t count,
+    uint64_t session,
+    const struct qmq_nack_options *nack,
+    struct qnet_buffer **ret_buffer);
+/* Its answer; `*ret_expired` messages came too late. Takes `buffer`, and the lock itself. */
+Q_MUST_CHECK enum q_err ack_read(
+    struct source *source, bool is_nack, struct qnet_buffer *buffer, uint64_t *ret_expired);
+
 /* received.c */
 struct qmq_batch {
     struct qnet_buffer *buffer; /* what the messages point into */
@@ -121,7 +136,11 @@ struct qmq_batch {
     uint32_t piece_count;
     struct qmq_message *messages;
     uint32_t message_count;
+    bool is_strict; /* the group is */
 };
+
+/* All that lives because of it. */
+uint64_t batch_memory(const struct qmq_batch *batch);
 
 /*
  * The messages of a pull's answer whose pull sequences are not below `*received`, which moves

@@ -41,6 +41,7 @@ received_open(
     struct qmq_batch *batch = calloc(1, sizeof(*batch));
     if (!batch) return Q_FAIL(Q_E_NOMEM);
     batch->source = source;
+    batch->is_strict = pull_of(answer)->strict;
 
     uint64_t end = *received;
     enum q_err err = open_pieces(batch, answer);
@@ -203,6 +204,7 @@ take_run(struct qmq_batch *received, Qmq__Wire__Run run, uint32_t *piece_index)
             .batch_ = &piece->batch,
             .properties_ = { view.properties.data, view.properties.size },
             .tags_ = view.entry.tags,
+            .order_key_hash_ = view.entry.order_key_hash,
         };
     }
     return Q_OK;
@@ -242,6 +244,17 @@ walk_to(struct piece *piece, uint64_t sequence, struct qbatch_view *ret_view)
         err = qbatch_walk_next(&piece->walk, false, ret_view);
     } while (err == Q_OK && ret_view->index < index);
     return err;
+}
+
+uint64_t
+batch_memory(const struct qmq_batch *batch)
+{
+    uint64_t bytes = qnet_buffer_size(batch->buffer) +
+                     batch->message_count * (uint64_t)sizeof(struct qmq_message) +
+                     batch->piece_count * (uint64_t)sizeof(struct piece);
+    for (uint32_t index = 0; index < batch->piece_count; index++)
+        if (batch->pieces[index].scratch) bytes += batch->pieces[index].batch.content_length;
+    return bytes;
 }
 
 size_t

@@ -393,6 +393,7 @@ struct qmq_message {
     const void *batch_;
     struct qmq_bytes properties_;
     uint64_t tags_;
+    uint32_t order_key_hash_;
 };
 
 struct qmq_consumer_info {
@@ -478,6 +479,174 @@ QMQ_API int qmq_nack(
     size_t first,
     size_t count,
     const struct qmq_nack_options *options);
+
+/* --- Push consumer --------------------------------------------------------------------------- */
+
+/*
+ * A consumer that brings its messages to a handler, on threads of its own. It pulls from all broker
+ * groups, holds no more than its limits say, and acknowledges beside the handlers: none of them ever
+ * waits for a broker. docs/client.md tells the whole.
+ */
+struct qmq_push;
+/* A message in the hands of a handler. */
+struct qmq_delivery;
+
+/*
+ * Handles a message. 0: it is acknowledged. Anything else: it has failed and comes again by the
+ * group's back-off, or as qmq_delivery_fail() says. The message lives until the handler returns, or
+ * longer by qmq_delivery_keep().
+ *
+ * Handlers run at the same time on as many threads as were asked for, but messages of one order key
+ * one after another, in order. In a strict group those behind a failed one are not handled; they
+ * come again after it. A handler may block; it may not free or stop its consumer.
+ */
+typedef int qmq_handler_fn(
+    void *context, const struct qmq_message *message, struct qmq_delivery *delivery);
+
+enum qmq_filtered {
+    QMQ_FILTER_HANDLE = 0,
+    QMQ_FILTER_SKIP = 1, /* done with, without a handler: acknowledged */
+    QMQ_FILTER_FAIL = 2, /* as if the handler had failed */
+};
+
+/* Around the handler, on its thread. */
+struct qmq_filter {
+    void *context;
+    enum qmq_filtered (*before)(void *context, const struct qmq_message *message);
+    /* For each `before` that said HANDLE, in the opposite order. `code` is the handler's; of what was
+     * not handled QMQ_OK if it is acknowledged. NULL: none. */
+    void (*after)(void *context, const struct qmq_message *message, int code);
+};
+
+enum qmq_once_state {
+    QMQ_ONCE_NEW = 0,    /* handle it; `end` will be called */
+    QMQ_ONCE_DONE = 1,   /* was handled before: it is acknowledged, without a handler */
+    QMQ_ONCE_BUSY = 2,   /* somebody is at it now: it comes again by the group's back-off */
+    QMQ_ONCE_FAILED = 3, /* can't tell: as BUSY */
+};
+
+/*
+ * Remembers which messages were handled, so that one that comes twice is handled once. Called on the
+ * threads of handlers, at the same time. See qmq_once_memory_new(), and qmq/sqlite.h.
+ */
+struct qmq_once {
+    void *context;
+    enum qmq_once_state (*begin)(void *context, struct qmq_bytes key);
+    /* `is_done`: it was handled well. False: forget that it began. QMQ_OK, or it could not be noted,
+     * which is told as trouble. */
+    int (*end)(void *context, struct qmq_bytes key, bool is_done);
+};
+
+/* By what a message is known again. Lives as long as the message. */
+typedef struct qmq_bytes qmq_once_key_fn(void *context, const struct qmq_message *message);
+
+enum qmq_trouble_kind {
+    QMQ_TROUBLE_PULL = 0, /* messages can't be fetched */
+    QMQ_TROUBLE_ACK = 1,  /* `messages` could not be acknowledged (QMQ_EXPIRED: others have them) */
+    QMQ_TROUBLE_NACK = 2, /* the same of a negative ack */
+    QMQ_TROUBLE_ONCE = 3, /* qmq_once.end failed; the message is acknowledged all the same */
+};
+
+/* What a push consumer can't return to anybody. */
+struct qmq_trouble {
+    enum qmq_trouble_kind kind;
+    /* It is tried again until it works; told once, not for each try. Else it is given up. */
+    bool is_tried_again;
+    uint64_t messages;
+    struct qmq_error error;
+};
+
+/* Called by one thread at a time. Must not block: acks and pulls wait for it. */
+typedef void qmq_trouble_fn(void *context, const struct qmq_trouble *trouble);
+
+struct qmq_push_options {
+    /* What it consumes, as of qmq_consumer_new(). `no_prefetch` is implied: the limits below rule. */
+    const struct qmq_consumer_options *consumer;
+    qmq_handler_fn *handler;
+    void *context;    /* of the handler */
+    uint32_t threads; /* 0: 1 */
+    /* Messages are fetched while fewer than this are held, that is, fetched and not yet on record as
+     * acknowledged. 0: 2,000. Of one broker group at most 10,000 can be. */
+    uint32_t prefetch_messages;
+    /* The same in bytes of memory; a pull of each broker group may come on top. One pull is always
+     * held. 0: 8 MiB */
+    uint64_t prefetch_bytes;
+    const struct qmq_filter *filters; /* copied, run in order */
+    size_t filter_count;              /* up to 8 */
+    const struct qmq_once *once; /* copied; what it stands for outlives the consumer. NULL: none */
+    qmq_once_key_fn *once_key;   /* NULL: the id of the message */
+    void *once_context;          /* of once_key */
+    qmq_trouble_fn *trouble;     /* NULL: nobody is told */
+    void *trouble_context;
+    bool is_paused; /* begins as after qmq_push_pause() */
+};
+
+/* Counts are messages since the start. */
+struct qmq_push_info {
+    uint64_t handled;     /* the handler returned 0, or they were acknowledged after keeping */
+    uint64_t failed;      /* by handler, filter or negative ack, or `once` was busy */
+    uint64_t skipped;     /* by a filter */
+    uint64_t repeated;    /* `once` knew them */
+    uint64_t overdue;     /* not handled: their invisible time was over first */
+    uint64_t handed_back; /* not handled: behind a failed one of their key, or it was stopped */
+    uint64_t expired;     /* acks that came too late */
+    uint64_t held;        /* now, as all that follows */
+    uint64_t held_bytes;
+    uint64_t running; /* in handlers */
+    uint64_t kept;    /* kept by qmq_delivery_keep() */
+    bool is_paused;
+    int code;                          /* QMQ_OK: it pulls. Else why it stopped to, for good */
+    struct qmq_consumer_info consumer; /* zeros after qmq_push_stop() */
+};
+
+/* Join the group and begin. Blocks as qmq_consumer_new(). */
+QMQ_API int qmq_push_new(
+    struct qmq_client *client, const struct qmq_push_options *options, struct qmq_push **ret_push);
+/* No handler begins, and nothing more is fetched, until resume. What is held stays. Never blocks. */
+QMQ_API void qmq_push_pause(struct qmq_push *push);
+QMQ_API void qmq_push_resume(struct qmq_push *push);
+/*
+ * End in order: no handler begins any more; wait up to `wait_ms` for those that run, for messages
+ * that were kept, and until all acks are on record; then leave the group, which hands back what is
+ * held. At most once, what is held is handled first. With 0 it is a forced end.
+ *
+ * QMQ_OK: everything that was handled is on record. QMQ_TIMED_OUT: it was left all the same; what
+ * was still in hands comes again, elsewhere too, and its later verdicts do nothing. Blocks some
+ * seconds longer than `wait_ms` when a broker does not answer. One thread at a time, and no handler.
+ */
+QMQ_API int qmq_push_stop(struct qmq_push *push, uint32_t wait_ms);
+/* As qmq_push_stop(push, 0) unless it was stopped; then waits until all handlers have returned.
+ * Messages that are kept live on until their verdict. NULL is fine. */
+QMQ_API void qmq_push_free(struct qmq_push *push);
+QMQ_API void qmq_push_info(struct qmq_push *push, struct qmq_push_info *ret_info);
+
+/* In the handler: with which delay and text its message fails, should it. Copied. QMQ_E_NOMEM. */
+QMQ_API int qmq_delivery_fail(
+    struct qmq_delivery *delivery, const struct qmq_nack_options *options);
+/*
+ * In the handler: decide later. What the handler returns does not count; one of the two functions
+ * below is called once, by any thread, also before the handler has returned. Message and delivery
+ * live until then.
+ */
+QMQ_API void qmq_delivery_keep(struct qmq_delivery *delivery);
+QMQ_API const struct qmq_message *qmq_delivery_message(const struct qmq_delivery *delivery);
+/* The verdict on what was kept; the delivery is gone then. Never blocks. QMQ_OK: it will be on record
+ * soon. QMQ_STOPPING: the consumer has ended, and the message was handed back. */
+QMQ_API int qmq_delivery_ack(struct qmq_delivery *delivery);
+QMQ_API int qmq_delivery_nack(
+    struct qmq_delivery *delivery, const struct qmq_nack_options *options);
+
+struct qmq_once_memory_options {
+    uint32_t count_max; /* messages remembered; the first handled go first. 0: 100,000 */
+    uint32_t keep_ms;   /* and no longer than this. 0: 10 minutes */
+};
+
+/* Remember in memory: of one process, until it ends. About 120 bytes for each message, and its key.
+ * `options` may be NULL. */
+QMQ_API int qmq_once_memory_new(
+    const struct qmq_once_memory_options *options, struct qmq_once **ret_once);
+/* After the consumers that use it. NULL is fine. */
+QMQ_API void qmq_once_memory_free(struct qmq_once *once);
 
 /* --- Reading without a group ----------------------------------------------------------------- */
 
