@@ -16,6 +16,7 @@ static int begin(struct qmq_push *push, struct qmq_delivery *delivery);
 static struct qmq_bytes key_of(
     const struct qmq_push *push, const struct qmq_message *message, char *text);
 static void end(struct qmq_push *push, struct qmq_delivery *delivery, bool is_done);
+static void tell_once(struct qmq_push *push, bool is_tried_again, int code, const char *message);
 static void fail(struct qmq_delivery *delivery, const char *text);
 static void returned(struct qmq_push *push, struct qmq_delivery *delivery);
 static void hand_back(struct qmq_push *push, struct qmq_delivery *first);
@@ -139,6 +140,7 @@ begin(struct qmq_push *push, struct qmq_delivery *delivery)
         break;
     default:
         fail(delivery, "whether it was handled before can't be told");
+        tell_once(push, true, QMQ_BUSY, "whether a message was handled before can't be told");
         break;
     }
     delivery->counter = &push->info.failed;
@@ -159,14 +161,20 @@ end(struct qmq_push *push, struct qmq_delivery *delivery, bool is_done)
     char text[QMQ_ID_TEXT_SIZE];
     delivery->has_begun = false;
     int code = push->once.end(push->once.context, key_of(push, delivery->message, text), is_done);
-    if (code == QMQ_OK) return;
+    if (code != QMQ_OK) tell_once(push, false, code, "what was handled could not be noted");
+}
+
+static void
+tell_once(struct qmq_push *push, bool is_tried_again, int code, const char *message)
+{
     struct qmq_error error = {
         .code = code,
         .name = q_err_name((enum q_err)code),
-        .message = "what was handled could not be noted",
-        .hint = "should the message come again, it is handled again",
+        .message = message,
+        .hint = "look at what `once` writes to",
+        .retryable = is_tried_again,
     };
-    push_tell(push, QMQ_TROUBLE_ONCE, false, 1, &error);
+    push_tell(push, QMQ_TROUBLE_ONCE, is_tried_again, 1, &error);
 }
 
 /* The handler's own text comes first. */

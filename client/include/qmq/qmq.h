@@ -544,7 +544,9 @@ enum qmq_trouble_kind {
     QMQ_TROUBLE_PULL = 0, /* messages can't be fetched */
     QMQ_TROUBLE_ACK = 1,  /* `messages` could not be acknowledged (QMQ_EXPIRED: others have them) */
     QMQ_TROUBLE_NACK = 2, /* the same of a negative ack */
-    QMQ_TROUBLE_ONCE = 3, /* qmq_once.end failed; the message is acknowledged all the same */
+    /* qmq_once can't tell, and the message comes again; or it could not note that it was handled, and
+     * it is acknowledged all the same. */
+    QMQ_TROUBLE_ONCE = 3,
 };
 
 /* What a push consumer can't return to anybody. */
