@@ -50,5 +50,5 @@ release_built() {
 
 # c_sources: every C file of the tree.
 c_sources() {
-    find base batch storage proto net client servers testing tools bench tests examples -name '*.[ch]' | sort
+    find base batch storage proto net client client-sqlite servers testing tools bench tests examples -name '*.[ch]' | sort
 }
