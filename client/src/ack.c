@@ -191,7 +191,13 @@ send_part(struct source *source, struct verdict *verdict, size_t first, size_t c
     uint64_t session = source->session;
     pthread_mutex_unlock(&consumer->lock);
 
+    uint64_t expired_before = verdict->expired;
     enum q_err err = send_ranges(source, ranges, count, session, verdict);
+    uint64_t expired = verdict->expired - expired_before;
+    if (err == Q_OK)
+        hooks_count(
+            &consumer->client->hooks, verdict->nack ? COUNT_nacked : COUNT_acked,
+            count_messages(ranges, count) - expired);
     if (is_session_lost(err)) {
         pthread_mutex_lock(&consumer->lock);
         source_lost_session(source, session);

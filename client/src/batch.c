@@ -148,12 +148,24 @@ batches_expire(
 void
 batches_deliver(struct qmq_producer *producer)
 {
+    if (producer->event_fd < 0)
+        batches_deliver_here(producer);
+    else if (!q_list_is_empty(&producer->finished))
+        event_raise(producer->event_fd);
+    if (producer->event_fd >= 0) pthread_cond_broadcast(&producer->changed);
+}
+
+void
+batches_deliver_here(struct qmq_producer *producer)
+{
     if (producer->is_delivering) return;
     producer->is_delivering = true;
 
     while (!q_list_is_empty(&producer->finished)) {
         struct q_list batches = Q_LIST_INIT(batches);
         q_list_splice_back(&batches, &producer->finished);
+        /* It is raised exactly while there is something in `finished`. */
+        if (producer->event_fd >= 0) event_clear(producer->event_fd);
 
         pthread_mutex_unlock(&producer->lock);
         is_delivering_here = true;
@@ -184,6 +196,11 @@ deliver_batch(const struct batch *batch)
         .duplicate = batch->duplicate,
         .maybe_duplicate = batch->maybe_duplicate,
     };
+    struct hooks *hooks = &batch->producer->client->hooks;
+    hooks_count(hooks, batch->err == Q_OK ? COUNT_stored : COUNT_failed, count);
+    if (batch->duplicate) hooks_count(hooks, COUNT_duplicates, count);
+    if (batch->maybe_duplicate) hooks_count(hooks, COUNT_maybe_duplicates, count);
+
     uint64_t producer_id;
     memcpy(&producer_id, batch->producer->batch_options.producer_id, sizeof(producer_id));
     sent.id.producer = __builtin_bswap64(producer_id) >> 16;

@@ -76,6 +76,7 @@ route_find(
     struct qmq_client *client, const char *subject, uint64_t timeout_ms, struct route *ret_route)
 {
     struct qnet_buffer *buffer;
+    Q_TRY(client_check(client));
     Q_TRY(route_build(subject, &buffer));
     struct call_waiter waiter;
     call_waiter_init(&waiter, buffer, timeout_ms);
@@ -260,7 +261,9 @@ broker_submit(struct broker *broker, enum broker_link which, struct call *call)
         err = Q_FAIL(
             Q_UNAVAILABLE, .what = q_text("where broker group %s is, is not known", broker->group));
     else if (!broker->links[which])
-        err = link_open(broker->address, broker->client->program, &broker->links[which]);
+        err = link_open(
+            broker->address, broker->client->program, &broker->client->hooks,
+            &broker->links[which]);
     if (err == Q_OK)
         err = link_submit(broker->links[which], call);
     else
@@ -293,6 +296,7 @@ broker_call(
     struct answer *ret_answer)
 {
     struct qnet_buffer *buffer;
+    Q_TRY(client_check(broker->client));
     Q_TRY(call_build(op, header, 0, &buffer, NULL));
 
     struct call_waiter waiter;

@@ -8,6 +8,7 @@
 #include <qbase/clock.h>
 #include <qbase/list.h>
 
+#include "hooks.h"
 #include "support.h"
 
 enum {
@@ -19,11 +20,13 @@ enum {
 struct link {
     struct qnet_caller *caller;
     const char *program;
+    struct hooks *hooks;
     char *url;
 
     pthread_mutex_t lock;
     pthread_cond_t greeted;
     struct call hello;
+    bool is_closing;
     bool was_connected;
     bool is_greeting; /* `hello` is under way */
     bool was_greeted; /* `refused` is the peer's word */
@@ -32,16 +35,18 @@ struct link {
 };
 
 static void on_state(void *context, bool connected);
+static void tell_state(const struct link *link, bool connected, bool was_connected);
 static void on_hello(struct qnet_request *request, enum q_err err, struct qnet_buffer *buffer);
 static enum q_err hello_check(struct qnet_buffer *buffer);
 static void on_waited(struct qnet_request *request, enum q_err err, struct qnet_buffer *answer);
 
 enum q_err
-link_open(const char *url, const char *program, struct link **ret_link)
+link_open(const char *url, const char *program, struct hooks *hooks, struct link **ret_link)
 {
     struct link *link = calloc(1, sizeof(*link));
     if (!link) return Q_FAIL(Q_E_NOMEM);
     link->program = program;
+    link->hooks = hooks;
     link->url = strdup(url);
     pthread_mutex_init(&link->lock, NULL);
     condition_init(&link->greeted);
@@ -68,6 +73,9 @@ void
 link_close(struct link *link)
 {
     if (!link) return;
+    pthread_mutex_lock(&link->lock);
+    link->is_closing = true;
+    pthread_mutex_unlock(&link->lock);
     qnet_caller_free(link->caller);
     pthread_cond_destroy(&link->greeted);
     pthread_mutex_destroy(&link->lock);
@@ -79,14 +87,16 @@ static void
 on_state(void *context, bool connected)
 {
     struct link *link = context;
-    if (!connected) return;
 
     pthread_mutex_lock(&link->lock);
     bool is_greeting = link->is_greeting;
-    link->is_greeting = true;
-    link->was_connected = true;
+    bool was_connected = link->was_connected;
+    bool is_closing = link->is_closing;
+    link->is_greeting |= connected;
+    link->was_connected |= connected;
     pthread_mutex_unlock(&link->lock);
-    if (is_greeting) return;
+    if (!is_closing) tell_state(link, connected, was_connected);
+    if (!connected || is_greeting) return;
 
     Qmq__Wire__HelloRequest hello = QMQ__WIRE__HELLO_REQUEST__INIT;
     hello.protocol_max = QPROTO_VERSION;
@@ -102,12 +112,32 @@ on_state(void *context, bool connected)
 }
 
 static void
+tell_state(const struct link *link, bool connected, bool was_connected)
+{
+    if (!connected && was_connected) {
+        hooks_count(link->hooks, COUNT_lost, 1);
+        hooks_log(link->hooks, QMQ_LOG_WARNING, "the connection to %s is lost", link->url);
+    } else if (connected) {
+        hooks_count(link->hooks, COUNT_connects, 1);
+        hooks_count(link->hooks, COUNT_reconnects, was_connected);
+        hooks_log(
+            link->hooks, QMQ_LOG_INFO, "connected to %s%s", link->url,
+            was_connected ? " again" : "");
+    }
+}
+
+static void
 on_hello(struct qnet_request *request, enum q_err err, struct qnet_buffer *buffer)
 {
     struct link *link = q_container_of(request, struct call, net)->link;
 
     bool has_answered = err == Q_OK;
     if (has_answered) err = hello_check(buffer);
+    if (has_answered && err != Q_OK) {
+        struct q_fault fault = *q_fault_last();
+        hooks_log_fault(link->hooks, QMQ_LOG_ERROR, "a server refuses the client", &fault);
+        q_fault_adopt(&fault);
+    }
 
     pthread_mutex_lock(&link->lock);
     link->is_greeting = false;

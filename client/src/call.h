@@ -16,6 +16,7 @@
 #include <qnet/caller.h>
 #include <qproto/message.h>
 
+struct hooks;
 struct link;
 
 struct call {
@@ -42,8 +43,9 @@ struct call_waiter {
     struct qnet_buffer *answer;
 };
 
-/* Does not wait for the connection. `program` lives as long as the link. */
-Q_MUST_CHECK enum q_err link_open(const char *url, const char *program, struct link **ret_link);
+/* Does not wait for the connection. `program` and `hooks` live as long as the link. */
+Q_MUST_CHECK enum q_err link_open(
+    const char *url, const char *program, struct hooks *hooks, struct link **ret_link);
 /* Ends its calls with Q_STOPPING. NULL is fine. */
 void link_close(struct link *link);
 /* Q_OK: the peer has said hello and speaks our protocol. Q_UNAVAILABLE, or what it answered. */

@@ -4,6 +4,8 @@
 #include "client.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <qbase/assert.h>
 
@@ -14,11 +16,13 @@ enum {
     TIMEOUT_MS_DEFAULT = 10 * 1000,
     WATCH_WAIT_MS = 20 * 1000,
     WATCH_TIMEOUT_MS = WATCH_WAIT_MS + 10 * 1000,
+    HERE_BYTES = 1,                    /* a page */
     WATCH_PAUSE_NS = 50 * Q_NS_PER_MS, /* so that a flapping route doesn't make us spin */
 };
 
 static enum q_err connect_to(
     const struct qmq_client_options *options, struct qmq_client **ret_client);
+static enum q_err mark_here(struct qmq_client *client);
 static void *run(void *context);
 static uint64_t tick_members(struct qmq_client *client, uint64_t due_ns);
 static void close_retired(struct qmq_client *client);
@@ -43,6 +47,8 @@ connect_to(const struct qmq_client_options *options, struct qmq_client **ret_cli
     client->program = strdup(options->program ? options->program : PROGRAM_DEFAULT);
     client->timeout_ms = options->timeout_ms ? options->timeout_ms : TIMEOUT_MS_DEFAULT;
     client->clock = q_clock_system();
+    client->hooks.log = options->log;
+    client->hooks.context = options->log_context;
     pthread_mutex_init(&client->lock, NULL);
     condition_init(&client->wake);
     condition_init(&client->ticked);
@@ -50,7 +56,9 @@ connect_to(const struct qmq_client_options *options, struct qmq_client **ret_cli
     q_list_init(&client->members);
 
     enum q_err err = client->meta_url && client->program ? Q_OK : Q_FAIL(Q_E_NOMEM);
-    if (err == Q_OK) err = link_open(client->meta_url, client->program, &client->meta);
+    if (err == Q_OK) err = mark_here(client);
+    if (err == Q_OK)
+        err = link_open(client->meta_url, client->program, &client->hooks, &client->meta);
     if (err == Q_OK) err = link_hello_wait(client->meta, client->timeout_ms);
     if (err == Q_OK && pthread_create(&client->thread, NULL, run, client) != 0)
         err = Q_FAIL(Q_E_NOMEM, .what = "no more threads");
@@ -63,10 +71,39 @@ connect_to(const struct qmq_client_options *options, struct qmq_client **ret_cli
     return Q_OK;
 }
 
+/* The kernel wipes such a page in a child: to see that costs one load, where getpid() is a system call. */
+static enum q_err
+mark_here(struct qmq_client *client)
+{
+    uint8_t *page =
+        mmap(NULL, HERE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) return Q_FAIL(Q_E_NOMEM);
+    *page = 1;
+    client->here = page;
+    /* Before Linux 4.14 there is none, and then a fork is not noticed. */
+    (void)madvise(page, HERE_BYTES, MADV_WIPEONFORK);
+    return Q_OK;
+}
+
+bool
+client_is_here(const struct qmq_client *client)
+{
+    return *(const volatile uint8_t *)client->here == 1;
+}
+
+enum q_err
+client_check(const struct qmq_client *client)
+{
+    if (client_is_here(client)) return Q_OK;
+    return Q_FAIL(
+        Q_INVALID, .what = "the client was connected by the process that has forked this one",
+        .hint = "connect after fork(), and not before");
+}
+
 void
 qmq_client_free(struct qmq_client *client)
 {
-    if (!client) return;
+    if (!client || (client->here && !client_is_here(client))) return;
     Q_ASSERT(q_list_is_empty(&client->members));
 
     pthread_mutex_lock(&client->lock);
@@ -83,6 +120,7 @@ qmq_client_free(struct qmq_client *client)
     pthread_cond_destroy(&client->ticked);
     pthread_cond_destroy(&client->wake);
     pthread_mutex_destroy(&client->lock);
+    if (client->here) (void)munmap((void *)client->here, HERE_BYTES);
     free(client->program);
     free(client->meta_url);
     free(client);
@@ -204,11 +242,17 @@ watch_tick(struct qmq_client *client)
     if (is_under_way) return UINT64_MAX;
 
     if (answer && watch_take(client, answer) == Q_OK) {
+        if (client->watch.backoff_ms != 0)
+            hooks_log(&client->hooks, QMQ_LOG_INFO, "meta %s answers again", client->meta_url);
         client->watch.backoff_ms = 0;
         client->watch.next_ns = now_ns + WATCH_PAUSE_NS;
     }
     if (client->watch.has_failed) {
         client->watch.has_failed = false;
+        if (client->watch.backoff_ms == 0)
+            hooks_log(
+                &client->hooks, QMQ_LOG_WARNING,
+                "meta %s does not answer: its last routes are kept", client->meta_url);
         client->watch.next_ns = now_ns + backoff_next(&client->watch.backoff_ms);
     }
     if (now_ns < client->watch.next_ns) return client->watch.next_ns;

@@ -13,6 +13,7 @@
 #include <qmq/qmq.h>
 
 #include "call.h"
+#include "hooks.h"
 #include "support.h"
 
 enum {
@@ -55,6 +56,8 @@ struct qmq_client {
     uint64_t timeout_ms;
     struct link *meta;
     const struct q_clock *clock;
+    struct hooks hooks;
+    const uint8_t *here; /* a page that is 1 where it was connected, and 0 after a fork */
 
     pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t wake;
@@ -83,6 +86,11 @@ struct qmq_client {
     } watch;
 };
 
+/* foreign.c: a file descriptor that becomes readable. -1 is none. */
+Q_MUST_CHECK enum q_err event_open(int *ret_fd);
+void event_raise(int fd);
+void event_clear(int fd);
+
 void client_join(struct qmq_client *client, struct member *member);
 /* Afterwards the member is not and will not be ticked. */
 void client_part(struct qmq_client *client, struct member *member);
@@ -91,6 +99,9 @@ void client_wake(struct qmq_client *client);
 uint64_t client_route_changes(struct qmq_client *client);
 /* Whether there is more than one broker group that takes messages. */
 bool client_has_several(struct qmq_client *client);
+/* Q_OK, or Q_INVALID in a child of the process that has connected it. */
+Q_MUST_CHECK enum q_err client_check(const struct qmq_client *client);
+bool client_is_here(const struct qmq_client *client);
 uint64_t client_now_ns(const struct qmq_client *client);
 
 /* In the place of a subject: where delay groups are. */

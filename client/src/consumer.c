@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <qbase/assert.h>
 
@@ -35,13 +36,10 @@ static uint64_t tick(struct member *member, uint64_t now_ns);
 static enum q_err wait_joined(struct qmq_consumer *consumer, uint64_t until_ns);
 static enum q_err pull(
     struct qmq_consumer *consumer, uint64_t wait_until_ns, struct qmq_batch **ret_batch);
-static void look_for_sources(struct qmq_consumer *consumer);
-static struct qmq_batch *take_fetched(struct qmq_consumer *consumer);
 static enum q_err find_refused(struct qmq_consumer *consumer);
 static uint64_t ask_sources(struct qmq_consumer *consumer, uint64_t now_ns, uint64_t wait_until_ns);
 static bool is_asked_out(struct qmq_consumer *consumer, uint64_t now_ns, uint64_t wait_until_ns);
 static enum q_err nothing(struct qmq_consumer *consumer);
-static enum q_err stopped(void);
 static void consumer_free(struct qmq_consumer *consumer);
 
 int
@@ -65,6 +63,7 @@ consumer_new(
     if (!consumer) return Q_FAIL(Q_E_NOMEM);
     consumer->member.tick = tick;
     consumer->client = client;
+    consumer->event_fd = -1;
     pthread_mutex_init(&consumer->lock, NULL);
     condition_init(&consumer->changed);
     q_list_init(&consumer->sources);
@@ -230,6 +229,7 @@ tick(struct member *member, uint64_t now_ns)
             struct source *source = q_container_of(node, struct source, node);
             due_ns = q_min_u64(due_ns, source_tick(source, now_ns));
         }
+        due_ns = q_min_u64(due_ns, consumer_ask_ahead(consumer, now_ns));
     }
     pthread_mutex_unlock(&consumer->lock);
     return due_ns;
@@ -271,23 +271,31 @@ qmq_pull(
     uint32_t wait_ms,
     struct qmq_batch **ret_batch)
 {
+    enum q_err here = client_check(consumer->client);
+    if (here != Q_OK) return here;
     uint64_t wait_until_ns = client_now_ns(consumer->client) + wait_ms * (uint64_t)Q_NS_PER_MS;
 
     pthread_mutex_lock(&consumer->lock);
-    consumer->messages_max = messages_max ? messages_max : MESSAGES_DEFAULT;
-    consumer->round++;
+    consumer_set_pull(consumer, messages_max);
     enum q_err err = pull(consumer, wait_until_ns, ret_batch);
     pthread_mutex_unlock(&consumer->lock);
     return err;
+}
+
+void
+consumer_set_pull(struct qmq_consumer *consumer, uint32_t messages_max)
+{
+    consumer->messages_max = messages_max ? messages_max : MESSAGES_DEFAULT;
+    consumer->round++;
 }
 
 static enum q_err
 pull(struct qmq_consumer *consumer, uint64_t wait_until_ns, struct qmq_batch **ret_batch)
 {
     for (;;) {
-        if (consumer->is_stopping) return stopped();
-        look_for_sources(consumer);
-        *ret_batch = take_fetched(consumer);
+        if (consumer->is_stopping) return consumer_stopped();
+        consumer_look_for_sources(consumer);
+        *ret_batch = consumer_take_fetched(consumer);
         if (*ret_batch) return Q_OK;
         Q_TRY(find_refused(consumer));
 
@@ -298,9 +306,9 @@ pull(struct qmq_consumer *consumer, uint64_t wait_until_ns, struct qmq_batch **r
     }
 }
 
-/* Broker groups may have come: the client's watch tells. Gone ones fail by themselves. */
-static void
-look_for_sources(struct qmq_consumer *consumer)
+/* The client's watch tells. Gone ones fail by themselves. */
+void
+consumer_look_for_sources(struct qmq_consumer *consumer)
 {
     uint64_t changes = client_route_changes(consumer->client);
     if (changes == consumer->route_changes) return;
@@ -308,8 +316,8 @@ look_for_sources(struct qmq_consumer *consumer)
     if (find_sources(consumer, ROUTE_TIMEOUT_MS) == Q_OK) client_wake(consumer->client);
 }
 
-static struct qmq_batch *
-take_fetched(struct qmq_consumer *consumer)
+struct qmq_batch *
+consumer_take_fetched(struct qmq_consumer *consumer)
 {
     q_list_for_each(node, &consumer->sources) {
         struct source *source = q_container_of(node, struct source, node);
@@ -396,8 +404,8 @@ nothing(struct qmq_consumer *consumer)
     return failed->err;
 }
 
-static enum q_err
-stopped(void)
+enum q_err
+consumer_stopped(void)
 {
     return Q_FAIL(Q_STOPPING, .what = "the consumer was stopped", .hint = "");
 }
@@ -405,8 +413,10 @@ stopped(void)
 void
 qmq_consumer_stop(struct qmq_consumer *consumer)
 {
+    if (!client_is_here(consumer->client)) return;
     pthread_mutex_lock(&consumer->lock);
     consumer->is_stopping = true;
+    event_raise(consumer->event_fd);
     pthread_cond_broadcast(&consumer->changed);
     pthread_mutex_unlock(&consumer->lock);
 }
@@ -415,6 +425,8 @@ void
 qmq_consumer_info(struct qmq_consumer *consumer, struct qmq_consumer_info *ret_info)
 {
     struct qmq_consumer_info info = { .consumer = consumer->name };
+    *ret_info = info;
+    if (!client_is_here(consumer->client)) return;
 
     pthread_mutex_lock(&consumer->lock);
     q_list_for_each(node, &consumer->sources) {
@@ -436,7 +448,7 @@ qmq_consumer_info(struct qmq_consumer *consumer, struct qmq_consumer_info *ret_i
 void
 qmq_consumer_free(struct qmq_consumer *consumer)
 {
-    if (!consumer) return;
+    if (!consumer || !client_is_here(consumer->client)) return;
     client_part(consumer->client, &consumer->member);
 
     pthread_mutex_lock(&consumer->lock);
@@ -464,6 +476,7 @@ consumer_free(struct qmq_consumer *consumer)
     for (uint32_t index = 0; index < consumer->tag_count; index++)
         free(consumer->tags[index]);
     free(consumer->tags);
+    if (consumer->event_fd >= 0) (void)close(consumer->event_fd);
     pthread_cond_destroy(&consumer->changed);
     pthread_mutex_destroy(&consumer->lock);
     free(consumer);

@@ -91,7 +91,21 @@ struct qmq_consumer {
     uint64_t round;         /* counts qmq_pull() */
     uint32_t messages_max;  /* of the last one */
     uint64_t route_changes; /* of the client, as last seen */
+    int event_fd;           /* of a foreign loop; -1: there is none */
+    bool wants;             /* it has taken what there was, and waits */
 };
+
+/* consumer.c */
+void consumer_set_pull(struct qmq_consumer *consumer, uint32_t messages_max);
+/* Broker groups may have come. Gives the lock away when they have, to ask meta. */
+void consumer_look_for_sources(struct qmq_consumer *consumer);
+/* NULL: nothing was fetched. */
+struct qmq_batch *consumer_take_fetched(struct qmq_consumer *consumer);
+enum q_err consumer_stopped(void);
+
+/* foreign.c */
+/* What a foreign loop waits for is asked for. Returns when to come back. */
+uint64_t consumer_ask_ahead(struct qmq_consumer *consumer, uint64_t now_ns);
 
 /* source.c */
 Q_MUST_CHECK enum q_err source_new(struct qmq_consumer *consumer, struct broker *broker);

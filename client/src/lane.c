@@ -177,6 +177,8 @@ submit(struct request *request)
     if (err == Q_OK) err = build(request);
     if (err == Q_OK) err = broker_submit(lane->broker, BROKER_CALLS, &request->call);
     if (err == Q_OK) {
+        hooks_count(&lane->producer->client->hooks, COUNT_requests, 1);
+        if (request->sent_ns != 0) hooks_count(&lane->producer->client->hooks, COUNT_retried, 1);
         request->is_on_air = true;
         request->sent_ns = now_ns;
         lane->on_air++;
@@ -259,6 +261,7 @@ on_published(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffe
     request->err = err;
     if (err == Q_OK) {
         breaker_succeeded(&lane->breaker);
+        if (lane->was_open) client_wake(producer->client);
         lane->backoff_ms = 0;
         settle(request, (const Qmq__Wire__PublishAnswer *)answer.header);
     } else {

@@ -25,7 +25,8 @@
     X(SIZE, batch_bytes_max, "64KiB", "bytes in a batch; a larger message has one of its own")     \
     X(SIZE64, memory_bytes_max, "32MiB", "of messages without an outcome")                         \
     X(NUMBER, block_ms, "10000", "how long a send waits for memory, or for a route")               \
-    X(NUMBER, deadline_ms, "30000", "how long a message is tried")
+    X(NUMBER, deadline_ms, "30000", "how long a message is tried")                                 \
+    X(FLAG, foreign_loop, "false", "callbacks run in qmq_producer_dispatch() alone")
 
 #define CONSUMER_OPTIONS(X)                                                                        \
     X(TEXT, subject, "", "what to consume")                                                        \

@@ -4,6 +4,7 @@
 #include "producer.h"
 
 #include <stdlib.h>
+#include <unistd.h>
 
 #include <qbase/assert.h>
 
@@ -34,6 +35,7 @@ struct send_waiter {
 };
 
 static uint64_t tick(struct member *member, uint64_t now_ns);
+static void tell_breaker(struct lane *lane);
 static enum q_err send_message(
     struct qmq_producer *producer,
     const char *name,
@@ -76,9 +78,17 @@ qmq_producer_new(
 {
     static const struct qmq_producer_options defaults;
     if (!options) options = &defaults;
+    enum q_err here = client_check(client);
+    if (here != Q_OK) return here;
 
     struct qmq_producer *producer = calloc(1, sizeof(*producer));
     if (!producer) return Q_FAIL(Q_E_NOMEM);
+    producer->event_fd = -1;
+    enum q_err err = options->foreign_loop ? event_open(&producer->event_fd) : Q_OK;
+    if (err != Q_OK) {
+        free(producer);
+        return err;
+    }
     uint32_t block_ms = options->block_ms ? options->block_ms : BLOCK_MS_DEFAULT;
     uint32_t deadline_ms = options->deadline_ms ? options->deadline_ms : DEADLINE_MS_DEFAULT;
     producer->member.tick = tick;
@@ -121,12 +131,30 @@ tick(struct member *member, uint64_t now_ns)
         q_list_for_each(node, &producer->lanes) {
             struct lane *lane = q_container_of(node, struct lane, node);
             due_ns = q_min_u64(due_ns, lane_tick(lane, now_ns));
+            tell_breaker(lane);
         }
         due_ns = q_min_u64(due_ns, subjects_tick(producer, now_ns));
         batches_deliver(producer);
     }
     pthread_mutex_unlock(&producer->lock);
     return due_ns;
+}
+
+/* Gives the lock away: lanes only come while there is a producer. */
+static void
+tell_breaker(struct lane *lane)
+{
+    struct qmq_producer *producer = lane->producer;
+    bool is_open = breaker_is_open(&lane->breaker);
+    if (is_open == lane->was_open) return;
+    lane->was_open = is_open;
+
+    pthread_mutex_unlock(&producer->lock);
+    hooks_log(
+        &producer->client->hooks, is_open ? QMQ_LOG_WARNING : QMQ_LOG_INFO,
+        is_open ? "broker group %s fails: it is left out" : "broker group %s takes messages again",
+        lane->broker->group);
+    pthread_mutex_lock(&producer->lock);
 }
 
 int
@@ -149,6 +177,7 @@ send_message(
     void *context)
 {
     struct translation translation;
+    Q_TRY(client_check(producer->client));
     Q_TRY(translate(outgoing, &translation));
 
     pthread_mutex_lock(&producer->lock);
@@ -265,9 +294,10 @@ wait_for_memory(struct qmq_producer *producer, size_t size)
         if (producer->held_bytes == 0) return Q_OK;
         if (producer->held_bytes + size <= producer->memory_bytes_max) return Q_OK;
         if (until_ns == 0) {
-            /* In a callback nothing can become free: it is the thread that frees. */
+            /* In a callback nothing can become free: it is the thread that frees. So is a foreign loop. */
             until_ns = client_now_ns(producer->client);
-            if (!is_in_callback()) until_ns += producer->block_ns;
+            bool can_wait = !is_in_callback() && producer->event_fd < 0;
+            if (can_wait) until_ns += producer->block_ns;
         }
         if (!condition_wait(&producer->changed, &producer->lock, until_ns))
             return Q_FAIL(
@@ -315,6 +345,7 @@ add(struct subject *subject,
         return err;
     }
     producer->counter++;
+    hooks_count(&producer->client->hooks, COUNT_sent, 1);
     (*open)->is_ordered |= bound;
     if (lane) lane->waiting_bytes += (*open)->held_bytes - held_before;
     *ret_lane = lane;
@@ -377,8 +408,10 @@ qmq_send_wait(
     const struct qmq_outgoing *message,
     struct qmq_sent *ret_sent)
 {
-    if (is_in_callback())
-        return Q_FAIL(Q_INVALID, .what = "qmq_send_wait() in a callback would wait for ever");
+    if (is_in_callback() || producer->event_fd >= 0)
+        return Q_FAIL(
+            Q_INVALID,
+            .what = "qmq_send_wait() in a callback or a foreign loop would wait for ever");
 
     struct send_waiter waiter = { .is_over = false };
     pthread_mutex_init(&waiter.lock, NULL);
@@ -425,11 +458,15 @@ flush(struct qmq_producer *producer, uint32_t timeout_ms)
         client_now_ns(producer->client) + (uint64_t)timeout_ms * (uint64_t)Q_NS_PER_MS;
     enum q_err err = Q_OK;
 
+    Q_TRY(client_check(producer->client));
     pthread_mutex_lock(&producer->lock);
-    while (producer->held_bytes > 0 && err == Q_OK)
+    while (producer->held_bytes > 0 && err == Q_OK) {
+        if (producer->event_fd >= 0) batches_deliver_here(producer);
+        if (producer->held_bytes == 0) break;
         if (!condition_wait(&producer->changed, &producer->lock, until_ns))
             err = Q_FAIL(
                 Q_TIMED_OUT, .what = q_text("messages without an outcome after %u ms", timeout_ms));
+    }
     pthread_mutex_unlock(&producer->lock);
     return err;
 }
@@ -437,7 +474,7 @@ flush(struct qmq_producer *producer, uint32_t timeout_ms)
 void
 qmq_producer_free(struct qmq_producer *producer)
 {
-    if (!producer) return;
+    if (!producer || !client_is_here(producer->client)) return;
     Q_ASSERT(!is_in_callback());
     client_part(producer->client, &producer->member);
     give_up(producer);
@@ -453,6 +490,7 @@ qmq_producer_free(struct qmq_producer *producer)
     }
     free(producer->subjects);
     q_map_fini(&producer->map);
+    if (producer->event_fd >= 0) (void)close(producer->event_fd);
     pthread_cond_destroy(&producer->changed);
     pthread_mutex_destroy(&producer->lock);
     free(producer);
@@ -483,7 +521,7 @@ give_up(struct qmq_producer *producer)
     enum q_err err = Q_FAIL(Q_STOPPING, .what = "the producer was freed", .hint = "");
     uint64_t expired_bytes;
     (void)batches_expire(&batches, UINT64_MAX, err, NULL, &expired_bytes);
-    batches_deliver(producer);
+    batches_deliver_here(producer);
     pthread_mutex_unlock(&producer->lock);
 }
 

@@ -106,6 +106,7 @@ struct lane {
     uint32_t on_air;
     uint64_t next_sequence; /* of requests */
     struct breaker breaker;
+    bool was_open;    /* as the log was told */
     bool is_unwanted; /* a subject has it as a way no more: what waits may have to leave */
     bool is_stalled;
     uint32_t backoff_ms;
@@ -139,6 +140,7 @@ struct qmq_producer {
     uint32_t spare_count;
     uint64_t held_bytes;
     bool is_delivering;
+    int event_fd;               /* of a foreign loop, which delivers; -1: we do */
     uint64_t route_changes;     /* of the client, as last seen */
     struct q_fault route_fault; /* why the last route was not found */
 };
@@ -201,8 +203,10 @@ uint64_t batches_expire(
     enum q_err err,
     struct broker *broker,
     uint64_t *ret_expired_bytes);
-/* Run the callbacks of what is finished. Gives the lock away meanwhile. */
+/* Run the callbacks of what is finished, or tell the foreign loop. Gives the lock away meanwhile. */
 void batches_deliver(struct qmq_producer *producer);
+/* Run them on this thread. */
+void batches_deliver_here(struct qmq_producer *producer);
 void batch_recycle(struct batch *batch);
 void batch_free(struct batch *batch);
 /* Whether this thread is inside a callback. */

@@ -220,6 +220,7 @@ const char *
 qmq_source_name(struct qmq_client *client, uint32_t source)
 {
     const char *name = "";
+    if (!client_is_here(client)) return name;
     pthread_mutex_lock(&client->lock);
     q_list_for_each(node, &client->brokers) {
         const struct broker *broker = q_container_of(node, struct broker, node);

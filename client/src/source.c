@@ -189,6 +189,7 @@ source_pull(struct source *source, uint64_t wait_ns)
         not_submitted(source, err);
         return;
     }
+    hooks_count(&consumer->client->hooks, COUNT_pulls, 1);
     source->state = SOURCE_PULLING;
     source->heard_ns = client_now_ns(consumer->client);
     source->pulling_until_ns = source->heard_ns + wait_ns;
@@ -238,7 +239,12 @@ take_pull(struct source *source, const struct answer *answer, struct qmq_batch *
     source->unacked = pull->unacked;
     source->held = pull->held <= QMQ_HELD_DYING ? (enum qmq_held)pull->held : QMQ_HELD_NOT;
     source->fetched = batch;
-    if (batch) return;
+    if (batch) {
+        hooks_count(&source->consumer->client->hooks, COUNT_pulled, batch->message_count);
+        source->consumer->wants = false;
+        event_raise(source->consumer->event_fd);
+        return;
+    }
     source->answered_in = source->consumer->round;
     /* Sent home before the time: not to be asked again in the same instant. */
     uint64_t now_ns = client_now_ns(source->consumer->client);
@@ -256,6 +262,7 @@ source_failed(struct source *source, enum q_err err)
         source_lost_session(source, source->session);
     else if (!is_passing(err))
         source->state = SOURCE_REFUSED;
+    if (source->state == SOURCE_REFUSED) event_raise(source->consumer->event_fd);
 }
 
 /* A broker that has lost its data does not know the group either. */

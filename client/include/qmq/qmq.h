@@ -13,6 +13,9 @@
  *           threads. Callbacks of one producer run one after another, on a thread of the library.
  * Blocking: qmq_send() while the producer's memory is full, or, with an order key, for the route; functions that take a `timeout_ms` or
  *           `wait_ms`; everything whose comment says so. Never block in a callback.
+ * Fork:     a child must not use what its parent connected, which answers QMQ_INVALID there, and it need
+ *           not free it. A program that forks connects in the child, and not in the parent before; or the
+ *           child calls exec(). No file descriptor of ours is inherited by that.
  * Memory:   what is handed in is copied. Free producers and consumers before their client.
  * Failure:  functions return QMQ_OK or a code: positive codes are answers, negative ones failures.
  *           qmq_last_error() then tells more. Zeroed options mean the defaults named here.
@@ -79,10 +82,25 @@ QMQ_API const char *qmq_version(void);
 
 struct qmq_client;
 
+/* How much a line of the log matters. */
+enum qmq_level {
+    QMQ_LOG_ERROR = 1,   /* somebody must do something */
+    QMQ_LOG_WARNING = 2, /* it does not work now, and is tried again */
+    QMQ_LOG_INFO = 3,    /* it works, or works again */
+};
+
+/*
+ * Takes a line, without a newline at its end; `text` lives until it returns. Called on threads of the library
+ * and on those that call it, several at a time perhaps. It must not block, nor call the library.
+ */
+typedef void qmq_log_fn(void *context, enum qmq_level level, const char *text);
+
 struct qmq_client_options {
     const char *meta;    /* NULL: "tcp://127.0.0.1:20880" */
     const char *program; /* who calls, for people who look at a server. NULL: "libqmq" */
     uint32_t timeout_ms; /* of connecting, joining, leaving, acknowledging. 0: 10,000 */
+    qmq_log_fn *log;     /* NULL: nothing is told */
+    void *log_context;
 };
 
 /* Connect to meta. Blocks until it has answered. `options` may be NULL. */
@@ -95,6 +113,19 @@ QMQ_API int qmq_connect(const struct qmq_client_options *options, struct qmq_cli
 QMQ_API int qmq_connect_string(const char *text, struct qmq_client **ret_client);
 /* NULL is fine. Its producers and consumers have been freed. */
 QMQ_API void qmq_client_free(struct qmq_client *client);
+
+/* A number that a client counts. */
+struct qmq_metric {
+    const char *name;    /* "stored"; of letters and _ */
+    const char *meaning; /* one line */
+    uint64_t value;
+    bool is_gauge; /* it goes up and down; the others only grow, from 0 on */
+};
+
+typedef void qmq_metric_fn(void *context, const struct qmq_metric *metric);
+/* Call `each` for all that the client has counted: sent, stored, failed, duplicates, maybe_duplicates, requests,
+ * retried, pulls, pulled, acked, nacked, connects, reconnects, lost, in_flight. Never blocks. */
+QMQ_API void qmq_metrics(struct qmq_client *client, qmq_metric_fn *each, void *context);
 
 /* --- Messages -------------------------------------------------------------------------------- */
 
@@ -151,6 +182,9 @@ struct qmq_producer_options {
     uint64_t memory_bytes_max;   /* of messages without an outcome. 0: 32 MiB */
     uint32_t block_ms;           /* how long a send waits for memory. 0: 10,000 */
     uint32_t deadline_ms; /* how long a message is tried, and at most an eighth longer. 0: 30,000 */
+    /* Callbacks run inside qmq_producer_dispatch() and nowhere else. A send never waits for memory then:
+     * QMQ_BUSY comes at once. */
+    bool foreign_loop;
 };
 
 struct qmq_outgoing {
@@ -221,6 +255,17 @@ QMQ_API int qmq_send_wait(
     struct qmq_sent *ret_sent);
 /* Wait until every message has its outcome, good or bad. QMQ_OK or QMQ_TIMED_OUT. */
 QMQ_API int qmq_flush(struct qmq_producer *producer, uint32_t timeout_ms);
+
+/*
+ * For event loops, with `foreign_loop` set: a file descriptor that poll() finds readable while outcomes wait;
+ * -1 without. It is the producer's: don't read, write or close it.
+ */
+QMQ_API int qmq_producer_fd(const struct qmq_producer *producer);
+/*
+ * Run the callbacks of all messages that have an outcome, on this thread. Does not wait for any. Not inside of
+ * a callback. QMQ_OK, also when there was none; QMQ_INVALID: the producer runs them by itself.
+ */
+QMQ_API int qmq_producer_dispatch(struct qmq_producer *producer);
 
 /* --- Delayed messages ------------------------------------------------------------------------ */
 
@@ -432,6 +477,18 @@ QMQ_API int qmq_pull(
     uint32_t messages_max,
     uint32_t wait_ms,
     struct qmq_batch **ret_batch);
+/*
+ * For event loops: a file descriptor that poll() finds readable while qmq_pull_now() may have something to
+ * tell. From then on messages are fetched as long as qmq_pull_now() takes them. It is the consumer's: don't
+ * read, write or close it.
+ */
+QMQ_API int qmq_consumer_fd(struct qmq_consumer *consumer, int *ret_fd);
+/*
+ * Take messages that were fetched already. QMQ_OK, QMQ_AGAIN (none was: wait for the file descriptor), and the
+ * failures of qmq_pull() that don't pass. Blocks only for a call to meta, when broker groups have come.
+ */
+QMQ_API int qmq_pull_now(
+    struct qmq_consumer *consumer, uint32_t messages_max, struct qmq_batch **ret_batch);
 /* End a qmq_pull() that waits, with QMQ_STOPPING; also those that come. From any thread. */
 QMQ_API void qmq_consumer_stop(struct qmq_consumer *consumer);
 
