@@ -104,6 +104,7 @@ qmq_ack_range(struct qmq_consumer *consumer, uint32_t source, uint64_t first, ui
 static enum q_err
 say(struct qmq_consumer *consumer, uint32_t number, struct verdict *verdict)
 {
+    Q_TRY(client_check(consumer->client));
     struct source *source = consumer_source(consumer, number);
     if (!source) return Q_FAIL(Q_INVALID, .what = q_text("no source has number %u", number));
 

@@ -159,6 +159,8 @@ qmq_push_resume(struct qmq_push *push)
 int
 qmq_push_stop(struct qmq_push *push, uint32_t wait_ms)
 {
+    enum q_err here = client_check(push->client);
+    if (here != Q_OK) return here;
     uint64_t until_ns = client_now_ns(push->client) + wait_ms * (uint64_t)Q_NS_PER_MS;
 
     pthread_mutex_lock(&push->lock);
@@ -222,7 +224,7 @@ leave(struct qmq_push *push)
 void
 qmq_push_free(struct qmq_push *push)
 {
-    if (!push) return;
+    if (!push || !client_is_here(push->client)) return;
     (void)qmq_push_stop(push, 0);
     for (uint32_t index = 0; index < push->handlers_started; index++)
         pthread_join(push->handlers[index], NULL);

@@ -313,6 +313,9 @@ on_record(struct lane *lane, uint64_t expired)
     struct qmq_push *push = lane->push;
     enum qmq_trouble_kind kind = lane->is_nack ? QMQ_TROUBLE_NACK : QMQ_TROUBLE_ACK;
     uint32_t count = lane->sent_count;
+    hooks_count(
+        &push->client->hooks, lane->is_nack ? COUNT_nacked : COUNT_acked,
+        count - q_min_u64(expired, count));
 
     pthread_mutex_lock(&push->lock);
     push->info.expired += expired;
