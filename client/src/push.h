@@ -32,7 +32,7 @@
 
 enum {
     PUSH_FILTERS_MAX = 8,
-    LANE_CALL_MAX = 1024, /* messages in one ack */
+    LANE_CALL_MAX = 2048, /* messages in one ack */
 };
 
 enum push_phase {
@@ -98,6 +98,7 @@ struct lane {
     /* Of the thread of verdicts alone. */
     struct call call;
     uint64_t session;
+    struct deliveries chosen;                 /* to be sent next, of one kind */
     struct qmq_delivery *sent[LANE_CALL_MAX]; /* by pull sequence */
     uint32_t sent_count;                      /* not 0: to be sent, or sent and not on record */
     bool is_nack;
@@ -172,6 +173,10 @@ void push_clear_queue(struct qmq_push *push);
 void push_decide(struct qmq_push *push, struct qmq_delivery *delivery);
 /* Done with it, as the broker knows or not. */
 void push_forget(struct qmq_push *push, struct qmq_delivery *delivery);
+/* The same of so many of one load, whose texts are freed. Returns the load if it is to be freed. */
+Q_MUST_CHECK struct load *push_drop(struct qmq_push *push, struct load *load, uint32_t count);
+/* Also without the lock. NULL is fine. */
+void load_free(struct load *load);
 
 /* push_ack.c */
 /* The thread that sends verdicts. Without the lock. */
@@ -194,6 +199,20 @@ deliveries_add(struct deliveries *list, struct qmq_delivery *delivery)
         list->first = delivery;
     list->last = delivery;
     list->count++;
+}
+
+/* All of `more`, which is empty then. */
+static inline void
+deliveries_append(struct deliveries *list, struct deliveries *more)
+{
+    if (!more->first) return;
+    if (list->last)
+        list->last->next = more->first;
+    else
+        list->first = more->first;
+    list->last = more->last;
+    list->count += more->count;
+    *more = (struct deliveries){ .first = NULL };
 }
 
 static inline void

@@ -11,16 +11,16 @@ enum {
     TRY_TIMEOUT_MS = 5 * 1000,
     /* While handlers are busy, acks are gathered so long, or until so many are there. */
     GATHER_NS = Q_NS_PER_MS,
-    GATHER_MESSAGES = 256,
+    GATHER_MESSAGES = 1024,
 };
 
 static uint64_t look(struct lane *lane);
 static void take_answer(struct lane *lane);
 static bool choose(struct lane *lane, uint64_t now_ns, uint64_t *due_ns);
 static bool is_urgent(const struct lane *lane);
-static void choose_acks(struct lane *lane);
 static void choose_nacks(struct lane *lane);
 static bool is_same_nack(const struct qmq_nack_options *a, const struct qmq_nack_options *b);
+static void take_chosen(struct lane *lane);
 static void sort(struct lane *lane);
 static int compare(const void *a, const void *b);
 static void send(struct lane *lane);
@@ -30,6 +30,7 @@ static void on_answered(struct qnet_request *net, enum q_err err, struct qnet_bu
 static void on_record(struct lane *lane, uint64_t expired);
 static void not_on_record(struct lane *lane, enum q_err err);
 static void forget_sent(struct lane *lane);
+static void forget_all(struct lane *lane, struct deliveries *list);
 static void cancel(struct lane *lane);
 
 void *
@@ -89,8 +90,8 @@ push_post(struct qmq_push *push, struct qmq_delivery *delivery)
 void
 push_want_acks(struct qmq_push *push)
 {
+    if (!push->is_ack_wanted) pthread_cond_signal(&push->urgent);
     push->is_ack_wanted = true;
-    pthread_cond_signal(&push->urgent);
 }
 
 void
@@ -100,14 +101,22 @@ push_lanes_free(struct qmq_push *push)
     while ((node = q_list_pop_front(&push->lanes))) {
         struct lane *lane = q_container_of(node, struct lane, node);
         Q_ASSERT(!lane->is_under_way);
-        struct qmq_delivery *delivery;
-        forget_sent(lane);
-        while ((delivery = deliveries_take(&lane->acks)) ||
-               (delivery = deliveries_take(&lane->nacks))) {
-            push->decided--;
-            push_forget(push, delivery);
-        }
+        while (lane->sent_count > 0)
+            deliveries_add(&lane->chosen, lane->sent[--lane->sent_count]);
+        forget_all(lane, &lane->chosen);
+        forget_all(lane, &lane->acks);
+        forget_all(lane, &lane->nacks);
         free(lane);
+    }
+}
+
+static void
+forget_all(struct lane *lane, struct deliveries *list)
+{
+    struct qmq_delivery *delivery;
+    while ((delivery = deliveries_take(list))) {
+        lane->push->decided--;
+        push_forget(lane->push, delivery);
     }
 }
 
@@ -122,7 +131,8 @@ look(struct lane *lane)
     uint64_t now_ns = client_now_ns(push->client);
     if (now_ns < lane->next_ns) return lane->next_ns;
     uint64_t due_ns = UINT64_MAX;
-    if (lane->sent_count == 0 && !choose(lane, now_ns, &due_ns)) return due_ns;
+    bool is_chosen = lane->sent_count + lane->chosen.count > 0;
+    if (!is_chosen && !choose(lane, now_ns, &due_ns)) return due_ns;
     send(lane);
     return lane->is_under_way ? UINT64_MAX : lane->next_ns;
 }
@@ -163,7 +173,7 @@ choose(struct lane *lane, uint64_t now_ns, uint64_t *due_ns)
     if (takes_nacks)
         choose_nacks(lane);
     else
-        choose_acks(lane);
+        deliveries_append(&lane->chosen, &lane->acks);
     lane->since_ns = now_ns;
     return true;
 }
@@ -175,13 +185,6 @@ is_urgent(const struct lane *lane)
     bool is_idle = push->info.running == 0 && push->queue.count == 0;
     return lane->nacks.count > 0 || lane->acks.count >= GATHER_MESSAGES || push->is_starved ||
            is_idle || push->phase != PUSH_PULLING;
-}
-
-static void
-choose_acks(struct lane *lane)
-{
-    while (lane->acks.count > 0 && lane->sent_count < LANE_CALL_MAX)
-        lane->sent[lane->sent_count++] = deliveries_take(&lane->acks);
 }
 
 /* Those that say the same as the first. */
@@ -217,11 +220,19 @@ send(struct lane *lane)
     lane->is_under_way = true; /* its answer may come before we are back */
 
     pthread_mutex_unlock(&push->lock);
-    sort(lane);
+    if (lane->sent_count == 0) take_chosen(lane);
     enum q_err err = submit(lane);
     if (err != Q_OK) not_on_record(lane, err);
     pthread_mutex_lock(&push->lock);
     if (err != Q_OK) lane->is_under_way = false;
+}
+
+static void
+take_chosen(struct lane *lane)
+{
+    while (lane->chosen.count > 0 && lane->sent_count < LANE_CALL_MAX)
+        lane->sent[lane->sent_count++] = deliveries_take(&lane->chosen);
+    sort(lane);
 }
 
 static void
@@ -322,8 +333,8 @@ on_record(struct lane *lane, uint64_t expired)
     lane->next_ns = 0;
     lane->backoff_ms = 0;
     lane->has_told = false;
-    forget_sent(lane);
     pthread_mutex_unlock(&push->lock);
+    forget_sent(lane);
 
     if (expired == 0) return;
     (void)Q_FAIL(
@@ -362,24 +373,34 @@ not_on_record(struct lane *lane, enum q_err err)
         lane->next_ns = client_now_ns(push->client) + backoff_next(&lane->backoff_ms);
         return;
     }
-    pthread_mutex_lock(&push->lock);
     for (uint32_t index = 0; index < lane->sent_count && !is_plain; index++) {
         struct qmq_nack_options *own = &lane->sent[index]->nack;
         free((char *)own->error);
         *own = (struct qmq_nack_options){ .with_delay = false };
     }
     if (is_plain) forget_sent(lane);
-    pthread_mutex_unlock(&push->lock);
 }
 
-/* With the lock. */
+/* Handlers want the lock, so it is not held for each of them, nor while memory is freed. */
 static void
 forget_sent(struct lane *lane)
 {
     struct qmq_push *push = lane->push;
-    push->decided -= lane->sent_count;
-    while (lane->sent_count > 0)
-        push_forget(push, lane->sent[--lane->sent_count]);
+    uint32_t count = lane->sent_count;
+    for (uint32_t index = 0; index < count; index++)
+        free((char *)lane->sent[index]->nack.error);
+
+    for (uint32_t first = 0, next; first < count; first = next) {
+        struct load *load = lane->sent[first]->load;
+        for (next = first; next < count && lane->sent[next]->load == load; next++)
+            continue;
+        pthread_mutex_lock(&push->lock);
+        push->decided -= next - first;
+        struct load *ended = push_drop(push, load, next - first);
+        pthread_mutex_unlock(&push->lock);
+        load_free(ended);
+    }
+    lane->sent_count = 0;
 }
 
 /* With the lock. */

@@ -248,16 +248,27 @@ hand_back(struct qmq_push *push, struct qmq_delivery *first)
 void
 push_forget(struct qmq_push *push, struct qmq_delivery *delivery)
 {
-    struct load *load = delivery->load;
     free((char *)delivery->nack.error);
-    push->info.held--;
-    if (--load->open == 0) {
-        push->info.held_bytes -= load->bytes;
-        qmq_batch_free(load->batch);
-        free(load);
-    }
+    load_free(push_drop(push, delivery->load, 1));
+}
+
+struct load *
+push_drop(struct qmq_push *push, struct load *load, uint32_t count)
+{
+    push->info.held -= count;
+    load->open -= count;
+    if (load->open == 0) push->info.held_bytes -= load->bytes;
     if (push->is_starved) pthread_cond_signal(&push->room);
     if (push->phase != PUSH_PULLING) pthread_cond_broadcast(&push->settled);
+    return load->open == 0 ? load : NULL;
+}
+
+void
+load_free(struct load *load)
+{
+    if (!load) return;
+    qmq_batch_free(load->batch);
+    free(load);
 }
 
 /* --- Called by handlers, and by whom a message is kept for ------------------------------------ */

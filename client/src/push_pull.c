@@ -191,13 +191,16 @@ chain(struct load *load)
 static void
 enqueue(struct qmq_push *push, struct load *load)
 {
+    struct deliveries queued = { .first = NULL };
+    for (uint32_t index = 0; index < load->open; index++) {
+        struct qmq_delivery *delivery = &load->deliveries[index];
+        if (delivery->state == DELIVERY_QUEUED) deliveries_add(&queued, delivery);
+    }
+
     pthread_mutex_lock(&push->lock);
     push->info.held += load->open;
     push->info.held_bytes += load->bytes;
-    for (uint32_t index = 0, count = load->open; index < count; index++) {
-        struct qmq_delivery *delivery = &load->deliveries[index];
-        if (delivery->state == DELIVERY_QUEUED) deliveries_add(&push->queue, delivery);
-    }
+    deliveries_append(&push->queue, &queued);
     bool is_wanted = push->phase == PUSH_PULLING || push->at_most_once;
     if (!is_wanted) push_clear_queue(push);
     pthread_cond_broadcast(&push->ready);
