@@ -2,10 +2,13 @@
  * bench_sub.c: `qmq bench sub`: how fast a backlog of `bench pub` is drained, every message
  * acknowledged, and whether all of it came, once and in order.
  *
- * The latency is that of a pull. A new group is used each time, so the whole backlog is drained.
+ * One handler counts, and acknowledgements go beside it. The latency is how long it waited for the next
+ * message. A new group is used each time, so the whole backlog is drained.
  */
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <qbase/clock.h>
 
@@ -14,7 +17,8 @@
 
 enum {
     RUNS_MAX = 64,
-    WAIT_MS = 10,
+    LOOK_US = 1000,
+    STOP_MS = 30 * 1000,
     BITS = 64,
     BITS_FIRST = 64 * 1024,
 };
@@ -41,11 +45,15 @@ struct bench_sub {
     uint64_t foreign; /* not from `bench pub` */
     struct track *tracks;
     size_t track_count;
+    uint64_t last_ns; /* when the handler was called last; 0: not yet */
+    atomic_int exit_code;
 };
 
 static int run(struct bench_sub *bench, bool is_json);
 static int drain(struct bench_sub *bench, const char *subject, uint64_t until_ns);
-static int check_all(struct bench_sub *bench, const struct qmq_batch *batch);
+static bool wait_drained(struct bench_sub *bench, struct qmq_push *push, uint64_t until_ns);
+static int handle(void *context, const struct qmq_message *message, struct qmq_delivery *delivery);
+static void trouble(void *context, const struct qmq_trouble *trouble);
 static enum q_err check(struct bench_sub *bench, const struct qmq_message *message);
 static struct track *find_track(struct bench_sub *bench, const struct bench_body *head);
 static enum q_err grow(struct track *track, uint64_t counter);
@@ -57,15 +65,14 @@ bench_sub_run(const struct command *command, int argc, char **argv)
 {
     static struct bench_sub bench;
     bench = (struct bench_sub){
-        .batch = 2048,
+        .batch = 8192,
         .duration_ns = 60 * (uint64_t)Q_NS_PER_S,
         .subjects = 1,
     };
     const char *meta = meta_default();
     const char *format = "text";
     const struct q_opt options[] = {
-        { "batch", 0, Q_OPT_NUMBER, &bench.batch, "N", "messages of a pull at most (2048)", 1,
-          10000 },
+        { "batch", 0, Q_OPT_NUMBER, &bench.batch, "N", "messages held at most (8192)", 1, 10000 },
         { "duration", 0, Q_OPT_DURATION, &bench.duration_ns, "D", "not longer than this (60s)", 1,
           0 },
         { "subjects", 0, Q_OPT_NUMBER, &bench.subjects, "N",
@@ -136,47 +143,61 @@ run(struct bench_sub *bench, bool is_json)
 static int
 drain(struct bench_sub *bench, const char *subject, uint64_t until_ns)
 {
-    struct qmq_consumer_options wanted = { .subject = subject, .group = bench->group };
-    struct qmq_consumer *consumer;
-    if (qmq_consumer_new(bench->client, &wanted, &consumer) != QMQ_OK)
+    const struct qmq_consumer_options wanted = { .subject = subject, .group = bench->group };
+    const struct qmq_push_options options = {
+        .consumer = &wanted,
+        .handler = handle,
+        .context = bench,
+        .prefetch_messages = (uint32_t)bench->batch,
+        .trouble = trouble,
+        .trouble_context = bench,
+    };
+    struct qmq_push *push;
+    bench->last_ns = 0;
+    if (qmq_push_new(bench->client, &options, &push) != QMQ_OK)
         return report_error("join \"%s\"", subject);
 
-    int exit_code = EXIT_OK;
-    uint32_t wait_ms = 0;
-    while (exit_code == EXIT_OK && !interrupt_signal()) {
-        struct qmq_batch *batch;
-        uint64_t begin_ns = now_ns();
-        if (begin_ns >= until_ns) break;
-        int code = qmq_pull(consumer, (uint32_t)bench->batch, wait_ms, &batch);
-        if (code == QMQ_AGAIN) {
-            struct qmq_consumer_info info;
-            qmq_consumer_info(consumer, &info);
-            if (info.waiting == 0) break;
-            wait_ms = WAIT_MS;
-            continue;
-        }
-        if (code != QMQ_OK) {
-            exit_code = report_error("take messages of \"%s\"", subject);
-            break;
-        }
-        q_hist_record(&bench->result.latency, now_ns() - begin_ns, 1);
-        exit_code = check_all(bench, batch);
-        if (exit_code == EXIT_OK && qmq_ack(consumer, batch, 0, qmq_batch_count(batch)) != QMQ_OK)
-            exit_code = report_error("acknowledge messages of \"%s\"", subject);
-        qmq_batch_free(batch);
+    bool is_drained = wait_drained(bench, push, until_ns);
+    int code = qmq_push_stop(push, is_drained ? STOP_MS : 0);
+    if (is_drained && code != QMQ_OK)
+        atomic_store(&bench->exit_code, report_error("acknowledge messages of \"%s\"", subject));
+    qmq_push_free(push);
+    return atomic_load(&bench->exit_code);
+}
+
+/* Nothing waits, and all that came is on record as acknowledged. */
+static bool
+wait_drained(struct bench_sub *bench, struct qmq_push *push, uint64_t until_ns)
+{
+    while (!interrupt_signal() && now_ns() < until_ns && !atomic_load(&bench->exit_code)) {
+        struct qmq_push_info info;
+        qmq_push_info(push, &info);
+        if (info.consumer.waiting + info.consumer.unacked + info.held == 0) return true;
+        (void)usleep(LOOK_US);
     }
-    qmq_consumer_free(consumer);
-    return exit_code;
+    return false;
 }
 
 static int
-check_all(struct bench_sub *bench, const struct qmq_batch *batch)
+handle(void *context, const struct qmq_message *message, struct qmq_delivery *delivery)
 {
-    size_t count = qmq_batch_count(batch);
-    for (size_t index = 0; index < count; index++)
-        if (check(bench, qmq_batch_message(batch, index)) != Q_OK)
-            return report_error("check messages");
-    return EXIT_OK;
+    struct bench_sub *bench = context;
+    uint64_t begin_ns = now_ns();
+    (void)delivery;
+    if (bench->last_ns > 0) q_hist_record(&bench->result.latency, begin_ns - bench->last_ns, 1);
+    bench->last_ns = begin_ns;
+    if (check(bench, message) == Q_OK) return 0;
+    atomic_store(&bench->exit_code, report_error("check messages"));
+    return 1;
+}
+
+/* With this thread's last error. What is tried again is not the end of it. */
+static void
+trouble(void *context, const struct qmq_trouble *trouble)
+{
+    struct bench_sub *bench = context;
+    if (!trouble->is_tried_again)
+        atomic_store(&bench->exit_code, report_error("take or acknowledge messages"));
 }
 
 static enum q_err
