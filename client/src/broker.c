@@ -305,3 +305,26 @@ broker_call(
     Q_TRY(call_wait(&waiter, err, &buffer));
     return answer_open(ret_answer, buffer, op);
 }
+
+enum q_err
+brokers_ask(struct qmq_client *client, const char *broker_group, broker_ask_fn *ask, void *context)
+{
+    struct route route;
+    Q_TRY(route_find(client, "", client->timeout_ms, &route));
+    Q_TRY(route_narrow(&route, broker_group));
+
+    enum q_err failure = Q_OK;
+    struct q_fault fault = { .err = Q_OK };
+    bool is_known = false;
+    for (uint32_t index = 0; index < route.count; index++) {
+        enum q_err err = ask(route.brokers[index], context);
+        is_known |= err == Q_OK;
+        bool is_worse = failure == Q_OK || (failure == Q_NOT_FOUND && err != Q_NOT_FOUND);
+        if (err == Q_OK || !is_worse) continue;
+        failure = err;
+        fault = *q_fault_last();
+    }
+    if (failure == Q_OK || (failure == Q_NOT_FOUND && is_known)) return Q_OK;
+    q_fault_adopt(&fault);
+    return failure;
+}

@@ -130,6 +130,15 @@ Q_MUST_CHECK enum q_err route_find(
 /* Leave only the broker group of this name, unless it is NULL. Q_OK or Q_NOT_FOUND. */
 Q_MUST_CHECK enum q_err route_narrow(struct route *route, const char *broker_group);
 
+/* One call to one broker group. Q_NOT_FOUND: it does not have what is asked for. */
+typedef enum q_err broker_ask_fn(struct broker *broker, void *context);
+/*
+ * Ask all broker groups that are there, or the one of this name, one after another. The first failure
+ * is told, after all have been asked; to be unknown somewhere is none.
+ */
+Q_MUST_CHECK enum q_err brokers_ask(
+    struct qmq_client *client, const char *broker_group, broker_ask_fn *ask, void *context);
+
 /* As the wire has it. Not the default: what that is, its caller knows. */
 uint32_t start_number(enum qmq_start start);
 

@@ -7,9 +7,6 @@ enum {
     CONSUMERS_MAX = 2048, /* of one answer; more than a broker sends */
 };
 
-/* One call on one broker group. Q_NOT_FOUND: it does not have what is asked for. */
-typedef enum q_err ask_fn(struct broker *broker, void *ask);
-
 struct groups_ask {
     const char *subject;
     qmq_group_fn *each;
@@ -31,17 +28,15 @@ struct control_ask {
     void *context;
 };
 
-static enum q_err ask_all(
-    struct qmq_client *client, const char *broker_group, ask_fn *ask, void *context);
 static enum q_err check_group(const char *subject, const char *group);
-static ask_fn ask_groups;
-static ask_fn ask_lag;
+static broker_ask_fn ask_groups;
+static broker_ask_fn ask_lag;
 static void tell_lag(
     const struct broker *broker, const struct lag_ask *ask, const Qmq__Wire__LagAnswer *answer);
 static void read_settings(
     const Qmq__Wire__GroupSettings *header, struct qmq_group_settings *settings);
 static enum q_err check_control(const struct qmq_control *control);
-static ask_fn ask_control;
+static broker_ask_fn ask_control;
 
 int
 qmq_groups(struct qmq_client *client, const char *subject, qmq_group_fn *each, void *context)
@@ -51,7 +46,7 @@ qmq_groups(struct qmq_client *client, const char *subject, qmq_group_fn *each, v
         enum q_err err = qproto_check_read_subject(subject);
         if (err != Q_OK) return err;
     }
-    return ask_all(client, NULL, ask_groups, &ask);
+    return brokers_ask(client, NULL, ask_groups, &ask);
 }
 
 int
@@ -69,7 +64,7 @@ qmq_group_lag(
         .context = context,
     };
     enum q_err err = check_group(subject, group);
-    return err == Q_OK ? ask_all(client, NULL, ask_lag, &ask) : err;
+    return err == Q_OK ? brokers_ask(client, NULL, ask_lag, &ask) : err;
 }
 
 int
@@ -90,7 +85,7 @@ qmq_group_control(
     };
     enum q_err err = check_group(subject, group);
     if (err == Q_OK) err = check_control(control);
-    return err == Q_OK ? ask_all(client, control->broker_group, ask_control, &ask) : err;
+    return err == Q_OK ? brokers_ask(client, control->broker_group, ask_control, &ask) : err;
 }
 
 static enum q_err
@@ -98,30 +93,6 @@ check_group(const char *subject, const char *group)
 {
     Q_TRY(qproto_check_read_subject(subject));
     return qproto_check_name("group", group, QPROTO_GROUP_MAX);
-}
-
-/* The first failure is told, after all have been asked; to be unknown somewhere is none. */
-static enum q_err
-ask_all(struct qmq_client *client, const char *broker_group, ask_fn *ask, void *context)
-{
-    struct route route;
-    Q_TRY(route_find(client, "", client->timeout_ms, &route));
-    Q_TRY(route_narrow(&route, broker_group));
-
-    enum q_err failure = Q_OK;
-    struct q_fault fault = { .err = Q_OK };
-    bool is_known = false;
-    for (uint32_t index = 0; index < route.count; index++) {
-        enum q_err err = ask(route.brokers[index], context);
-        is_known |= err == Q_OK;
-        bool is_worse = failure == Q_OK || (failure == Q_NOT_FOUND && err != Q_NOT_FOUND);
-        if (err == Q_OK || !is_worse) continue;
-        failure = err;
-        fault = *q_fault_last();
-    }
-    if (failure == Q_OK || (failure == Q_NOT_FOUND && is_known)) return Q_OK;
-    q_fault_adopt(&fault);
-    return failure;
 }
 
 /* --- The list. */

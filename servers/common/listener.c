@@ -5,6 +5,9 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+
+#include <qbase/clock.h>
 
 #include "common/answer.h"
 
@@ -101,6 +104,15 @@ on_busy(void *context, struct q_bytes request, struct qnet_buffer **ret_answer)
         ret_answer);
 }
 
+/* Of the process. */
+static uint64_t
+cpu_us(void)
+{
+    struct timespec used;
+    if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used) != 0) return 0;
+    return ((uint64_t)used.tv_sec * Q_NS_PER_S + (uint64_t)used.tv_nsec) / Q_NS_PER_US;
+}
+
 static void
 answer_hello(
     const struct srv_listener *listener,
@@ -123,6 +135,7 @@ answer_hello(
     answer.program = (char *)listener->options.program;
     answer.node_id = (char *)listener->options.node_id;
     answer.roles = (char *)listener->options.roles;
+    answer.cpu_us = cpu_us();
     srv_answer(call, message->op, &answer.base);
 }
 

@@ -22,14 +22,19 @@ struct figure {
 };
 
 enum {
-    FIGURE_COUNT = 3,
+    FIGURE_COUNT = 4,
     QUANTILE_COUNT = 4
 };
 
 static const struct {
     const char *name;
     double quantile;
-} quantiles[QUANTILE_COUNT] = { { "p50", 0.5 }, { "p99", 0.99 }, { "p999", 0.999 }, { "max", 1 } };
+} quantiles[QUANTILE_COUNT] = {
+    { "p50_us", 0.5 },
+    { "p99_us", 0.99 },
+    { "p999_us", 0.999 },
+    { "max_us", 1 },
+};
 
 const char *
 bench_subject(char *out, size_t out_size, uint64_t subject, uint64_t subjects)
@@ -51,6 +56,20 @@ bench_cpu_ns(void)
     return seconds * Q_NS_PER_S + micros * Q_NS_PER_US;
 }
 
+static void
+add_server(void *context, const struct qmq_broker_info *broker)
+{
+    uint64_t *ns = context;
+    *ns += broker->cpu_us * Q_NS_PER_US;
+}
+
+uint64_t
+bench_server_ns(struct qmq_client *client)
+{
+    uint64_t ns = 0;
+    return qmq_brokers(client, add_server, &ns) == QMQ_OK ? ns : 0;
+}
+
 bool
 bench_format(const struct command *command, const char *format, bool *ret_is_json)
 {
@@ -69,9 +88,22 @@ fill_figures(const struct bench_result *result, struct figure *figures)
     figures[1] =
         (struct figure){ "bytes_per_s", seconds > 0 ? (double)result->bytes / seconds : 0 };
     figures[2] = (struct figure){
+        "server_cpu_us_per_msg",
+        result->messages ? (double)result->server_ns / Q_NS_PER_US / messages : 0,
+    };
+    figures[3] = (struct figure){
         "client_cpu_us_per_msg",
         result->messages ? (double)result->cpu_ns / Q_NS_PER_US / messages : 0,
     };
+}
+
+bool
+bench_mode(const struct command *command, const char *ack, enum qmq_mode *ret_mode)
+{
+    *ret_mode = strcmp(ack, "async") == 0 ? QMQ_MODE_ASYNC : QMQ_MODE_SYNC;
+    if (*ret_mode == QMQ_MODE_ASYNC || strcmp(ack, "sync") == 0) return true;
+    (void)usage_error(command, "--ack '%s': sync or async", ack);
+    return false;
 }
 
 static double
@@ -107,11 +139,10 @@ print_json(const struct bench_result *result, const struct bench_field *fields, 
         (unsigned long long)result->messages);
     for (size_t index = 0; index < FIGURE_COUNT; index++)
         (void)printf(",\"%s\":%.3f", figures[index].name, figures[index].value);
-    (void)printf(",\"latency_us\":{");
-    for (size_t index = 0; index < QUANTILE_COUNT; index++)
-        (void)printf(
-            "%s\"%s\":%.1f", index ? "," : "", quantiles[index].name, quantile_us(result, index));
-    (void)printf("}");
+    /* What is not measured is not told. */
+    size_t quantile_count = result->latency.count > 0 ? QUANTILE_COUNT : 0;
+    for (size_t index = 0; index < quantile_count; index++)
+        (void)printf(",\"%s\":%.1f", quantiles[index].name, quantile_us(result, index));
     for (size_t index = 0; index < field_count; index++)
         (void)printf(",\"%s\":%llu", fields[index].name, (unsigned long long)fields[index].value);
     (void)printf("}\n");
@@ -128,12 +159,14 @@ print_text(const struct bench_result *result, const struct bench_field *fields, 
         "%s: %llu messages in %.2f s\n", result->name, (unsigned long long)result->messages,
         (double)result->took_ns / (double)Q_NS_PER_S);
     (void)printf(
-        "  %.0f msg/s, %s/s, %.3f us of client CPU per message\n", figures[0].value,
-        q_text_format_size((uint64_t)figures[1].value, size, sizeof(size)), figures[2].value);
-    (void)printf("  latency us:");
-    for (size_t index = 0; index < QUANTILE_COUNT; index++)
+        "  %.0f msg/s, %s/s; CPU of a message: %.3f us of the server, %.3f us here\n",
+        figures[0].value, q_text_format_size((uint64_t)figures[1].value, size, sizeof(size)),
+        figures[2].value, figures[3].value);
+    size_t quantile_count = result->latency.count > 0 ? QUANTILE_COUNT : 0;
+    if (quantile_count > 0) (void)printf("  latency:");
+    for (size_t index = 0; index < quantile_count; index++)
         (void)printf("  %s %.1f", quantiles[index].name, quantile_us(result, index));
-    (void)printf("\n ");
+    (void)printf(quantile_count > 0 ? "\n " : " ");
     for (size_t index = 0; index < field_count; index++)
         (void)printf(
             " %s %llu%s", fields[index].name, (unsigned long long)fields[index].value,

@@ -27,6 +27,7 @@ struct bench_pub {
     uint64_t subjects;
     uint64_t run;
     uint64_t begin_ns;
+    struct qmq_client *client;
     struct qmq_producer *producer;
     uint8_t *body;
     char (*names)[32];
@@ -59,6 +60,7 @@ bench_pub_run(const struct command *command, int argc, char **argv)
     };
     const char *meta = meta_default();
     const char *format = "text";
+    const char *ack = "sync";
     const struct q_opt options[] = {
         { "size", 0, Q_OPT_SIZE, &bench.size, "B", "bytes of a body (128)", BENCH_BODY_MIN,
           BODY_MAX },
@@ -67,6 +69,8 @@ bench_pub_run(const struct command *command, int argc, char **argv)
         { "duration", 0, Q_OPT_DURATION, &bench.duration_ns, "D", "how long (5s)", 1, 0 },
         { "subjects", 0, Q_OPT_NUMBER, &bench.subjects, "N",
           "bench, or bench-0 to bench-N-1 in turn (1)", 1, BENCH_SUBJECTS_MAX },
+        { "ack", 0, Q_OPT_TEXT, &ack, "MODE",
+          "sync: acknowledged when flushed; async: when written (sync)", 0, 0 },
         { "output", 'o', Q_OPT_TEXT, &format, "FORMAT", "text or json", 0, 0 },
         META_OPTION(meta),
     };
@@ -77,23 +81,26 @@ bench_pub_run(const struct command *command, int argc, char **argv)
             command, options, sizeof(options) / sizeof(options[0]), 0, 0, argc, argv, &result,
             &exit_code))
         return exit_code;
+    enum qmq_mode mode;
     if (!bench_format(command, format, &is_json)) return EXIT_USAGE;
+    if (!bench_mode(command, ack, &mode)) return EXIT_USAGE;
 
     interrupt_block();
-    struct qmq_client *client = connect_to(meta, &exit_code);
-    if (!client) return exit_code;
+    bench.client = connect_to(meta, &exit_code);
+    if (!bench.client) return exit_code;
     struct qmq_producer_options wanted = {
+        .mode = mode,
         .batch_messages_max = (uint32_t)bench.batch,
         .memory_bytes_max = MEMORY_BYTES,
     };
-    if (qmq_producer_new(client, &wanted, &bench.producer) != QMQ_OK) {
+    if (qmq_producer_new(bench.client, &wanted, &bench.producer) != QMQ_OK) {
         exit_code = report_error("publish");
     } else {
         interrupt_here();
         exit_code = run(&bench, is_json);
     }
     qmq_producer_free(bench.producer);
-    qmq_client_free(client);
+    qmq_client_free(bench.client);
     return exit_code;
 }
 
@@ -116,12 +123,14 @@ run(struct bench_pub *bench, bool is_json)
     bench->result.name = "pub";
     running = bench;
 
+    uint64_t server_ns = bench_server_ns(bench->client);
     uint64_t cpu_ns = bench_cpu_ns();
     bench->begin_ns = now_ns();
     int exit_code = send_all(bench);
     (void)qmq_flush(bench->producer, FLUSH_MS);
     bench->result.took_ns = now_ns() - bench->begin_ns;
     bench->result.cpu_ns = bench_cpu_ns() - cpu_ns;
+    bench->result.server_ns = bench_server_ns(bench->client) - server_ns;
     bench->result.bytes = bench->result.messages * bench->size;
     free(bench->body);
     free(bench->names);

@@ -115,6 +115,7 @@ run(struct bench_sub *bench, bool is_json)
     q_hist_init(&bench->result.latency);
     bench->result.name = "sub";
 
+    uint64_t server_ns = bench_server_ns(bench->client);
     uint64_t cpu_ns = bench_cpu_ns();
     uint64_t begin_ns = now_ns();
     int exit_code = EXIT_OK;
@@ -125,6 +126,7 @@ run(struct bench_sub *bench, bool is_json)
     }
     bench->result.took_ns = now_ns() - begin_ns;
     bench->result.cpu_ns = bench_cpu_ns() - cpu_ns;
+    bench->result.server_ns = bench_server_ns(bench->client) - server_ns;
 
     uint64_t lost = count_lost(bench);
     const struct bench_field fields[] = {

@@ -127,6 +127,20 @@ typedef void qmq_metric_fn(void *context, const struct qmq_metric *metric);
  * retried, pulls, pulled, acked, nacked, connects, reconnects, lost, in_flight. Never blocks. */
 QMQ_API void qmq_metrics(struct qmq_client *client, qmq_metric_fn *each, void *context);
 
+/* A broker that takes calls. Texts live as long as the callback. */
+struct qmq_broker_info {
+    const char *broker_group;
+    const char *program; /* "qmqd 0.1.0" */
+    const char *node_id;
+    const char *roles; /* of its node: "meta,broker" */
+    uint64_t cpu_us;   /* processor time that its process has taken since it began */
+};
+
+typedef void qmq_broker_fn(void *context, const struct qmq_broker_info *broker);
+/* Ask every broker who it is. Blocks. QMQ_OK, QMQ_NO_ROUTE (there is none), or the failure of one,
+ * after the others have been asked. */
+QMQ_API int qmq_brokers(struct qmq_client *client, qmq_broker_fn *each, void *context);
+
 /* --- Messages -------------------------------------------------------------------------------- */
 
 struct qmq_bytes {

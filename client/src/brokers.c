@@ -1,0 +1,40 @@
+/*
+ * brokers.c: who the brokers are.
+ */
+#include "client.h"
+
+struct brokers_tell {
+    qmq_broker_fn *each;
+    void *context;
+};
+
+static broker_ask_fn ask_who;
+
+int
+qmq_brokers(struct qmq_client *client, qmq_broker_fn *each, void *context)
+{
+    struct brokers_tell tell = { .each = each, .context = context };
+    return brokers_ask(client, NULL, ask_who, &tell);
+}
+
+static enum q_err
+ask_who(struct broker *broker, void *context)
+{
+    const struct brokers_tell *tell = context;
+    Qmq__Wire__HelloRequest request = QMQ__WIRE__HELLO_REQUEST__INIT;
+    request.protocol_max = QPROTO_VERSION;
+
+    struct answer answer;
+    Q_TRY(broker_call(broker, QPROTO_HELLO, &request.base, broker->client->timeout_ms, &answer));
+    const Qmq__Wire__HelloAnswer *header = (const Qmq__Wire__HelloAnswer *)answer.header;
+    const struct qmq_broker_info info = {
+        .broker_group = broker->group,
+        .program = header->program,
+        .node_id = header->node_id,
+        .roles = header->roles,
+        .cpu_us = header->cpu_us,
+    };
+    tell->each(tell->context, &info);
+    answer_close(&answer);
+    return Q_OK;
+}
