@@ -176,7 +176,7 @@ tell_lag(const struct broker *broker, const struct lag_ask *ask, const Qmq__Wire
         .has_oldest = answer->has_oldest,
         .oldest = answer->oldest,
         .oldest_ms = answer->oldest_ms,
-        .held = answer->held <= QMQ_HELD_DYING ? (enum qmq_held)answer->held : QMQ_HELD_NOT,
+        .held = answer->held <= QMQ_HELD_MEMORY ? (enum qmq_held)answer->held : QMQ_HELD_NOT,
         .held_key = answer->held_key,
         .held_sequence = answer->held_sequence,
         .members = answer->members,
@@ -224,7 +224,7 @@ qmq_held_name(enum qmq_held held)
         [QMQ_HELD_NOT] = "",        [QMQ_HELD_PAUSED] = "paused",
         [QMQ_HELD_RETRY] = "retry", [QMQ_HELD_RELEASED] = "released",
         [QMQ_HELD_KEY] = "key",     [QMQ_HELD_FILTER] = "filter",
-        [QMQ_HELD_DYING] = "dying",
+        [QMQ_HELD_DYING] = "dying", [QMQ_HELD_MEMORY] = "memory",
     };
     return (unsigned)held < sizeof(names) / sizeof(names[0]) ? names[held] : "";
 }

@@ -237,7 +237,7 @@ take_pull(struct source *source, const struct answer *answer, struct qmq_batch *
     source->next_ns = 0;
     source->waiting = pull->waiting;
     source->unacked = pull->unacked;
-    source->held = pull->held <= QMQ_HELD_DYING ? (enum qmq_held)pull->held : QMQ_HELD_NOT;
+    source->held = pull->held <= QMQ_HELD_MEMORY ? (enum qmq_held)pull->held : QMQ_HELD_NOT;
     source->fetched = batch;
     if (batch) {
         hooks_count(&source->consumer->client->hooks, COUNT_pulled, batch->message_count);

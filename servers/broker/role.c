@@ -44,6 +44,9 @@ role_start(struct srv_node *node, void **ret_state)
         .store = {
             .mode = view->storage.async ? QLOG_MODE_ASYNC : QLOG_MODE_SYNC,
             .log = { .create = true, .segment_bytes = view->storage.segment_bytes },
+            .memory_max = view->storage.memory_max,
+            .group_bytes_max = view->storage.group_bytes_max,
+            .subjects_max = (uint32_t)view->storage.subjects_max,
             .retention_ms = view->storage.retention_ns / Q_NS_PER_MS,
             .retention_bytes = view->storage.retention_bytes,
             .retention_consumed = view->storage.keep_unconsumed,

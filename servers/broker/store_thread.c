@@ -40,6 +40,7 @@ struct broker_store {
 static void *store_main(void *argument);
 static void destroy(struct broker_store *store);
 static void sem_wait_always(sem_t *semaphore);
+static void tell_memory(struct qlog_store *store);
 static void on_event(void *context, const struct qlog_event *event);
 
 enum q_err
@@ -101,16 +102,30 @@ store_main(void *argument)
     Q_ASSERT(sem_post(&store->opened) == 0);
     if (!is_open) return NULL;
 
+    tell_memory(store->store);
     enum q_err err = qlog_store_run(store->store);
     if (err != Q_OK) {
         struct q_fault fault = *q_fault_last();
         if (fault.err != err) fault = (struct q_fault){ .err = err, .position = Q_POSITION_NONE };
         store->options.on_failed(store->options.context, &fault);
     }
+    tell_memory(store->store);
     sem_wait_always(&store->closing);
     store->close_err = qlog_store_close(store->store);
     store->close_fault = *q_fault_last();
     return NULL;
+}
+
+static void
+tell_memory(struct qlog_store *store)
+{
+    struct qlog_memory memory;
+    char text[QLOG_MEMORY_TEXT_MAX];
+    qlog_store_memory(store, &memory);
+    srv_log(
+        SRV_BROKER_MEMORY, "planned=%llu used=%llu max=%llu plan=%s",
+        (unsigned long long)memory.planned, (unsigned long long)memory.used,
+        (unsigned long long)memory.max, srv_quote(qlog_memory_text(&memory, text)));
 }
 
 enum q_err

@@ -42,6 +42,7 @@ enum {
     X(META_FAILED, ERROR, "meta's database refused a read or a write")                             \
     X(BROKER_STORE, INFO, "what the store reports while it is opened and works")                   \
     X(BROKER_STORE_WARNING, WARN, "the same, where an operator should look")                       \
+    X(BROKER_MEMORY, INFO, "what the store's limits allow it to take, by what, and what it takes") \
     X(BROKER_ROT, ERROR, "a stored batch failed its check and was not delivered")                  \
     X(DELAY_STORE, INFO, "what the delay store reports while it is opened and works")              \
     X(DELAY_STORE_WARNING, WARN, "the same, where an operator should look")                        \

@@ -46,6 +46,9 @@ enum {
 /* What a broker's store is told; 0 and NULL: the store's defaults. */
 struct srv_storage {
     uint64_t segment_bytes;
+    uint64_t memory_max;
+    uint64_t group_bytes_max;
+    uint64_t subjects_max;
     uint64_t retention_ns;
     uint64_t retention_bytes;
     uint64_t disk_soft_bytes;

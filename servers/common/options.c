@@ -36,7 +36,7 @@ struct row {
 };
 
 enum {
-    ROWS_MAX = 24
+    ROWS_MAX = 32
 };
 
 static size_t collect(
@@ -115,6 +115,12 @@ collect(const struct srv_program *program, struct words *words, struct q_opt *op
         { "broker", { "durability", 0, Q_OPT_TEXT, &words->durability, "MODE",
                       "sync: flushed before it is acknowledged and seen; async: written (sync)",
                       0, 0 } },
+        { "broker", { "memory-max", 0, Q_OPT_SIZE, &to->storage.memory_max, "SIZE",
+                      "of the store; what can take less is made to fit (no limit)", 1, 0 } },
+        { "broker", { "group-memory", 0, Q_OPT_SIZE, &to->storage.group_bytes_max, "SIZE",
+                      "for groups and what their consumers hold (512MiB)", 1, 0 } },
+        { "broker", { "subjects-max", 0, Q_OPT_NUMBER, &to->storage.subjects_max, "N",
+                      "subjects there may be (1000000)", 1, 100 * 1000 * 1000 } },
         { "broker", { "retention", 0, Q_OPT_DURATION, &to->storage.retention_ns, "TIME",
                       "messages older than this may go (72h)", Q_NS_PER_S, 0 } },
         { "broker", { "retention-size", 0, Q_OPT_SIZE, &to->storage.retention_bytes, "SIZE",

@@ -23,6 +23,7 @@
     X(short_write, "a write that did a part counts as all of it")                                  \
     X(roll_unflushed, "the next segment begins before the last one is flushed")                    \
     X(header_unflushed, "the header of the next segment is not flushed")                           \
+    X(closed_while_rolling, "a close does not wait for the header of the next segment")            \
     X(name_unflushed, "the name of a new segment is not flushed")                                  \
     X(adopted_unflushed, "the name of a superblock that is made again is not flushed")             \
     X(recycled_as_is, "a segment that is used again keeps its incarnation")                        \
@@ -75,6 +76,8 @@
     X(replaced_pulls, "a session that was replaced still works")                                   \
     X(death_unused, "the death of a consumer is no attempt")                                       \
     X(once_held, "what is given at most once stays in the window")                                 \
+    X(room_unlimited, "groups take what memory they like")                                         \
+    X(memory_unfitted, "a store is opened whatever memory it may have")                            \
     X(pulls_again, "who was forgotten is given pull sequences again")                              \
     X(dies_late, "who was dead and came back is not watched")                                      \
     X(delay_early, "delayed messages are handed over two ms early")                                \

@@ -106,6 +106,14 @@ with lib.Test() as t:
     t.check(out == b"early\n", "the message does not come: %r" % out)
     quick.stop()
 
+    # Less memory than its limits need: the line says what takes how much; with more it starts.
+    low = t.node("low", port_base=spare)
+    low.start()
+    low.stop()
+    refused(1, "64 MiB", "subjects", "frames", directory=low.directory, more=("--memory-max", "64MiB"))
+    low.start()
+    low.stop()
+
     # After all of that the node is as it was.
     out, _, _ = t.qmq(node, "sub", "kept", "-g", "g", "-e")
     t.check(out == b"still here\n", "the message is not there any more: %r" % out)

@@ -34,6 +34,7 @@ enum rig_name {
     CRASH,
     DELAY,
     GROUPS,
+    MEMORY,
     MODEL,
     ONCE,
     RESTART,
@@ -49,6 +50,7 @@ static const char *const rigs[RIGS][8] = {
     [CRASH] = { "planted-crash", "--images", "1200", "--failures", "1" },
     [DELAY] = { "planted-delay", "--sequences", "120", "--failures", "1" },
     [GROUPS] = { "planted-groups", "--fail-fast" },
+    [MEMORY] = { "planted-memory", "--fail-fast" },
     [MODEL] = { "planted-model", "--sequences", "60", "--show", "0", "--failures", "1" },
     [ONCE] = { "planted-once", "--fail-fast" },
     [RESTART] = { "planted-restart", "--fail-fast" },
@@ -112,6 +114,7 @@ static const struct {
     { "retention_unconsumed", RETENTION },
     { "full_disk_admits", RETENTION },
     { "log_yields_nothing", RETENTION },
+    { "closed_while_rolling", RETENTION },
     { "archive_unasked", RETENTION },
     { "seen_before_flush", PROMISES },
     { "zero_over_frame", PROMISES },
@@ -120,6 +123,8 @@ static const struct {
     { "read_unpinned", READ },
     { "scrub_blind", READ },
     { "read_error_ignored", READ },
+    { "room_unlimited", MEMORY },
+    { "memory_unfitted", MEMORY },
 };
 
 static const struct {

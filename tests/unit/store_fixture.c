@@ -19,6 +19,7 @@ enum {
 };
 /* Far more than anything takes, on any machine. */
 #define WAIT_NS (60 * (uint64_t)Q_NS_PER_S)
+static void turn_until_quiet(struct store_fixture *fixture, unsigned turns);
 static enum q_err publish(
     struct store_fixture *fixture,
     const char *subject,
@@ -138,13 +139,36 @@ is_busy(const struct qlog_store *store)
 void
 fixture_settle(struct store_fixture *fixture)
 {
+    turn_until_quiet(fixture, QUIET_TURNS);
+}
+
+void
+fixture_rest(struct store_fixture *fixture)
+{
+    turn_until_quiet(fixture, 2);
+}
+
+static void
+turn_until_quiet(struct store_fixture *fixture, unsigned turns)
+{
     uint64_t until_ns = q_clock_monotonic_ns(q_clock_system()) + WAIT_NS;
     unsigned quiet = 0;
-    while (quiet < QUIET_TURNS) {
+    while (quiet < turns) {
         cr_assert_lt(q_clock_monotonic_ns(q_clock_system()), until_ns, "the store comes to rest");
         cr_assert_eq(qlog_store_turn(fixture->store), Q_OK);
         cr_assert_eq(qlog_store_wait(fixture->store, Q_NS_PER_MS), Q_OK);
         quiet = is_busy(fixture->store) ? 0 : quiet + 1;
+    }
+}
+
+void
+fixture_settle_until(struct store_fixture *fixture, const unsigned *answers)
+{
+    uint64_t until_ns = q_clock_monotonic_ns(q_clock_system()) + WAIT_NS;
+    while (*answers == 0) {
+        cr_assert_lt(q_clock_monotonic_ns(q_clock_system()), until_ns, "it is answered");
+        cr_assert_eq(qlog_store_turn(fixture->store), Q_OK);
+        if (*answers == 0) cr_assert_eq(qlog_store_wait(fixture->store, Q_NS_PER_MS), Q_OK);
     }
 }
 
@@ -405,7 +429,7 @@ on_parked(struct qlog_request *request, enum q_err err)
 }
 
 void
-fixture_park(
+fixture_wait_for(
     struct store_fixture *fixture,
     struct fixture_parked *parked,
     const char *group,
@@ -429,5 +453,17 @@ fixture_park(
         },
     };
     cr_assert_eq(qlog_store_submit(fixture->store, &parked->pull.request), Q_OK);
+}
+
+void
+fixture_park(
+    struct store_fixture *fixture,
+    struct fixture_parked *parked,
+    const char *group,
+    const char *consumer,
+    uint64_t session,
+    uint64_t received)
+{
+    fixture_wait_for(fixture, parked, group, consumer, session, received);
     fixture_settle(fixture);
 }

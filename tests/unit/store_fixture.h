@@ -49,6 +49,10 @@ void fixture_close(struct store_fixture *fixture);
 enum q_err fixture_run(struct store_fixture *fixture, struct qlog_request *request);
 /* Turn until nothing moves any more. */
 void fixture_settle(struct store_fixture *fixture);
+/* Turn until nothing is on its way to the disk; what other threads of the store do is not waited for. */
+void fixture_rest(struct store_fixture *fixture);
+/* Turn until `*answers` is not 0. */
+void fixture_settle_until(struct store_fixture *fixture, const unsigned *answers);
 
 /* One batch with these bodies (separated by ','); each tagged `tag` unless NULL. First sequence. */
 enum q_err fixture_publish(
@@ -99,6 +103,14 @@ struct fixture_parked {
     unsigned answers;
     enum q_err err;
 };
+void fixture_wait_for(
+    struct store_fixture *fixture,
+    struct fixture_parked *parked,
+    const char *group,
+    const char *consumer,
+    uint64_t session,
+    uint64_t received);
+/* The same, and it does wait. */
 void fixture_park(
     struct store_fixture *fixture,
     struct fixture_parked *parked,

@@ -370,7 +370,7 @@ apply_part(struct ql_group **group, const struct ql_action *part)
         count++;
         if (record.kind == QL_RECORD_GROUP) {
             cr_assert_eq(ql_group_record_decode(record.bytes, &made), Q_OK);
-            err = ql_group_new(&made, fixture.store->index.subjects[0], group);
+            err = ql_group_new(&made, fixture.store->index.subjects[0], NULL, group);
         } else if (record.kind == QL_RECORD_CONSUMER) {
             cr_assert_eq(ql_consumer_record_decode(record.bytes, &consumer), Q_OK);
             err = ql_group_apply_consumer(*group, &consumer);

@@ -292,6 +292,7 @@ print_held(const struct qmq_lag *lag)
         [QMQ_HELD_KEY] = "too many messages wait for one of their order key",
         [QMQ_HELD_FILTER] = "too many messages wait for a consumer that takes their tags",
         [QMQ_HELD_DYING] = "dead letters are to be written first",
+        [QMQ_HELD_MEMORY] = "all groups together take as much memory as they may (--group-memory)",
     };
     if (lag->held == QMQ_HELD_NOT) return;
     (void)printf("  HELD        %s: %s", qmq_held_name(lag->held), whys[lag->held]);

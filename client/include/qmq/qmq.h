@@ -404,6 +404,7 @@ enum qmq_held {
     QMQ_HELD_KEY,      /* … wait for an earlier one of their order key, */
     QMQ_HELD_FILTER,   /* … wait for a consumer that takes their tags, */
     QMQ_HELD_DYING,    /* … are to be written as dead letters */
+    QMQ_HELD_MEMORY,   /* the groups of this broker group have as much memory as they may */
 };
 
 /* "retry"; "" for QMQ_HELD_NOT. */

@@ -143,7 +143,8 @@ enum qlog_held {
     QLOG_HELD_RELEASED, /* … wait for a retry; … were released and wait for a pull; */
     QLOG_HELD_KEY,      /* … wait for an earlier one of their order key, */
     QLOG_HELD_FILTER,   /* … or for a member that takes them */
-    QLOG_HELD_DYING,    /* … wait to be written as dead letters */
+    QLOG_HELD_DYING,    /* … wait to be written as dead letters; */
+    QLOG_HELD_MEMORY,   /* all groups together have as much memory as they may: qlog/options.h */
 };
 
 /* A group in a list. */

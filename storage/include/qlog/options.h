@@ -73,6 +73,17 @@ struct qlog_store_options {
      * 0: 16 MiB, 32 MiB. */
     uint64_t tail_bytes_max;
     uint64_t read_bytes_max;
+    /* Memory for groups and what their consumers hold or is pending. When it is full, no group or
+     * consumer is added (Q_TOO_BIG) and no new messages are handed out (QLOG_HELD_MEMORY); acks,
+     * failures and what is pending go on. 0: 512 MiB. */
+    uint64_t group_bytes_max;
+    /* Batches, and keys, that wait for an index file that can't be written; above: publishes are
+     * answered Q_BUSY. 80 bytes each. 0: 8 Mi. */
+    uint32_t index_entries_max;
+    /* All of the above together, with what else a store needs: limits that are 0 and can be less
+     * (tail_bytes_max, read_bytes_max, group_bytes_max, index_entries_max, producers_max) are made to
+     * fit. What does not fit even so is not opened. 0: whatever they come to. qlog_store_memory() tells. */
+    uint64_t memory_max;
     /* How fast sealed segments are read again, once a day, to find what has rotted. 0: 4 MiB/s;
      * UINT64_MAX: never. */
     uint64_t scrub_bytes_per_s;

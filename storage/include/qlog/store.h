@@ -329,6 +329,51 @@ struct qlog_counters {
 /* A snapshot of counters and marks. The store thread, or any thread for a rough look. */
 Q_EXPORT void qlog_store_counters(struct qlog_store *store, struct qlog_counters *ret_counters);
 
+/*
+ * The memory plan: what each thing may take, as the limits in qlog/options.h say, and what it takes now.
+ * X(row, how its bytes come about).
+ */
+#define QLOG_MEMORY_LIST(X)                                                                        \
+    X(frames, "2 logs x (depth + 1) x frame, and depth x the largest request")                     \
+    X(tail, "messages written lately: tail_bytes_max")                                             \
+    X(reads, "messages read back: read_bytes_max; what is wanted of the disk: 2 MiB")              \
+    X(index, "batches and keys that no index file has yet: index_entries_max x 80")                \
+    X(build, "the index file that is being made: half a segment")                                  \
+    X(subjects, "subjects_max x one subject with a name of 24 bytes")                              \
+    X(groups, "groups, and what their consumers hold: group_bytes_max")                            \
+    X(producers, "producers_max x one producer with 64 requests")                                  \
+    X(actions, "mailbox_max x 512: what consumers did, on its way to the disk")                    \
+    X(work, "a start's window, plans of pulls, dead letters: 25 MiB")
+
+enum qlog_memory_row {
+#define QLOG_MEMORY_ENUM(name, formula) QLOG_MEMORY_##name,
+    QLOG_MEMORY_LIST(QLOG_MEMORY_ENUM)
+#undef QLOG_MEMORY_ENUM
+    QLOG_MEMORY_ROWS,
+};
+
+enum {
+    QLOG_MEMORY_TEXT_MAX = 320
+};
+
+struct qlog_memory {
+    struct {
+        const char *name;
+        const char *formula;
+        uint64_t planned; /* bytes */
+        uint64_t used;    /* of them, now */
+    } rows[QLOG_MEMORY_ROWS];
+    uint64_t planned;
+    uint64_t used;
+    uint64_t max; /* memory_max; 0: none */
+};
+
+/* The plan, and what is in use. The store thread; costs a look at each producer. */
+Q_EXPORT void qlog_store_memory(struct qlog_store *store, struct qlog_memory *ret_memory);
+/* "frames 42 MiB, tail 16 MiB, …": what is planned, in one line. Returns `out`. */
+Q_EXPORT const char *qlog_memory_text(
+    const struct qlog_memory *memory, char out[QLOG_MEMORY_TEXT_MAX]);
+
 #ifdef __cplusplus
 }
 #endif

@@ -44,7 +44,9 @@ ql_filters_set(struct ql_filters *filters, const struct ql_filter_item *item)
         free(text);
         return Q_FAIL(Q_E_NOMEM, .what = "filter of a group");
     }
+    ql_room_change(filters->room, 0, sizeof(*filter) + text_size);
     filter->text = text;
+    filter->text_size = (uint32_t)text_size;
     filter->filter = item->filter;
     for (uint32_t i = 0; i < item->filter.tag_count; i++) {
         struct q_bytes tag = item->filter.tags[i];
@@ -60,6 +62,7 @@ ql_filters_set(struct ql_filters *filters, const struct ql_filter_item *item)
 void
 ql_filters_drop(struct ql_filters *filters, uint32_t slot)
 {
+    ql_room_change(filters->room, sizeof(struct ql_filter) + filters->slots[slot]->text_size, 0);
     free(filters->slots[slot]->text);
     free(filters->slots[slot]);
     filters->slots[slot] = NULL;

@@ -10,11 +10,13 @@
 #ifndef QL_CONSUME_FILTER_H
 #define QL_CONSUME_FILTER_H
 
+#include "consume/room.h"
 #include "format/record.h"
 
 struct ql_filter {
     struct qbatch_filter filter; /* tags point into `text` */
     char *text;
+    uint32_t text_size;
     uint32_t members; /* consumers with a session */
     uint64_t left_ns; /* the store's: when the last one went; 0: there are some */
 };
@@ -22,6 +24,7 @@ struct ql_filter {
 struct ql_filters {
     struct ql_filter *slots[QLOG_FILTERS_MAX]; /* NULL: free */
     uint32_t count;
+    struct ql_room *room; /* that their memory is taken from; NULL: nobody counts */
 };
 
 void ql_filters_fini(struct ql_filters *filters);

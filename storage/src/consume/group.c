@@ -7,11 +7,26 @@
 
 #include "format/block.h"
 
+/* With its share of the table of names, as that grows by doubling. */
+enum {
+    NAME_BYTES = 2 * 2 * 16,
+    CONSUMER_BYTES = sizeof(struct ql_consumer) + NAME_BYTES,
+};
+
 static bool name_equal(const void *key, uint32_t value, const void *context);
+
+static uint64_t
+group_bytes(size_t name_size)
+{
+    return sizeof(struct ql_group) + name_size + 1 + NAME_BYTES;
+}
 
 enum q_err
 ql_group_new(
-    const struct ql_group_record *record, struct ql_subject *subject, struct ql_group **ret_group)
+    const struct ql_group_record *record,
+    struct ql_subject *subject,
+    struct ql_room *room,
+    struct ql_group **ret_group)
 {
     struct ql_group *group = calloc(1, sizeof(*group));
     char *name = calloc(1, record->name.size + 1);
@@ -20,6 +35,11 @@ ql_group_new(
         free(name);
         return Q_FAIL(Q_E_NOMEM, .what = "consumer group");
     }
+    ql_room_change(room, 0, group_bytes(record->name.size));
+    group->room = room;
+    group->pending.room = room;
+    group->keys.room = room;
+    group->filters.room = room;
     group->name = name;
     group->name_size = (uint8_t)record->name.size;
     memcpy(name, record->name.data, record->name.size);
@@ -68,7 +88,24 @@ ql_group_free(struct ql_group *group)
     free(group->errors);
     free(group->consumers);
     free(group->name);
+    ql_room_change(group->room, group->error_capacity * sizeof(struct ql_last_error), 0);
+    ql_room_change(group->room, group->consumer_capacity * sizeof(struct ql_consumer *), 0);
+    ql_room_change(group->room, group_bytes(group->name_size), 0);
     free(group);
+}
+
+void
+ql_group_shrink(struct ql_group *group)
+{
+    ql_spans_shrink(&group->pending);
+    if (group->keys.used == 0) ql_keys_fini(&group->keys);
+    for (uint32_t i = 0; i < group->consumer_count; i++)
+        if (group->consumers[i] != NULL) ql_spans_shrink(&group->consumers[i]->held);
+    if (group->error_count > 0 || group->error_capacity == 0) return;
+    free(group->errors);
+    ql_room_change(group->room, group->error_capacity * sizeof(struct ql_last_error), 0);
+    group->errors = NULL;
+    group->error_capacity = 0;
 }
 
 struct ql_consumer *
@@ -118,6 +155,9 @@ ql_consumer_new(
             realloc(group->consumers, capacity * sizeof(struct ql_consumer *));
         if (consumers == NULL) return Q_FAIL(Q_E_NOMEM, .what = "consumers of a group");
         group->consumers = consumers;
+        ql_room_change(
+            group->room, group->consumer_capacity * sizeof(struct ql_consumer *),
+            capacity * sizeof(struct ql_consumer *));
         group->consumer_capacity = capacity;
     }
     struct ql_consumer *consumer = calloc(1, sizeof(*consumer));
@@ -127,7 +167,9 @@ ql_consumer_new(
         free(consumer);
         return err;
     }
+    ql_room_change(group->room, 0, CONSUMER_BYTES);
     consumer->group = group;
+    consumer->held.room = group->room;
     consumer->id = id;
     consumer->next_pull_sequence = next_pull_sequence;
     consumer->released_below = next_pull_sequence;
@@ -154,6 +196,7 @@ ql_consumer_free(struct ql_consumer *consumer)
         &group->consumers_by_name, ql_hash(consumer->name, consumer->name_size), consumer->id);
     group->consumers[consumer->id] = NULL;
     ql_spans_fini(&consumer->held);
+    ql_room_change(group->room, CONSUMER_BYTES, 0);
     free(consumer);
 }
 
@@ -165,6 +208,12 @@ ql_consumer_set_session(struct ql_consumer *consumer, uint64_t session, uint32_t
     consumer->session = session;
     consumer->filter = filter;
     if (session != 0) filters->slots[filter]->members++;
+}
+
+bool
+ql_group_is_full(const struct ql_group *group)
+{
+    return group->pending_messages >= group->settings.pending_max || ql_room_is_full(group->room);
 }
 
 bool

@@ -28,7 +28,7 @@
  * ones are sorted by sequence and disjoint; both lie below the cursor; no sequence is in two places;
  * a pending one is for a filter that is kept; counts and keys are what a recount gives.
  *
- * Thread: the store's. Memory: arrays that grow by doubling and are kept.
+ * Thread: the store's. Memory: arrays that grow by doubling and are kept, counted by room.h.
  */
 #ifndef QL_CONSUME_GROUP_H
 #define QL_CONSUME_GROUP_H
@@ -39,6 +39,7 @@
 
 #include "consume/filter.h"
 #include "consume/keys.h"
+#include "consume/room.h"
 #include "consume/spans.h"
 
 struct ql_subject;
@@ -87,6 +88,7 @@ struct ql_last_error {
 
 struct ql_group {
     uint32_t id;
+    struct ql_room *room; /* of the store; NULL: nobody counts */
     struct ql_subject *subject;
     uint64_t cursor;
     uint64_t epoch; /* raised by each seek */
@@ -134,8 +136,14 @@ struct ql_group {
 
 /* --- group.c: groups and consumers. */
 Q_MUST_CHECK enum q_err ql_group_new(
-    const struct ql_group_record *record, struct ql_subject *subject, struct ql_group **ret_group);
+    const struct ql_group_record *record,
+    struct ql_subject *subject,
+    struct ql_room *room,
+    struct ql_group **ret_group);
 void ql_group_free(struct ql_group *group);
+
+/* Give back what its arrays have free. */
+void ql_group_shrink(struct ql_group *group);
 
 /* NULL when there is none. */
 struct ql_consumer *ql_group_consumer(const struct ql_group *group, uint32_t id);
@@ -220,6 +228,8 @@ uint64_t ql_consumer_has(
  */
 uint64_t ql_group_drop(struct ql_group *group, uint64_t from, uint64_t to);
 
+/* It is given no new messages now: its pending set, or the room of all groups, is full. */
+bool ql_group_is_full(const struct ql_group *group);
 /* Whether anything is held or pending. */
 bool ql_group_has_some(const struct ql_group *group);
 /* The oldest message that is not done: waiting, held or pending. */

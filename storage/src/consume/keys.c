@@ -11,7 +11,8 @@ void
 ql_keys_fini(struct ql_keys *keys)
 {
     free(keys->slots);
-    *keys = (struct ql_keys){ 0 };
+    ql_room_change(keys->room, keys->slot_count * sizeof(struct ql_key), 0);
+    *keys = (struct ql_keys){ .room = keys->room };
 }
 
 static uint32_t
@@ -45,6 +46,8 @@ ql_keys_reserve(struct ql_keys *keys, uint64_t more)
         return Q_FAIL(Q_E_NOMEM, .what = "order keys of a group");
     }
     struct ql_keys old = *keys;
+    ql_room_change(
+        keys->room, old.slot_count * sizeof(struct ql_key), slot_count * sizeof(struct ql_key));
     keys->slots = slots;
     keys->slot_count = (uint32_t)slot_count;
     for (uint32_t i = 0; i < old.slot_count; i++)

@@ -9,6 +9,7 @@
 #ifndef QL_CONSUME_KEYS_H
 #define QL_CONSUME_KEYS_H
 
+#include "consume/room.h"
 #include "format/record.h"
 
 struct ql_key {
@@ -21,6 +22,7 @@ struct ql_keys {
     struct ql_key *slots;
     uint32_t slot_count; /* a power of two, or 0 */
     uint32_t used;
+    struct ql_room *room; /* that its memory is taken from; NULL: nobody counts */
 };
 
 void ql_keys_fini(struct ql_keys *keys);

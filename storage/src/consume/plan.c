@@ -129,7 +129,8 @@ ql_group_held(const struct ql_group *group)
         { QL_REASON_DYING, QLOG_HELD_DYING },
     };
     if (group->paused) return QLOG_HELD_PAUSED;
-    if (group->pending_messages < group->settings.pending_max) return QLOG_HELD_NOT;
+    if (group->pending_messages < group->settings.pending_max)
+        return ql_room_is_full(group->room) ? QLOG_HELD_MEMORY : QLOG_HELD_NOT;
     enum qlog_held held = QLOG_HELD_RETRY;
     uint64_t most = 0;
     for (unsigned i = 0; i < sizeof(reasons) / sizeof(reasons[0]); i++) {

@@ -5,6 +5,7 @@
 
 #include <qbase/assert.h>
 
+static void spans_move(struct ql_spans *spans, struct ql_range_item *items, uint32_t capacity);
 static uint64_t cut_one(
     struct ql_spans *spans, const struct qlog_range *range, ql_span_fn *each, void *context);
 static uint64_t cut_many(
@@ -25,7 +26,8 @@ void
 ql_spans_fini(struct ql_spans *spans)
 {
     free(spans->items);
-    *spans = (struct ql_spans){ .by_pull = spans->by_pull };
+    ql_room_change(spans->room, spans->capacity * sizeof(struct ql_range_item), 0);
+    *spans = (struct ql_spans){ .by_pull = spans->by_pull, .room = spans->room };
 }
 
 enum q_err
@@ -47,13 +49,31 @@ ql_spans_reserve(struct ql_spans *spans, uint64_t more)
         free(items);
         return Q_FAIL(Q_E_NOMEM, .what = "messages in hand of a group");
     }
+    spans_move(spans, items, (uint32_t)capacity);
+    return Q_OK;
+}
+
+void
+ql_spans_shrink(struct ql_spans *spans)
+{
+    if (spans->count == 0) ql_spans_fini(spans);
+    if (spans->count == spans->capacity) return;
+    struct ql_range_item *items = malloc(spans->count * sizeof(struct ql_range_item));
+    if (items != NULL) spans_move(spans, items, spans->count);
+}
+
+static void
+spans_move(struct ql_spans *spans, struct ql_range_item *items, uint32_t capacity)
+{
     if (spans->count > 0)
         memcpy(items, ql_span_at(spans, 0), spans->count * sizeof(struct ql_range_item));
     free(spans->items);
+    ql_room_change(
+        spans->room, spans->capacity * sizeof(struct ql_range_item),
+        capacity * sizeof(struct ql_range_item));
     spans->items = items;
     spans->begin = 0;
-    spans->capacity = (uint32_t)capacity;
-    return Q_OK;
+    spans->capacity = capacity;
 }
 
 uint32_t

@@ -6,12 +6,14 @@
  * of a list are disjoint in what it is sorted by. Neighbours that could be one span are joined when
  * one is added, so the same changes give the same spans, live and in replay.
  *
- * Thread: the owner's. Memory: one array, grown by doubling in ql_spans_reserve(), kept. What is taken
- * from its front costs nothing, else a change costs a move of what lies behind it.
+ * Thread: the owner's. Memory: one array, grown by doubling in ql_spans_reserve(), kept until
+ * ql_spans_shrink(). What is taken from its front costs nothing, else a change costs a move of what lies
+ * behind it.
  */
 #ifndef QL_CONSUME_SPANS_H
 #define QL_CONSUME_SPANS_H
 
+#include "consume/room.h"
 #include "format/record.h"
 
 struct ql_spans {
@@ -19,7 +21,8 @@ struct ql_spans {
     uint32_t begin;
     uint32_t count;
     uint32_t capacity;
-    bool by_pull; /* sorted by pull sequence */
+    bool by_pull;         /* sorted by pull sequence */
+    struct ql_room *room; /* that its memory is taken from; NULL: nobody counts */
 };
 
 /* Told of each part that comes (sign 1) or goes (sign -1). */
@@ -41,6 +44,8 @@ ql_span_from(const struct ql_spans *spans, const struct ql_range_item *item)
 void ql_spans_fini(struct ql_spans *spans);
 /* Room for `more` spans. Q_OK or Q_E_NOMEM. */
 Q_MUST_CHECK enum q_err ql_spans_reserve(struct ql_spans *spans, uint64_t more);
+/* Give back what is free. */
+void ql_spans_shrink(struct ql_spans *spans);
 /* The first span that ends behind `at`; `count`: none. */
 uint32_t ql_spans_find(const struct ql_spans *spans, uint64_t at);
 /*

@@ -97,6 +97,9 @@ ql_group_apply_error(struct ql_group *group, const struct ql_error_record *recor
             realloc(group->errors, capacity * sizeof(struct ql_last_error));
         if (errors == NULL) return Q_FAIL(Q_E_NOMEM, .what = "errors of dying messages");
         group->errors = errors;
+        ql_room_change(
+            group->room, group->error_capacity * sizeof(struct ql_last_error),
+            capacity * sizeof(struct ql_last_error));
         group->error_capacity = capacity;
     }
     struct ql_last_error *error = &group->errors[group->error_count++];

@@ -18,9 +18,6 @@ enum {
     CUTS_OF_SEGMENT = 4,
     /* A start makes subjects before it knows their names: most of those fit. */
     NAME_ROOM = 24,
-    /* In memory, when files can't be written: half a gigabyte. */
-    ENTRIES_MAX = 8 * 1024 * 1024,
-    KEYS_MAX = 8 * 1024 * 1024, /* an eighth of one */
 };
 
 static enum q_err index_rename(
@@ -47,9 +44,9 @@ static enum q_err index_add(
 static bool index_name_equal(const void *key, uint32_t value, const void *context);
 
 void
-ql_index_init(struct ql_index *index, uint32_t subjects_max)
+ql_index_init(struct ql_index *index)
 {
-    *index = (struct ql_index){ .subjects_max = subjects_max };
+    *index = (struct ql_index){ .subjects_max = UINT32_MAX, .entries_max = UINT32_MAX };
     index->head.base = UINT64_MAX;
     ql_entries_init(&index->entries);
 }
@@ -223,8 +220,8 @@ ql_index_admit(const struct ql_index *index)
 {
     const struct ql_entries *entries = &index->entries;
     const struct ql_key_rows *keys = &entries->keys;
-    if (entries->end - entries->floor + index->promised >= ENTRIES_MAX ||
-        keys->end - keys->floor + index->promised_keys >= KEYS_MAX)
+    if (entries->end - entries->floor + index->promised >= index->entries_max ||
+        keys->end - keys->floor + index->promised_keys >= index->entries_max)
         return Q_FAIL(
             Q_BUSY, .path = index->files.log->env->path,
             .what = q_text(

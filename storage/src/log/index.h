@@ -60,6 +60,7 @@ struct ql_index {
     uint32_t count;
     uint32_t capacity;
     uint32_t subjects_max;
+    uint32_t entries_max; /* batches, and keys, that no file has yet */
     struct q_map by_name;
 
     struct ql_entries entries;
@@ -76,7 +77,8 @@ struct ql_index {
     uint64_t recovered_generation;
 };
 
-void ql_index_init(struct ql_index *index, uint32_t subjects_max);
+/* Its limits are the caller's to set. */
+void ql_index_init(struct ql_index *index);
 void ql_index_fini(struct ql_index *index);
 
 /* Whose index it is. `threaded`: as index_worker.h tells. */

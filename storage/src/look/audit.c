@@ -400,7 +400,7 @@ audit_group(struct ql_audit *audit, const struct qlog_record *record)
     struct ql_audit_group *found = &audit->groups[decoded.group_id];
     if (found->group == NULL) {
         found->subject_id = decoded.subject_id;
-        Q_TRY(ql_group_new(&decoded, NULL, &found->group));
+        Q_TRY(ql_group_new(&decoded, NULL, NULL, &found->group));
         audit_sequences(audit, record, found, decoded.cursor);
         return Q_OK;
     }

@@ -9,7 +9,7 @@
 #include "format/layout.h"
 
 static enum q_err buffer_new(struct ql_env *env, size_t size, struct ql_buffer **ret_buffer);
-static void buffer_free(struct ql_buffer *buffer);
+static void buffer_free(struct ql_env *env, struct ql_buffer *buffer);
 static size_t large_size(const struct ql_env *env);
 
 enum q_err
@@ -35,7 +35,7 @@ ql_buffer_give(struct ql_env *env, struct ql_buffer *buffer)
         buffer->next = env->large_buffers;
         env->large_buffers = buffer;
     } else {
-        buffer_free(buffer);
+        buffer_free(env, buffer);
     }
 }
 
@@ -47,7 +47,7 @@ ql_buffers_free(struct ql_env *env)
         while (*lists[i] != NULL) {
             struct ql_buffer *buffer = *lists[i];
             *lists[i] = buffer->next;
-            buffer_free(buffer);
+            buffer_free(env, buffer);
         }
     }
 }
@@ -70,6 +70,7 @@ buffer_new(struct ql_env *env, size_t size, struct ql_buffer **ret_buffer)
         return Q_FAIL(Q_E_NOMEM, .what = q_text("frame buffer of %zu bytes", size));
     }
     *buffer = (struct ql_buffer){ .data = data, .size = size, .index = -1 };
+    env->buffer_bytes += size;
     if (size <= large_size(env) && !env->registration_refused &&
         env->registered_bytes + size <= QL_REGISTERED_MAX)
     {
@@ -87,8 +88,9 @@ buffer_new(struct ql_env *env, size_t size, struct ql_buffer **ret_buffer)
 }
 
 static void
-buffer_free(struct ql_buffer *buffer)
+buffer_free(struct ql_env *env, struct ql_buffer *buffer)
 {
+    env->buffer_bytes -= buffer->size;
     (void)munmap(buffer->data, buffer->size);
     free(buffer);
 }

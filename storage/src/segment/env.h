@@ -42,6 +42,7 @@ struct ql_env {
     /* Free frame buffers, small and large; see segment/buffer.h. */
     struct ql_buffer *small_buffers;
     struct ql_buffer *large_buffers;
+    uint64_t buffer_bytes; /* of all there are */
     uint32_t registered_bytes;
     bool registration_refused;
     const uint8_t *zeros; /* segment/zero.h */

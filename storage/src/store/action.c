@@ -61,6 +61,7 @@ action_new(struct qlog_store *store, uint32_t size, bool always, struct ql_actio
         action = calloc(1, sizeof(*action));
         if (action == NULL) return Q_FAIL(Q_E_NOMEM, .what = "action");
         action->store = store;
+        store->action_bytes += sizeof(*action);
         action->append.table = &action_table;
     }
     if (size > action->record_capacity) {
@@ -70,6 +71,7 @@ action_new(struct qlog_store *store, uint32_t size, bool always, struct ql_actio
             return Q_FAIL(Q_E_NOMEM, .what = "action record");
         }
         action->record = record;
+        store->action_bytes += size - action->record_capacity;
         action->record_capacity = size;
     }
     action->record_size = size;
@@ -89,6 +91,7 @@ ql_action_drop(struct ql_action *action)
 {
     if (action->record_capacity > KEEP_BYTES) {
         free(action->record);
+        action->store->action_bytes -= action->record_capacity;
         action->record = NULL;
         action->record_capacity = 0;
     }

@@ -10,8 +10,6 @@
 enum {
     AHEAD_SHARE = 8,      /* of the memory for what was read back, for one group */
     AHEAD_ENTRIES = 1024, /* bounds a turn */
-    TAIL_BYTES_DEFAULT = 16 * 1024 * 1024,
-    READ_BYTES_DEFAULT = 32 * 1024 * 1024,
     SCRUB_RATE_DEFAULT = 4 * 1024 * 1024,
 };
 
@@ -35,13 +33,11 @@ static enum ql_wanted fetch_wanted(
     struct qlog_store *store, struct ql_group *group, const struct ql_entry *entry);
 
 void
-ql_fetch_init(struct qlog_store *store, const struct qlog_store_options *given)
+ql_fetch_init(struct qlog_store *store, uint64_t scrub_rate)
 {
-    uint64_t tail_bytes = given->tail_bytes_max;
-    uint64_t read_bytes = given->read_bytes_max;
     struct ql_reader_options options = {
-        .tail_bytes = tail_bytes == 0 ? TAIL_BYTES_DEFAULT : tail_bytes,
-        .read_bytes = read_bytes == 0 ? READ_BYTES_DEFAULT : read_bytes,
+        .tail_bytes = store->memory.tail_bytes,
+        .read_bytes = store->memory.read_bytes,
         .threaded = store->home->io_owned,
         .context = store,
         .on_news = fetch_on_news,
@@ -50,7 +46,6 @@ ql_fetch_init(struct qlog_store *store, const struct qlog_store_options *given)
     ql_reader_init(&store->reader, store->messages, &options);
     store->messages->on_frame = ql_reader_on_frame;
     store->messages->frame_context = &store->reader;
-    uint64_t scrub_rate = given->scrub_bytes_per_s;
     struct ql_scrub_options scrub_options = {
         .bytes_per_s = scrub_rate == 0 ? SCRUB_RATE_DEFAULT : scrub_rate,
         .context = store,

@@ -12,6 +12,7 @@
 /* A broadcast group whose last consumer was seen so long ago is forgotten. */
 #define BROADCAST_KEEP_NS (2 * 86400 * (uint64_t)Q_NS_PER_S)
 
+static void groups_shrink(struct qlog_store *store);
 static uint64_t group_filters_due(struct qlog_store *store, struct ql_group *group);
 static enum q_err group_unfilter(struct qlog_store *store, struct ql_group *group, uint32_t slot);
 static bool group_is_forgotten(struct qlog_store *store, struct ql_group *group, uint64_t *due_ns);
@@ -76,7 +77,7 @@ ql_store_add_group(
         store->group_capacity = capacity;
     }
     struct ql_group *group;
-    Q_TRY(ql_group_new(record, subject, &group));
+    Q_TRY(ql_group_new(record, subject, &store->room, &group));
     struct group_key key = { .subject_id = subject->id, .name = record->name };
     enum q_err err = q_map_put(&store->groups_by_name, group_hash(&key), record->group_id);
     if (err != Q_OK) {
@@ -118,6 +119,41 @@ ql_store_remove_group(struct qlog_store *store, struct ql_group *group)
     store->group_hint = (uint32_t)q_min_u64(store->group_hint, group->id);
     store->counters.groups--;
     ql_group_free(group);
+}
+
+enum q_err
+ql_store_admit_group(struct qlog_store *store)
+{
+    if (ql_room_is_full(&store->room)) groups_shrink(store);
+    if (!ql_room_is_full(&store->room)) return Q_OK;
+    return Q_FAIL(
+        Q_TOO_BIG,
+        .what = q_text(
+            "groups and what their consumers hold take %llu bytes of memory; the limit is %llu",
+            (unsigned long long)store->room.used, (unsigned long long)store->room.max),
+        .hint = "acknowledge messages, delete groups, or raise the limit (--group-memory)");
+}
+
+void
+ql_groups_room(struct qlog_store *store)
+{
+    if (!store->room_wanted || store->now_ns < store->room_next_ns) return;
+    store->room_next_ns = store->now_ns + Q_NS_PER_S;
+    if (ql_room_is_full(&store->room)) groups_shrink(store);
+    if (ql_room_is_full(&store->room)) return;
+    store->room_wanted = false;
+    for (uint32_t i = 0; i < store->group_count; i++)
+        if (store->groups[i] != NULL) ql_group_stir(store, store->groups[i]);
+}
+
+/* Arrays are kept when what was in them is gone: before anybody is refused they are given back. */
+static void
+groups_shrink(struct qlog_store *store)
+{
+    if (store->now_ns < store->shrink_next_ns) return;
+    store->shrink_next_ns = store->now_ns + Q_NS_PER_S;
+    for (uint32_t i = 0; i < store->group_count; i++)
+        if (store->groups[i] != NULL) ql_group_shrink(store->groups[i]);
 }
 
 uint32_t

@@ -221,8 +221,7 @@ ql_hand_out(
         return Q_OK;
     }
     ql_action_append(action, NULL);
-    bool more = group->cursor < hand.visible_end && !hand.fetching &&
-                group->pending_messages < group->settings.pending_max;
+    bool more = group->cursor < hand.visible_end && !hand.fetching && !ql_group_is_full(group);
     *ret_wait = more ? QL_HAND_LOOK : hand.fetching ? QL_HAND_FETCH : QL_HAND_NEWS;
     return Q_NOT_FOUND;
 }
@@ -314,7 +313,8 @@ static void
 hand_new(struct hand *hand)
 {
     const struct ql_group *group = hand->plan.group;
-    if (group->pending_messages >= group->settings.pending_max) return;
+    if (ql_room_is_full(group->room)) hand->store->room_wanted = true;
+    if (ql_group_is_full(group)) return;
     const struct ql_filters *filters = &group->filters;
     bool all = ql_filters_kept(filters) == hand->plan.filter &&
                filters->slots[hand->consumer->filter]->filter.tag_count == 0;

@@ -76,6 +76,7 @@ join_group(struct qlog_store *store, struct qlog_join *join, struct ql_group **r
     if (store->counters.groups >= store->groups_max)
         return Q_FAIL(
             Q_TOO_BIG, .what = q_text("the store holds %u groups already", store->groups_max));
+    Q_TRY(ql_store_admit_group(store));
     struct ql_group_record record = {
         .group_id = ql_store_free_group_id(store),
         .subject_id = subject->id,
@@ -136,6 +137,7 @@ join_consumer(struct qlog_store *store, struct ql_group *group, struct qlog_join
     };
     memcpy(record.token, join->token, sizeof(record.token));
     Q_TRY(join_filter(group, join, &record.filter));
+    if (consumer == NULL) Q_TRY(ql_store_admit_group(store));
     bool again = false;
     if (consumer != NULL) {
         record.consumer_id = consumer->id;

@@ -8,17 +8,16 @@
 #include "segment/decisions.h"
 
 enum {
-    MAILBOX_DEFAULT = 65536,
     WINDOW_MESSAGES_DEFAULT = 10000,
     WINDOW_BYTES_DEFAULT = 64 * 1024 * 1024,
     CONSUMER_TIMEOUT_DEFAULT_S = 30,
-    SUBJECTS_DEFAULT = 1000 * 1000,
     GROUPS_DEFAULT = 200 * 1000,
-    PRODUCERS_DEFAULT = 100 * 1000,
     PRODUCER_KEEP_DEFAULT_H = 24,
 };
 
 static void store_set_options(struct qlog_store *store, const struct qlog_store_options *options);
+static enum q_err store_set_limits(
+    struct qlog_store *store, const struct qlog_store_options *options);
 static void store_take(struct qlog_store *store);
 static void store_refuse(struct qlog_store *store);
 static void store_start(struct qlog_store *store, struct qlog_request *request);
@@ -36,9 +35,12 @@ qlog_store_open(
     struct qlog_store *store = calloc(1, sizeof(*store));
     if (store == NULL) return Q_FAIL(Q_E_NOMEM, .what = "store");
     store_set_options(store, options);
-    enum q_err err = ql_home_open(directory, &options->log, names, 2, &store->home);
+    enum q_err err = ql_home_open(directory, &options->log, names, QL_STORE_LOGS, &store->home);
+    if (err == Q_OK) err = store_set_limits(store, options);
     if (err != Q_OK) {
+        struct q_fault fault = *q_fault_last();
         store_free(store);
+        q_fault_adopt(&fault);
         return err;
     }
     store->clock = store->home->env.clock;
@@ -51,7 +53,7 @@ qlog_store_open(
     store->messages->yields_files = QL_ACTION_FILES;
     store_read_clock(store);
     ql_index_attach(&store->index, store->messages, store->actions, store->home->io_owned);
-    ql_fetch_init(store, options);
+    ql_fetch_init(store, options->scrub_bytes_per_s);
     err = ql_store_recover(store);
     if (err == Q_OK) err = ql_home_start(store->home);
     if (err == Q_OK) err = ql_store_finish_recovery(store);
@@ -69,8 +71,6 @@ qlog_store_open(
 static void
 store_set_options(struct qlog_store *store, const struct qlog_store_options *options)
 {
-    q_mailbox_init(
-        &store->mailbox, options->mailbox_max == 0 ? MAILBOX_DEFAULT : options->mailbox_max);
     q_list_init(&store->stirred);
     q_list_init(&store->dying);
     store->window_messages_max =
@@ -83,12 +83,24 @@ store_set_options(struct qlog_store *store, const struct qlog_store_options *opt
     store->groups_max = options->groups_max == 0 ? GROUPS_DEFAULT : options->groups_max;
     store->mode = options->mode == QLOG_MODE_DEFAULT ? QLOG_MODE_SYNC : options->mode;
     ql_producers_init(
-        &store->producers, options->producers_max == 0 ? PRODUCERS_DEFAULT : options->producers_max,
+        &store->producers, UINT32_MAX,
         options->producer_keep_ms == 0 ? PRODUCER_KEEP_DEFAULT_H * 3600ull * Q_MS_PER_S
                                        : options->producer_keep_ms);
     ql_retention_init(&store->retention, options);
-    ql_index_init(
-        &store->index, options->subjects_max == 0 ? SUBJECTS_DEFAULT : options->subjects_max);
+    ql_index_init(&store->index);
+}
+
+/* Limits of memory: some follow from what the directory says. */
+static enum q_err
+store_set_limits(struct qlog_store *store, const struct qlog_store_options *options)
+{
+    Q_TRY(ql_memory_plan(options, &store->home->env, &store->memory));
+    q_mailbox_init(&store->mailbox, store->memory.mailbox_max);
+    store->producers.max = store->memory.producers_max;
+    store->index.subjects_max = store->memory.subjects_max;
+    store->index.entries_max = store->memory.index_entries_max;
+    store->room.max = store->memory.group_bytes;
+    return Q_OK;
 }
 
 enum q_err
@@ -185,6 +197,7 @@ qlog_store_turn(struct qlog_store *store)
     ql_once_expire(store);
     ql_timeouts_expire(store);
     ql_groups_expire(store);
+    ql_groups_room(store);
     ql_dead_turn(store);
     ql_statements_turn(store);
     ql_producers_turn(store);
@@ -206,6 +219,7 @@ qlog_store_wait(struct qlog_store *store, uint64_t timeout_ns)
     deadline = q_min_u64(deadline, ql_scrub_deadline_ns(&store->scrub));
     deadline = q_min_u64(deadline, ql_producers_deadline_ns(&store->producers));
     deadline = q_min_u64(deadline, ql_dead_deadline_ns(store));
+    if (store->room_wanted) deadline = q_min_u64(deadline, store->room_next_ns);
     if (store->fetch_retry_ns > 0) deadline = q_min_u64(deadline, store->fetch_retry_ns);
     const struct q_heap *const heaps[] = {
         &store->pull_deadlines,

@@ -32,11 +32,13 @@
 #include "read/scrub.h"
 #include "segment/home.h"
 #include "store/dead.h"
+#include "store/memory.h"
 #include "store/retention.h"
 
 enum {
     QL_LOG_MESSAGE = 0,
-    QL_LOG_ACTION = 1
+    QL_LOG_ACTION = 1,
+    QL_STORE_LOGS
 };
 
 struct ql_action;
@@ -110,6 +112,10 @@ struct qlog_store {
     uint32_t group_capacity;
     struct q_map groups_by_name; /* subject id and name */
     uint32_t group_hint;         /* below it every number is taken */
+    struct ql_room room;         /* of all groups */
+    bool room_wanted;            /* a pull was given nothing new for want of it */
+    uint64_t room_next_ns;       /* not before: pulls are tried again */
+    uint64_t shrink_next_ns;     /* … groups give back what they have free */
     uint32_t session_count;
     uint64_t forgotten_pulls; /* pull sequences of this generation that forgotten consumers had */
 
@@ -146,12 +152,14 @@ struct qlog_store {
     uint64_t replayed_actions; /* where the action log was read from */
 
     struct ql_action *free_actions;
+    uint64_t action_bytes;      /* of all actions there are */
     struct qlog_request *trims; /* the first is under way, the others wait for it */
     struct ql_home_trim home_trim;
     struct ql_retention retention;
     struct qlog_counters counters;
 
     /* Options, defaults filled in. */
+    struct ql_memory memory;
     uint64_t consumer_timeout_ns;
     uint32_t window_messages_max;
     uint64_t window_bytes_max;
@@ -240,6 +248,10 @@ void ql_store_remove_group(struct qlog_store *store, struct ql_group *group);
 struct ql_group *ql_store_group(const struct qlog_store *store, uint32_t id);
 struct ql_group *ql_store_find_group(
     const struct qlog_store *store, const struct ql_subject *subject, struct q_bytes name);
+/* Whether there is room for one group or consumer more. Q_OK or Q_TOO_BIG. */
+Q_MUST_CHECK enum q_err ql_store_admit_group(struct qlog_store *store);
+/* Who waits for room is tried again when there is some. */
+void ql_groups_room(struct qlog_store *store);
 /* The lowest number that no group has. */
 uint32_t ql_store_free_group_id(struct qlog_store *store);
 /* When it will be this time, in the store's monotonic clock. */
@@ -345,7 +357,8 @@ uint64_t ql_store_visible_end(const struct qlog_store *store, const struct ql_su
 void ql_peek_start(struct qlog_store *store, struct qlog_peek *peek);
 
 /* --- fetch.c --- */
-void ql_fetch_init(struct qlog_store *store, const struct qlog_store_options *given);
+/* `scrub_rate`: bytes per second; 0: the default. */
+void ql_fetch_init(struct qlog_store *store, uint64_t scrub_rate);
 /* Nothing of it is under way in the log's io any more. Before the log goes; a second time is fine. */
 void ql_fetch_fini(struct qlog_store *store);
 /*
