@@ -470,7 +470,8 @@ log_finish(struct ql_append_queue *waiting, uint64_t end, enum q_err err)
 bool
 ql_log_is_idle(const struct ql_log *log, bool flushed)
 {
-    if (log->flight_count > 0 || log->flush_busy || log->roll == QL_ROLL_OPENING) return false;
+    if (log->flight_count > 0 || log->flush_busy) return false;
+    if (log->roll == QL_ROLL_OPENING && !QL_PLANTED(closed_while_rolling)) return false;
     if (log->zero.segment != NULL) return false;
     if (log->env->broken != Q_OK) return true;
     if (log->queue.first != NULL) return false;
