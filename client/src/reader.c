@@ -28,7 +28,9 @@ struct qmq_reader {
     char *tags[READER_TAGS_MAX];
     size_t tag_count;
     bool tags_all;
-    uint32_t turn; /* of `parts`, whose it is */
+    uint8_t key[QBATCH_KEY_BYTES_MAX];
+    size_t key_size; /* 0: any */
+    uint32_t turn;   /* of `parts`, whose it is */
     uint32_t part_count;
     struct part parts[];
 };
@@ -48,6 +50,7 @@ static enum q_err ask(
     struct qmq_batch **ret_batch);
 static void filter(const struct qmq_reader *reader, struct qmq_batch *batch);
 static bool is_wanted(const struct qmq_reader *reader, const struct qmq_message *message);
+static bool has_key(const struct qmq_reader *reader, const struct qmq_message *message);
 static bool has_tag(const struct qmq_message *message, const char *tag);
 
 int
@@ -87,6 +90,9 @@ check_options(const struct qmq_reader_options *options)
         return Q_FAIL(
             Q_TOO_BIG,
             .what = q_text("%zu tags, at most %d fit", options->tag_count, READER_TAGS_MAX));
+    if (options->key.size > QBATCH_KEY_BYTES_MAX)
+        return Q_FAIL(
+            Q_TOO_BIG, .what = q_text("a key has at most %d bytes", QBATCH_KEY_BYTES_MAX));
     return Q_OK;
 }
 
@@ -97,6 +103,8 @@ fill(struct qmq_reader *reader, const struct qmq_reader_options *options)
     reader->start = options->start ? options->start : QMQ_START_EARLIEST;
     reader->start_at = options->start_at;
     reader->tags_all = options->tags_all;
+    if (options->key.size > 0) memcpy(reader->key, options->key.data, options->key.size);
+    reader->key_size = options->key.size;
     for (size_t index = 0; index < options->tag_count; index++) {
         reader->tags[index] = strdup(options->tags[index]);
         if (!reader->tags[index]) return Q_FAIL(Q_E_NOMEM);
@@ -131,7 +139,7 @@ qmq_read(struct qmq_reader *reader, uint32_t messages_max, struct qmq_batch **re
     return unknown == reader->part_count ? (int)Q_NOT_FOUND : (int)Q_FAIL(Q_AGAIN);
 }
 
-/* Past whatever its tags leave out. */
+/* Past whatever its tags and key leave out. */
 static enum q_err
 read_part(
     struct qmq_reader *reader,
@@ -142,16 +150,17 @@ read_part(
     for (;;) {
         uint64_t waiting;
         struct qmq_batch *batch;
+        uint64_t before = part->has_begun ? part->next : UINT64_MAX;
         Q_TRY(ask(reader, part, messages_max, &waiting, &batch));
         if (batch) filter(reader, batch);
         if (batch && batch->message_count > 0) {
             *ret_batch = batch;
             return Q_OK;
         }
-        bool is_behind_tags = batch != NULL;
+        bool is_further = batch != NULL || part->next != before;
         qmq_batch_free(batch);
         if (waiting == 0) return Q_AGAIN;
-        if (is_behind_tags) continue;
+        if (is_further) continue;
         /* The broker has to read it from the disk first. */
         const struct timespec moment = { .tv_nsec = Q_NS_PER_MS };
         (void)nanosleep(&moment, NULL);
@@ -171,6 +180,8 @@ ask(struct qmq_reader *reader,
     peek.bytes_max = READ_BYTES_MAX;
     peek.start = start_number(part->has_begun ? QMQ_START_SEQUENCE : reader->start);
     peek.start_at = part->has_begun ? part->next : reader->start_at;
+    peek.key.data = reader->key;
+    peek.key.len = reader->key_size;
 
     struct answer answer;
     Q_TRY(broker_call(part->broker, QPROTO_PEEK, &peek.base, reader->client->timeout_ms, &answer));
@@ -190,7 +201,7 @@ ask(struct qmq_reader *reader,
 static void
 filter(const struct qmq_reader *reader, struct qmq_batch *batch)
 {
-    if (reader->tag_count == 0) return;
+    if (reader->tag_count == 0 && reader->key_size == 0) return;
     uint32_t kept = 0;
     for (uint32_t index = 0; index < batch->message_count; index++)
         if (is_wanted(reader, &batch->messages[index]))
@@ -201,10 +212,26 @@ filter(const struct qmq_reader *reader, struct qmq_batch *batch)
 static bool
 is_wanted(const struct qmq_reader *reader, const struct qmq_message *message)
 {
+    if (reader->key_size > 0 && !has_key(reader, message)) return false;
+    if (reader->tag_count == 0) return true;
     size_t found = 0;
     for (size_t index = 0; index < reader->tag_count; index++)
         found += has_tag(message, reader->tags[index]);
     return reader->tags_all ? found == reader->tag_count : found > 0;
+}
+
+static bool
+has_key(const struct qmq_reader *reader, const struct qmq_message *message)
+{
+    struct q_bytes at = q_bytes_from(message->properties_.data, message->properties_.size);
+    struct q_bytes wanted = q_bytes_from(reader->key, reader->key_size);
+    struct q_bytes name;
+    struct q_bytes value;
+    while (qbatch_property_next(&at, &name, &value) == Q_OK)
+        if (q_bytes_equal(name, q_bytes_from_text(QBATCH_PROPERTY_KEY)) &&
+            q_bytes_equal(value, wanted))
+            return true;
+    return false;
 }
 
 static bool

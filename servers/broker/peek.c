@@ -1,6 +1,8 @@
 /*
  * peek.c: read a subject without a group. The answer is a pull's.
  */
+#include <qbatch/layout.h>
+
 #include "broker/request.h"
 
 static enum q_err peek_on_net(
@@ -27,6 +29,12 @@ peek_on_net(
     Q_TRY(broker_limit_pull(request, header->messages_max, header->bytes_max));
     peek->pull.who.subject = q_bytes_from_text(header->subject);
     peek->at = header->start_at;
+    if (header->key.len > QBATCH_KEY_BYTES_MAX)
+        return Q_FAIL(
+            Q_TOO_BIG, .what = q_text(
+                           "a key of %zu bytes; it has at most %u", header->key.len,
+                           (unsigned)QBATCH_KEY_BYTES_MAX));
+    peek->key = q_bytes_from(header->key.data, header->key.len);
     return Q_OK;
 }
 

@@ -33,6 +33,7 @@ enum {
 enum rig_name {
     CRASH,
     DELAY,
+    FIND,
     GROUPS,
     MEMORY,
     MODEL,
@@ -49,6 +50,7 @@ enum rig_name {
 static const char *const rigs[RIGS][8] = {
     [CRASH] = { "planted-crash", "--images", "1200", "--failures", "1" },
     [DELAY] = { "planted-delay", "--sequences", "120", "--failures", "1" },
+    [FIND] = { "planted-find", "--fail-fast" },
     [GROUPS] = { "planted-groups", "--fail-fast" },
     [MEMORY] = { "planted-memory", "--fail-fast" },
     [MODEL] = { "planted-model", "--sequences", "60", "--show", "0", "--failures", "1" },
@@ -123,6 +125,8 @@ static const struct {
     { "read_unpinned", READ },
     { "scrub_blind", READ },
     { "read_error_ignored", READ },
+    { "index_key_forgotten", FIND },
+    { "find_stops_early", FIND },
     { "room_unlimited", MEMORY },
     { "memory_unfitted", MEMORY },
 };

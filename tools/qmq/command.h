@@ -42,6 +42,7 @@ struct command {
 int dev_run(const struct command *command, int argc, char **argv);
 int pub_run(const struct command *command, int argc, char **argv);
 int sub_run(const struct command *command, int argc, char **argv);
+int find_run(const struct command *command, int argc, char **argv);
 int group_list_run(const struct command *command, int argc, char **argv);
 int group_show_run(const struct command *command, int argc, char **argv);
 int group_lag_run(const struct command *command, int argc, char **argv);

@@ -15,6 +15,8 @@ static const struct command commands[] = {
       "Without BODY and --from the body is read from stdin.", pub_run },
     { "sub", "SUBJECT", "join a group, print its messages and acknowledge them",
       "To a pipe or file only bodies are written, one per line.", sub_run },
+    { "find", "SUBJECT", "print messages with a key, with an id, or stored at a time",
+      "Nothing is changed, and nothing remembers that they were read.", find_run },
     { "delay list", "", "list messages that wait until they are due", NULL, delay_list_run },
     { "delay show", "HANDLE|ID", "tell of one of them", NULL, delay_show_run },
     { "delay cancel", "HANDLE|ID", "never deliver it",

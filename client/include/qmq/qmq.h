@@ -734,6 +734,8 @@ struct qmq_reader_options {
     const char *const *tags;
     size_t tag_count;
     bool tags_all;
+    struct qmq_bytes
+        key; /* only messages with this key, found by the broker's index. Size 0: all */
 };
 
 /*

@@ -205,6 +205,10 @@ struct qlog_peek {
     /* Set by the caller. */
     enum qlog_start start;
     uint64_t at;
+    /* Only batches that have a message with this key; size 0: all. The index finds them, by a hash: what
+     * else is in such a batch, or has the same hash by accident, is the caller's to leave out. One
+     * request looks at a few index files, so an answer may be empty though `next` has moved. */
+    struct q_bytes key;
 
     /* Set by the store before `done(Q_OK)`. */
     uint64_t next; /* the sequence to go on at */

@@ -141,6 +141,20 @@ Q_MUST_CHECK enum q_err ql_index_entry(
     uint64_t sequence,
     struct ql_entry *ret_entry);
 /*
+ * The first batch of the subject at or behind `*sequence` that has a message whose key has this hash.
+ * --- index_key.c
+ *
+ * Q_OK: here it is; it may begin below `*sequence`. Q_NOT_FOUND: there is none below `*sequence`, which
+ * was moved on: ask again from there, unless that is the subject's end. One call looks at a few files
+ * at most. Failures as above.
+ */
+Q_MUST_CHECK enum q_err ql_index_key(
+    struct ql_index *index,
+    struct ql_subject *subject,
+    uint64_t hash,
+    uint64_t *sequence,
+    struct ql_entry *ret_entry);
+/*
  * Behind the last sequence whose frame ends at or below `mark`, and not behind the first one above.
  * What is in files is below every mark.
  */

@@ -75,6 +75,17 @@ ql_key_rows_from(const struct ql_key_rows *keys, uint64_t number)
     return low;
 }
 
+bool
+ql_key_rows_has(const struct ql_key_rows *keys, uint64_t number, uint64_t hash)
+{
+    for (uint64_t row = ql_key_rows_from(keys, number); row < keys->end; row++) {
+        const struct ql_key_row *key = keys_get(keys, row);
+        if (key->number != number) return false;
+        if (key->hash == hash) return true;
+    }
+    return false;
+}
+
 void
 ql_key_rows_drop(struct ql_key_rows *keys, uint64_t number)
 {

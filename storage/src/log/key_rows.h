@@ -40,6 +40,8 @@ Q_MUST_CHECK enum q_err ql_key_rows_reserve(struct ql_key_rows *keys, uint64_t c
 void ql_key_rows_add(struct ql_key_rows *keys, uint64_t hash, uint64_t number);
 /* Number of the first row whose entry is at or above `number`; may be `end`. */
 uint64_t ql_key_rows_from(const struct ql_key_rows *keys, uint64_t number);
+/* Whether the entry with this number has one with this hash. */
+bool ql_key_rows_has(const struct ql_key_rows *keys, uint64_t number, uint64_t hash);
 /* Drop rows of entries below `number`. */
 void ql_key_rows_drop(struct ql_key_rows *keys, uint64_t number);
 

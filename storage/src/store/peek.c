@@ -1,10 +1,17 @@
 /*
  * store/peek.c: messages for whoever looks, without a group. Changes nothing.
  */
+#include "format/block.h"
 #include "store/store.h"
 
 static enum q_err peek(
     struct qlog_store *store, struct qlog_peek *peek, struct ql_subject *subject);
+static enum q_err peek_entry(
+    struct qlog_store *store,
+    const struct qlog_peek *peek,
+    struct ql_subject *subject,
+    uint64_t *sequence,
+    struct ql_entry *ret_entry);
 static bool peek_has_room(
     const struct qlog_pull *pull, const struct ql_entry *entry, uint64_t bytes);
 static void peek_run(struct qlog_pull *pull, uint64_t sequence, uint64_t count);
@@ -50,10 +57,10 @@ peek(struct qlog_store *store, struct qlog_peek *peek, struct ql_subject *subjec
     bool fetching = false;
     while (sequence < end && messages < pull->messages_max) {
         struct ql_entry entry;
-        enum q_err err = ql_index_entry(&store->index, subject, sequence, &entry);
+        enum q_err err = peek_entry(store, peek, subject, &sequence, &entry);
         if (err < Q_OK) return err;
         if (err != Q_OK || entry.first_sequence >= end) {
-            if (!fetching) peek->next = end;
+            if (!fetching) peek->next = err == Q_AGAIN ? q_min_u64(sequence, end) : end;
             break;
         }
         sequence = q_max_u64(sequence, entry.first_sequence);
@@ -79,6 +86,21 @@ peek(struct qlog_store *store, struct qlog_peek *peek, struct ql_subject *subjec
     }
     pull->waiting = end > peek->next ? end - peek->next : 0;
     return Q_OK;
+}
+
+/* The next batch that is wanted. Q_OK; Q_AGAIN: not below `*sequence`; Q_NOT_FOUND: there is none. */
+static enum q_err
+peek_entry(
+    struct qlog_store *store,
+    const struct qlog_peek *peek,
+    struct ql_subject *subject,
+    uint64_t *sequence,
+    struct ql_entry *ret_entry)
+{
+    if (peek->key.size == 0) return ql_index_entry(&store->index, subject, *sequence, ret_entry);
+    uint64_t hash = ql_hash(peek->key.data, peek->key.size);
+    enum q_err err = ql_index_key(&store->index, subject, hash, sequence, ret_entry);
+    return err == Q_NOT_FOUND ? Q_AGAIN : err;
 }
 
 static bool
