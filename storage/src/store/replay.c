@@ -288,8 +288,9 @@ store_apply_frame(struct qlog_store *store, const struct ql_scan *scan, const ch
         if (err != Q_OK) return err;
         apply_fn *apply = NULL;
         for (size_t i = 0; i < sizeof(appliers) / sizeof(appliers[0]); i++) {
+            if (appliers[i].kind != record.kind) continue;
             bool here = strcmp(appliers[i].log, log) == 0 || strcmp(appliers[i].log, "any") == 0;
-            if (here && appliers[i].kind == record.kind) apply = appliers[i].apply;
+            if (here) apply = appliers[i].apply;
         }
         if (apply == NULL)
             err = Q_FAIL(
