@@ -102,7 +102,7 @@ find(const char *subject, const char *key, uint64_t from)
             .at = at,
             .key = q_bytes_from_text(key),
         };
-        cr_assert_lt(found.requests++, 10000);
+        cr_assert_lt(found.requests++, 2000);
         cr_assert_eq(fixture_run(&fixture, &peek.pull.request), Q_OK);
         cr_assert_geq(peek.next, at);
         for (uint32_t i = 0; i < peek.pull.run_count; i++)

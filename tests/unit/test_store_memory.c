@@ -419,3 +419,33 @@ Test(store_memory, groups_give_back)
     cr_assert_eq(delete_group("w"), Q_OK);
     cr_assert_eq(fixture.store->room.used, 0);
 }
+
+/* Keys that hold nothing back are counted once the group is strict: what they take is not given back. */
+Test(store_memory, keys_of_a_lax_group)
+{
+    uint64_t session = fixture_join(&fixture, "g", "c", NULL);
+    fixture_publish_keyed(&fixture, fixture_subject, "a:k,b:l");
+    cr_assert_eq(fixture_pull(&fixture, "g", "c", session, 64, 0).err, Q_OK);
+    cr_assert_eq(fixture_nack(&fixture, "g", "c", session, 0, 1, 1000, "why"), Q_OK);
+    struct ql_group *group = ql_store_group(fixture.store, 0);
+    cr_assert_eq(group->keys.used, 0);
+    ql_group_shrink(group);
+    struct qlog_control control = {
+        .request = { .kind = QLOG_CONTROL },
+        .subject = q_bytes_from_text(fixture_subject),
+        .group = q_bytes_from_text("g"),
+        .kind = QLOG_CONTROL_SETTINGS,
+        .settings = { .strict = true },
+    };
+    cr_assert_eq(fixture_run(&fixture, &control.request), Q_OK);
+    cr_assert_eq(group->keys.used, 2);
+    q_clock_manual_advance_ns(&fixture.clock, 2 * (uint64_t)Q_NS_PER_S);
+    struct pulled pulled = fixture_pull(&fixture, "g", "c", session, 64, 2);
+    cr_assert_eq(pulled.err, Q_OK);
+    cr_assert_eq(pulled.run_count, 1);
+    cr_assert_eq(pulled.runs[0].count, 2);
+    uint64_t first = pulled.runs[0].pull_sequence;
+    cr_assert_eq(fixture_ack(&fixture, "g", "c", session, first, first + 1), Q_OK);
+    cr_assert_eq(group->keys.used, 0);
+    ql_group_check(group);
+}

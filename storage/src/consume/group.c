@@ -98,7 +98,8 @@ void
 ql_group_shrink(struct ql_group *group)
 {
     ql_spans_shrink(&group->pending);
-    if (group->keys.used == 0) ql_keys_fini(&group->keys);
+    /* Pending ones that hold nothing back now may do so once the group is strict. */
+    if (group->keys.used == 0 && group->pending.count == 0) ql_keys_fini(&group->keys);
     for (uint32_t i = 0; i < group->consumer_count; i++)
         if (group->consumers[i] != NULL) ql_spans_shrink(&group->consumers[i]->held);
     if (group->error_count > 0 || group->error_capacity == 0) return;
