@@ -93,7 +93,12 @@
     X(round_early, "a start may read the dispatch log from a round that is not durable yet")       \
     X(clock_followed, "due times are held against the wall clock, steps and all")                  \
     X(cancel_unflushed, "a cancel is answered when it is written")                                 \
-    X(move_doubles, "a message that is moved stays where it was, too")
+    X(move_doubles, "a message that is moved stays where it was, too")                             \
+    X(schedule_page_edge, "entries at the end of a page of a schedule file are passed over")       \
+    X(schedule_page_unchecked, "hashes of pages of a schedule file are not looked at")             \
+    X(schedule_replaced_forgotten, "a schedule file forgets which messages were moved")            \
+    X(schedule_stale, "a schedule file counts for whatever segment has its number")                \
+    X(schedule_next_forgotten, "a start learns no delay sequences from schedule files")
 
 #ifdef QL_PLANT
 enum ql_plant {

@@ -440,6 +440,7 @@ delay_client_open(struct delay_client *client)
         .send_messages_max = 6,
         .round_bytes = client->plan->round,
     };
+    if (chance(client, client->plan->harm)) delay_client_harm(client);
     enum q_err err = qlog_delay_open(directory, &options, &client->delay);
     /* A start takes the wall clock as it is. */
     client->off_ms =
@@ -454,6 +455,13 @@ delay_client_open(struct delay_client *client)
         client->verdict, client->disk, "open: %s: %s", q_err_name(err),
         q_fault_format(q_fault_last(), text, sizeof(text)));
     return false;
+}
+
+void
+delay_client_fini(struct delay_client *client)
+{
+    if (client->delay != NULL) (void)delay_client_close(client);
+    free(client->old_file);
 }
 
 bool

@@ -37,6 +37,7 @@ struct delay_plan {
     unsigned power;   /* ... power loss */
     unsigned refuse;  /* percent of the messages that no broker group takes before the end */
     unsigned forget;  /* percent of the sends at which their broker group forgets the store */
+    unsigned harm;    /* percent of the starts before which something is done to schedule files */
     unsigned segment; /* bytes */
     unsigned round;   /* bytes of the dispatch log between rounds */
 };
@@ -111,6 +112,8 @@ struct delay_client {
     int64_t old_off_ms;
     uint64_t old_until_ns;
     uint64_t stepped_ns; /* 0: no step is being waited for */
+    uint8_t *old_file;   /* a schedule file as it was once */
+    uint64_t old_size;
 };
 
 struct delay_history *delay_history_new(
@@ -131,5 +134,8 @@ bool delay_client_step(struct delay_client *client);
 bool delay_client_finish(struct delay_client *client);
 bool delay_client_close(struct delay_client *client);
 void delay_client_stop(struct delay_client *client, bool kill);
+/* Something happens to a schedule file. The store is closed. */
+void delay_client_harm(struct delay_client *client);
+void delay_client_fini(struct delay_client *client);
 
 #endif /* TESTS_CRASH_DELAY_CLIENT_H */

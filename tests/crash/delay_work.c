@@ -14,21 +14,22 @@ enum {
 
 /* clang-format off */
 static const struct delay_plan plans[] = {
-    /* name            steps burst body far async cancel move sleep flaky away clock clean kill power refuse forget segment round */
-    { "delay-plain",       10,  3,  200,  0,    0,     0,    0,    50,     0,    0,     0,     0,    0,     0,      0,      0,  LARGE,     0 },
-    { "delay-flaky",       12,  3,  200,  0,   20,    20,   20,    60,    40,   20,     0,     0,    0,     0,      0,      0,  LARGE, 16384 },
-    { "delay-cancel",      12,  4,  200, 30,   20,    80,   10,    50,    20,    0,     0,     0,    0,     0,      0,      0,  LARGE, 16384 },
-    { "delay-move",        12,  3,  200, 30,    0,    10,   80,    50,    20,    0,     0,     0,    0,     0,      0,      0,  LARGE, 16384 },
-    { "delay-away",        12,  3,  200, 10,    0,    10,   10,    80,    10,   50,     0,     0,    0,     0,      0,      0,  LARGE,     0 },
-    { "delay-clock",       12,  3,  200, 20,    0,    10,   10,    60,    10,    0,    50,     0,   10,    10,      0,      0,  LARGE,     0 },
-    { "delay-rolls",       16,  4, 3000, 10,   30,    20,   20,    80,    10,    0,     0,     0,    0,     0,      0,      0,  SMALL, 16384 },
-    { "delay-carries",     16,  4, 3000, 40,    0,    10,   10,    90,    10,    0,     0,     0,    0,     0,      0,      0,  SMALL,  8192 },
-    { "delay-clean",       12,  3, 1000, 20,   20,    10,   10,    60,    20,   10,     0,    40,    0,     0,      0,      0,  SMALL, 16384 },
-    { "delay-kill",        12,  3, 1000, 20,   20,    20,   20,    60,    20,   10,     0,     0,   40,     0,      0,      0,  SMALL, 16384 },
-    { "delay-power",       12,  3, 1000, 20,   20,    20,   20,    60,    20,   10,     0,     0,    0,    40,      0,      0,  SMALL, 16384 },
-    { "delay-everything",  16,  4, 2000, 20,   20,    20,   20,    60,    20,   10,     5,    10,   15,    15,      5,      3,  SMALL,  8192 },
-    { "delay-refused",     14,  4,  600, 10,   20,    20,   20,    70,    20,   10,     0,     5,   10,    10,     15,      0,  SMALL, 16384 },
-    { "delay-forgotten",   14,  3,  600, 10,   20,    10,   10,    70,    30,   10,     0,     5,   10,    10,      0,     20,  SMALL, 16384 },
+    /* name            steps burst body far async cancel move sleep flaky away clock clean kill power refuse forget harm segment round */
+    { "delay-plain",       10,  3,  200,  0,    0,     0,    0,    50,     0,    0,     0,     0,    0,     0,      0,      0,    0,  LARGE,     0 },
+    { "delay-flaky",       12,  3,  200,  0,   20,    20,   20,    60,    40,   20,     0,     0,    0,     0,      0,      0,    0,  LARGE, 16384 },
+    { "delay-cancel",      12,  4,  200, 30,   20,    80,   10,    50,    20,    0,     0,     0,    0,     0,      0,      0,    0,  LARGE, 16384 },
+    { "delay-move",        12,  3,  200, 30,    0,    10,   80,    50,    20,    0,     0,     0,    0,     0,      0,      0,    0,  LARGE, 16384 },
+    { "delay-away",        12,  3,  200, 10,    0,    10,   10,    80,    10,   50,     0,     0,    0,     0,      0,      0,    0,  LARGE,     0 },
+    { "delay-clock",       12,  3,  200, 20,    0,    10,   10,    60,    10,    0,    50,     0,   10,    10,      0,      0,    0,  LARGE,     0 },
+    { "delay-rolls",       16,  4, 3000, 10,   30,    20,   20,    80,    10,    0,     0,     0,    0,     0,      0,      0,    0,  SMALL, 16384 },
+    { "delay-carries",     16,  4, 3000, 40,    0,    10,   10,    90,    10,    0,     0,     0,    0,     0,      0,      0,    0,  SMALL,  8192 },
+    { "delay-clean",       12,  3, 1000, 20,   20,    10,   10,    60,    20,   10,     0,    40,    0,     0,      0,      0,   50,  SMALL, 16384 },
+    { "delay-kill",        12,  3, 1000, 20,   20,    20,   20,    60,    20,   10,     0,     0,   40,     0,      0,      0,   20,  SMALL, 16384 },
+    { "delay-power",       12,  3, 1000, 20,   20,    20,   20,    60,    20,   10,     0,     0,    0,    40,      0,      0,   20,  SMALL, 16384 },
+    { "delay-everything",  16,  4, 2000, 20,   20,    20,   20,    60,    20,   10,     5,    10,   15,    15,      5,      3,   50,  SMALL,  8192 },
+    { "delay-refused",     14,  4,  600, 10,   20,    20,   20,    70,    20,   10,     0,     5,   10,    10,     15,      0,    0,  SMALL, 16384 },
+    { "delay-forgotten",   14,  3,  600, 10,   20,    10,   10,    70,    30,   10,     0,     5,   10,    10,      0,     20,    0,  SMALL, 16384 },
+    { "delay-schedules",   20,  3,  900, 40,   10,    20,   60,    60,    10,   20,     0,    50,   10,    10,      0,      0,   50,  SMALL,  8192 },
 };
 /* clang-format on */
 
@@ -43,7 +44,7 @@ delay_run(const void *context, uint64_t seed, struct simdisk *disk, struct verdi
     for (unsigned i = 0; good && i < plan->steps; i++)
         good = delay_client_step(&client);
     if (good) good = delay_client_finish(&client);
-    if (client.delay != NULL) (void)delay_client_close(&client);
+    delay_client_fini(&client);
     return &history->history;
 }
 
@@ -61,12 +62,11 @@ delay_check(struct history *history, uint64_t seed, struct simdisk *disk, struct
     struct delay_client client;
     delay_client_init(
         &client, q_container_of(history, struct delay_history, history), seed, disk, verdict);
-    if (!delay_client_open(&client)) return;
-    bool good = true;
+    bool good = delay_client_open(&client);
     for (unsigned i = random_below(&client.random, 3); good && i > 0; i--)
         good = delay_client_step(&client);
     if (good) good = delay_client_finish(&client);
-    if (client.delay != NULL) (void)delay_client_close(&client);
+    delay_client_fini(&client);
 }
 
 static void

@@ -10,6 +10,7 @@
 #include <qbase/assert.h>
 
 #include "../unit/batch_maker.h"
+#include "delay/filing.h"
 #include "format/block.h"
 #include "format/delay_record.h"
 #include "format/record.h"
@@ -225,13 +226,65 @@ write_index(const char *directory)
     ql_entries_fini(&entries);
 }
 
+/* A file of three pages, and the same with another's numbers on top. */
+static void
+write_schedule(const char *directory)
+{
+    enum {
+        COUNT = 200
+    };
+    static struct ql_delay_entry entries[COUNT];
+    for (uint32_t i = 0; i < COUNT; i++)
+        entries[i] = (struct ql_delay_entry){
+            .due_ms = 1700000000000 + i * 7919 % 1000,
+            .sequence = 1000 + i * 2,
+            .frame = i * 4096,
+            .envelope_at = 128,
+            .envelope_size = 200,
+            .payload_at = 328,
+            .payload_size = 400,
+            .count = 2,
+            .subject_id = i % 2,
+        };
+    uint64_t replaced[] = { 3, 1004 };
+    uint8_t rows[64];
+    struct q_bytes name = q_bytes_from_text("orders");
+    uint32_t size = ql_schedule_subject_size((uint32_t)name.size);
+    ql_schedule_subject_encode(0, name, rows);
+    ql_schedule_subject_encode(1, q_bytes_from_text("ticket"), rows + size);
+    struct ql_schedule_build build = {
+        .header = {
+            .log_name = "delay",
+            .incarnation = 2,
+            .base = 8192,
+            .end = 8192 + COUNT * 4096,
+            .entry_count = COUNT,
+            .replaced_count = 2,
+            .subject_count = 2,
+            .subject_bytes = 2 * size,
+        },
+        .entries = entries,
+        .replaced = replaced,
+        .subjects = rows,
+    };
+    ql_schedule_build(&build);
+    Q_ASSERT(build.err == Q_OK);
+    write_file(directory, "schedule", q_bytes_from(build.file, build.file_size));
+    q_store_le32(build.file + QL_SCHEDULE_REPLACED, 9);
+    write_file(directory, "replaced", q_bytes_from(build.file, build.file_size));
+    q_store_le32(build.file + QL_SCHEDULE_ENTRIES, 70);
+    write_file(directory, "entries", q_bytes_from(build.file, build.file_size));
+    free(build.file);
+}
+
 int
 main(int argc, char **argv)
 {
-    Q_ASSERT(argc == 4);
+    Q_ASSERT(argc == 5);
     write_records(argv[1]);
     write_blocks(argv[2]);
     write_index(argv[3]);
+    write_schedule(argv[4]);
     return 0;
 }
 

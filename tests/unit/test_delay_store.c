@@ -768,6 +768,108 @@ Test(delay_store, list_and_histogram)
 
 /* --- The clock. */
 
+/* --- Schedule files. */
+
+enum {
+    FILED = 600 /* each a frame of its own: more than two segments, and pages of each */
+};
+
+static bool
+is_filed(const struct fixture *fixture)
+{
+    const struct qlog_delay *delay = fixture->delay;
+    for (uint32_t i = 0; i + 1 < delay->run_count; i++)
+        if (delay->runs[i]->file == NULL) return false;
+    return delay->run_count > 2;
+}
+
+/* Messages in files and in memory, due one ms after the other; one is moved from the first segment. */
+static void
+file_some(struct fixture *fixture)
+{
+    fixture_new(fixture, NULL);
+    uint64_t moved = 0;
+    for (uint64_t i = 0; i < FILED; i++)
+        cr_assert_eq(
+            publish(fixture, start_ms + 100000 + i * 7919 % FILED, 1, i == 5 ? &moved : NULL),
+            Q_OK);
+    struct qlog_delay_reschedule move = {
+        .name = { .due_ms = start_ms + 100000 + 5 * 7919 % FILED, .sequence = moved },
+        .due_ms = start_ms + 200000,
+    };
+    cr_assert_eq(call(fixture, &move.request, QLOG_DELAY_RESCHEDULE), Q_OK);
+    fixture_until(fixture, is_filed(fixture));
+}
+
+static void
+check_filed(struct fixture *fixture)
+{
+    cr_assert_eq(pending(fixture), FILED);
+    sleep_ms(fixture, 100000 + FILED / 2);
+    fixture_until(fixture, fixture->delivered >= FILED / 2);
+    /* Each turn takes a little time. */
+    cr_assert_lt(fixture->delivered, FILED - 100);
+    sleep_ms(fixture, 100000);
+    fixture_until(fixture, pending(fixture) == 0 && fixture->delivered == FILED);
+    for (int i = 0; i < 20; i++)
+        fixture_turn(fixture);
+    cr_assert_eq(fixture->delivered, FILED);
+    fixture_free(fixture);
+}
+
+/* A start reads headers, and what it knows then is all that the segments say. */
+Test(delay_schedule, starts_from_files)
+{
+    struct fixture fixture;
+    file_some(&fixture);
+    fixture_close(&fixture);
+    fixture_open(&fixture, NULL);
+    cr_assert(is_filed(&fixture));
+    check_filed(&fixture);
+}
+
+/* Do something to the bytes of the first schedule file. */
+static void
+harm_file(const struct fixture *fixture, const char *how)
+{
+    char command[256];
+    (void)snprintf(
+        command, sizeof(command), "f=$(ls %s/delay/schedule-* | head -n 1) && %s",
+        fixture->directory, how);
+    cr_assert_eq(system(command), 0);
+}
+
+/* Whatever becomes of a file, its segment is there. */
+Test(delay_schedule, files_are_derived)
+{
+    static const char *const harms[] = {
+        "rm $f",
+        "truncate -s 5000 $f",
+        "printf x | dd of=$f bs=1 seek=100 conv=notrunc status=none",
+        "printf x | dd of=$f bs=1 seek=4200 conv=notrunc status=none",
+        "printf x | dd of=$f bs=1 seek=8300 conv=notrunc status=none",
+        "printf x | dd of=$f bs=1 seek=16390 conv=notrunc status=none",
+        "cp $(ls ${f%/*}/schedule-* | tail -n 1) $f",
+    };
+    for (size_t i = 0; i < sizeof(harms) / sizeof(harms[0]); i++) {
+        struct fixture fixture;
+        file_some(&fixture);
+        fixture_close(&fixture);
+        harm_file(&fixture, harms[i]);
+        fixture_open(&fixture, NULL);
+        check_filed(&fixture);
+    }
+}
+
+/* One that is damaged while the store runs is made again, and what waits in it goes out. */
+Test(delay_schedule, a_page_is_lost)
+{
+    struct fixture fixture;
+    file_some(&fixture);
+    harm_file(&fixture, "printf x | dd of=$f bs=1 seek=8300 conv=notrunc status=none");
+    check_filed(&fixture);
+}
+
 Test(delay_clock, follows)
 {
     struct ql_delay_clock clock;

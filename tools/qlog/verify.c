@@ -3,12 +3,14 @@
  * each other, and say what is wrong and what to do about that.
  */
 #include <inttypes.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <qbase/clock.h>
 #include <qbase/text.h>
 
 #include "command.h"
+#include "delay/schedule_verify.h"
 #include "json.h"
 #include "look/check.h"
 
@@ -57,6 +59,7 @@ static void on_damage(void *context, const struct qlog_damage *damage);
 static enum q_err on_digest(void *context, const struct ql_digest *digest);
 static void on_finding(void *context, const char *log, uint64_t position, const char *text);
 static void on_index_finding(void *context, uint64_t position, const char *text);
+static void on_schedule_finding(void *context, uint64_t position, const char *text);
 static void on_progress(void *context, uint64_t bytes, uint64_t total);
 static void add_damage(struct log_report *log, const struct qlog_damage *damage);
 static void add_log(struct report *report, const struct log_report *log);
@@ -146,7 +149,15 @@ check_log(struct ql_home *home, unsigned index, struct report *report)
     };
     enum q_err err = ql_check_run(&check);
     report->current->state = check.state;
-    return err;
+    if (err != Q_OK || strcmp(home->logs[index].name, "delay") != 0) return err;
+    const struct ql_schedule_verify schedules = {
+        .home = home,
+        .log = index,
+        .deep = report->deep,
+        .context = report,
+        .on_finding = on_schedule_finding,
+    };
+    return ql_schedule_verify(&schedules);
 }
 
 /* Actions follow from each other, so one thread reads them in order. */
@@ -194,6 +205,14 @@ on_index_finding(void *context, uint64_t position, const char *text)
     struct report *report = context;
     report->audit.findings++;
     on_finding(report, "message", position, text);
+}
+
+static void
+on_schedule_finding(void *context, uint64_t position, const char *text)
+{
+    struct report *report = context;
+    report->audit.findings++;
+    on_finding(report, "delay", position, text);
 }
 
 static void

@@ -11,7 +11,8 @@
  *           thread that opened the store.
  * Blocking: qlog_delay_open(), _wait(), _run() and _close(). The rest never.
  * Memory:   a submitted request, and all it points to, belongs to the store until `done` has been
- *           entered. About 50 bytes for each batch that waits: `batches_max` bounds them.
+ *           entered. About 50 bytes for each batch of the segment that is written; of those before, a
+ *           bit for each message, 8 bytes for 92 batches, and 5 KiB for each segment.
  * Failure:  after a failed write or flush every request ends with Q_E_BROKEN, and the store must be
  *           closed. Recovery at the next open reads what the disk has.
  * Units:    times are ms since 1970-01-01 UTC; due times are held against the effective clock
@@ -236,7 +237,7 @@ struct qlog_delay_options {
     uint32_t mailbox_max;
     /* Due later than this from now on is refused. 0: two years (2 x 366 days). */
     uint64_t ahead_max_ms;
-    /* Batches in the logs, waiting or not yet dropped; above: Q_STORAGE_FULL. 0: 16,000,000. */
+    /* Batches in the logs, waiting or not yet dropped; above: Q_STORAGE_FULL. 0: 1,000,000,000. */
     uint32_t batches_max;
     /* Requests under way to a broker group. 0: 4. */
     uint32_t depth_max;

@@ -300,6 +300,7 @@ put_fill(
     if (put->reschedule != NULL) {
         ql_replaces_record_encode(&(struct ql_replaces_record){ .sequence = put->replaces }, to);
         to += QL_REPLACES_RECORD_SIZE;
+        ql_schedule_replaces(delay, base, put->replaces);
     }
     for (uint32_t i = 0; i < put->batch_count; i++) {
         struct ql_delay_subject *subject =
@@ -331,7 +332,7 @@ put_fill(
             .count = count,
             .subject_id = subject->id,
         };
-        ql_schedule_add(delay, base, &entry);
+        ql_schedule_add(delay, base, &entry, delay->home->env.generation, place->wall_ms);
         if (!carried) {
             delay->counters.pending += count;
             delay->live_bytes += (uint64_t)entry.envelope_size + entry.payload_size;

@@ -9,7 +9,7 @@
 
 enum {
     MAILBOX_DEFAULT = 65536,
-    BATCHES_DEFAULT = 16 * 1000 * 1000,
+    BATCHES_DEFAULT = 1000 * 1000 * 1000,
     DEPTH_DEFAULT = 4,
     SEND_MESSAGES_DEFAULT = 512,
     SEND_BYTES_DEFAULT = 256 * 1024,
@@ -52,6 +52,8 @@ qlog_delay_open(
     delay->log->kept_files = QL_CARRY_FILES;
     delay->now_ns = q_clock_monotonic_ns(delay->clock);
     ql_delay_clock_init(&delay->eff, delay->now_ns, q_clock_wall_ms(delay->clock));
+    /* Over an io of its user's all is done on this thread, so that a run can be repeated. */
+    ql_filing_init(delay, options->log.io == NULL);
     err = ql_delay_recover(delay);
     if (err == Q_OK) err = ql_home_start(delay->home);
     if (err != Q_OK) {
@@ -97,6 +99,7 @@ qlog_delay_close(struct qlog_delay *delay)
     struct q_fault fault = *q_fault_last();
     /* Pushed by a thread that had looked at `stopping` just before it was set. */
     delay_refuse(delay);
+    ql_filing_stop(delay);
     ql_schedule_free(delay);
     enum q_err close_err = ql_home_close(delay->home);
     if (err == Q_OK) {
@@ -113,6 +116,7 @@ static void
 delay_free(struct qlog_delay *delay)
 {
     if (delay->home != NULL) {
+        ql_filing_stop(delay);
         ql_schedule_free(delay);
         (void)ql_home_close(delay->home);
     }
@@ -181,6 +185,7 @@ qlog_delay_turn(struct qlog_delay *delay)
     ql_dispatch_retry(delay);
     ql_dispatch_due(delay);
     ql_space_turn(delay);
+    ql_filing_turn(delay);
     ql_home_write(home, delay->now_ns);
     return ql_env_check(&home->env);
 }
@@ -192,6 +197,7 @@ qlog_delay_wait(struct qlog_delay *delay, uint64_t timeout_ns)
     uint64_t deadline = ql_home_deadline_ns(delay->home);
     deadline = q_min_u64(deadline, ql_dispatch_deadline_ns(delay));
     deadline = q_min_u64(deadline, ql_space_deadline_ns(delay));
+    deadline = q_min_u64(deadline, ql_filing_deadline_ns(delay));
     uint64_t now_ns = q_clock_monotonic_ns(delay->clock);
     deadline = q_min_u64(deadline, now_ns + CLOCK_LOOK_NS);
     uint64_t wait_ns = deadline <= now_ns ? 0 : q_min_u64(timeout_ns, deadline - now_ns);

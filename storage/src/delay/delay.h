@@ -9,6 +9,7 @@
  *   arrive     batches that are durable since enter the schedule
  *   dispatch   what is due is put into requests; those that are recorded are handed over
  *   space      statements, and segments that can go
+ *   filing     runs of sealed segments become files
  *   write      frames, spares, superblock are queued
  *
  * Life of a message (who moves it; what the next start does):
@@ -42,10 +43,13 @@
 #include <qlog/delay.h>
 
 #include "delay/clock.h"
+#include "delay/filing.h"
 #include "delay/marks.h"
 #include "format/delay_record.h"
+#include "format/index_file.h"
 #include "format/record.h"
 #include "segment/home.h"
+#include "segment/scan.h"
 
 enum {
     QL_LOG_DELAY = 0,
@@ -58,36 +62,38 @@ enum {
     QL_CARRY_FILES = 1, /* of the delay log, kept for what makes room */
 };
 
-/* A batch in the delay log. */
-struct ql_delay_entry {
-    uint64_t due_ms;
-    uint64_t sequence; /* of its first message */
-    uint32_t frame;    /* from the base of its run */
-    uint32_t envelope_at;
-    uint32_t envelope_size;
-    uint32_t payload_at; /* both from the frame's position */
-    uint32_t payload_size;
-    uint32_t count;
-    uint32_t subject_id;
-};
-
 /*
- * The batches of one segment. While the segment is written: in order of arrival, and a heap by due
- * time over those that are durable. Afterwards: sorted by due time, then sequence.
+ * The batches of one segment: run.c. In memory in the order of the log, with a heap by due time over
+ * those that may wait; in a file, once the segment is sealed and that is written, sorted.
  */
 struct ql_run {
     uint64_t base; /* of the segment */
-    bool sorted;
-    bool carries; /* it has batches that were written again: sequences are in no order */
-    struct ql_delay_entry *entries;
+    uint64_t end;  /* where it ends; 0: it is being written */
     uint32_t count;
-    uint32_t capacity;
-    uint32_t arrived; /* unsorted: entries below are durable */
-    uint32_t *heap;   /* unsorted: of entries that may be waiting */
-    uint32_t heap_count;
-    uint32_t next; /* sorted: none below waits to be offered */
-    uint32_t gone; /* sorted: all below are done */
     uint64_t bytes;
+    uint64_t messages;
+    uint64_t first_sequence;
+    uint64_t next_sequence;
+    uint64_t generation; /* of the last frame with a batch, */
+    uint64_t wall_ms;    /* and when that was written */
+    bool carries;        /* it has batches that were written again: sequences are in no order */
+    bool rotten;         /* its segment is damaged: there is to be no file */
+    uint32_t gone;       /* all below are done */
+
+    /* In memory. */
+    struct ql_delay_entry *entries;
+    uint32_t capacity;
+    uint32_t arrived; /* entries below are durable */
+    uint32_t *heap;   /* of entries that may be waiting */
+    uint32_t heap_count;
+    uint64_t *replaced; /* by REPLACES records of the segment */
+    uint32_t replaced_count;
+    uint32_t replaced_capacity;
+
+    /* In a file; NULL: it is in memory. */
+    struct ql_run_file *file;
+    uint32_t next; /* none below waits to be offered */
+
     const uint8_t *map; /* of the segment's file, once something of it is read */
     uint64_t map_size;
     struct q_heap_node node; /* by the due time of the first that waits */
@@ -118,6 +124,7 @@ struct ql_delay_subject {
     const struct ql_append *namer; /* who is going to name it in the next frame, */
     uint32_t namer_batch;          /* and with which batch */
     uint64_t away_turn;            /* nobody takes its messages in this turn */
+    uint64_t filed_in;             /* while a run is filed: it has this subject */
     uint32_t size;
     char name[];
 };
@@ -239,6 +246,9 @@ struct qlog_delay {
     uint32_t entry_count;
     uint64_t log_bytes; /* of all entries */
     uint64_t live_bytes;
+    uint64_t blind_ns; /* of some runs it is not known what is due next: when to look; 0: of none */
+    uint32_t filed_below; /* runs with a lower number are in files */
+    struct ql_filing filing;
     uint64_t skipped_from; /* due time of the first that was passed over; UINT64_MAX: none */
     uint64_t rewound_ns;
     bool stirred; /* what was passed over may be taken now */
@@ -287,6 +297,8 @@ struct qlog_delay {
     bool round_failed;
 
     bool damaged;
+    uint64_t rot_from; /* what a start found damaged of the delay log lies between here */
+    uint64_t rot_to;   /* and here */
     bool before_round; /* a start has not come to the round from which it reads */
     struct qlog_delay_counters counters;
 };
@@ -322,30 +334,36 @@ Q_MUST_CHECK enum q_err ql_schedule_promise(
     struct qlog_delay *delay, uint32_t batches, uint64_t messages);
 void ql_schedule_withdraw(struct qlog_delay *delay, uint32_t batches, uint64_t messages);
 /* Keeps a promise. `base`: of the segment; not below that of the entry before. */
-void ql_schedule_add(struct qlog_delay *delay, uint64_t base, const struct ql_delay_entry *entry);
+void ql_schedule_add(
+    struct qlog_delay *delay,
+    uint64_t base,
+    const struct ql_delay_entry *entry,
+    uint64_t generation,
+    uint64_t wall_ms);
+/* A REPLACES record is in that segment. */
+void ql_schedule_replaces(struct qlog_delay *delay, uint64_t base, uint64_t sequence);
+/* A start: the batches of a segment that is not read. The file is the schedule's when it is Q_OK. */
+Q_MUST_CHECK enum q_err ql_schedule_add_file(struct qlog_delay *delay, struct ql_run_file *file);
 /* What is durable enters the schedule. */
 void ql_schedule_arrive(struct qlog_delay *delay);
 /* The batch that is due next and may have messages that wait; false: there is none. */
 bool ql_schedule_peek(
-    struct qlog_delay *delay, struct ql_run **ret_run, struct ql_delay_entry **ret_entry);
+    struct qlog_delay *delay, struct ql_run **ret_run, const struct ql_delay_entry **ret_entry);
 /* Pass over it. */
 void ql_schedule_pass(struct qlog_delay *delay, struct ql_run *run);
 /* Everything due from `due_ms` on is offered again, unless it is marked. */
 void ql_schedule_rewind(struct qlog_delay *delay, uint64_t due_ms);
 /* The batch that has the message; false: none that has arrived. */
 bool ql_schedule_find(
-    const struct qlog_delay *delay,
+    struct qlog_delay *delay,
     uint64_t due_ms,
     uint64_t sequence,
     struct ql_run **ret_run,
-    struct ql_delay_entry **ret_entry);
+    const struct ql_delay_entry **ret_entry);
 /* The message, or any for UINT64_MAX, is accepted and not durable yet. */
 bool ql_schedule_is_new(const struct qlog_delay *delay, uint64_t sequence);
-/* Entries of `run` that have arrived and are due at `due_ms` or later begin here, if it is sorted. */
-uint32_t ql_run_lower_bound(const struct ql_run *run, uint64_t due_ms, uint64_t sequence);
 /* The run of the segment in which `position` lies, mapped; NULL with a fault: it can't be. */
 struct ql_run *ql_schedule_map(struct qlog_delay *delay, uint64_t position);
-void ql_run_sort(struct qlog_delay *delay, struct ql_run *run);
 void ql_schedule_drop_first(struct qlog_delay *delay);
 void ql_schedule_free(struct qlog_delay *delay);
 /* `count` messages of a batch are marked, or not any more. */
@@ -354,6 +372,48 @@ void ql_delay_mark(
     const struct ql_delay_entry *entry,
     uint64_t sequence,
     uint32_t count);
+
+/* --- run.c --- */
+Q_MUST_CHECK enum q_err ql_run_new(struct ql_run **ret_run);
+void ql_run_free(struct qlog_delay *delay, struct ql_run *run);
+/* Room for `count` entries more; for one message that is replaced. Q_OK, Q_E_NOMEM. */
+Q_MUST_CHECK enum q_err ql_run_reserve(struct ql_run *run, uint32_t count);
+Q_MUST_CHECK enum q_err ql_run_reserve_replaced(struct ql_run *run);
+void ql_run_add(struct ql_run *run, const struct ql_delay_entry *entry);
+/* What a frame of its segment says. Q_OK, Q_E_NOMEM. */
+Q_MUST_CHECK enum q_err ql_run_collect(struct ql_run *run, const struct ql_scan *scan);
+struct ql_delay_entry ql_delay_entry_of(
+    uint64_t base, const struct qbatch *batch, const struct ql_entry *where);
+/* Batches below that position are durable. */
+void ql_run_arrive(struct qlog_delay *delay, struct ql_run *run, uint64_t durable);
+/* Be in a file from now on. */
+void ql_run_take_file(struct ql_run *run, struct ql_run_file *file);
+/*
+ * Entry `index` of `count`; of a run in memory those below `arrived` are durable. Good until the next
+ * call for this run. NULL: its page can't be had now, or the run is in memory from now on, in another
+ * order, since its file is damaged.
+ */
+const struct ql_delay_entry *ql_run_at(
+    struct qlog_delay *delay, struct ql_run *run, uint32_t index);
+/* Of a run in a file: the first entry that is due at `due_ms` or later, with this sequence or a higher
+ * one; may be the count. False: as NULL of ql_run_at(). */
+bool ql_run_lower_bound(
+    struct qlog_delay *delay,
+    struct ql_run *run,
+    uint64_t due_ms,
+    uint64_t sequence,
+    uint32_t *ret_index);
+/* The same, or some entries before; of any sequence; without a look at the file. */
+uint32_t ql_run_coarse_bound(const struct ql_run *run, uint64_t due_ms);
+/* The first batch with messages that wait; NULL: none, or it is not known now (delay->blind_ns). */
+const struct ql_delay_entry *ql_run_top(struct qlog_delay *delay, struct ql_run *run);
+/* Go on behind the top. */
+void ql_run_pass(struct ql_run *run);
+void ql_run_rewind(struct qlog_delay *delay, struct ql_run *run, uint64_t due_ms);
+/* Of a run in memory: this entry may wait. */
+void ql_run_push(struct ql_run *run, uint32_t index);
+/* Its place among the runs. */
+void ql_run_settle(struct qlog_delay *delay, struct ql_run *run);
 
 /* --- dispatch.c --- */
 void ql_dispatch_due(struct qlog_delay *delay);

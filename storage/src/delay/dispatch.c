@@ -97,7 +97,7 @@ ql_dispatch_due(struct qlog_delay *delay)
     if (delay->refused_notes != NULL) return;
     dispatch_rewind(delay);
     struct ql_run *run;
-    struct ql_delay_entry *entry;
+    const struct ql_delay_entry *entry;
     uint64_t now_ms = delay->eff.now_ms + (QL_PLANTED(delay_early) ? 2 : 0);
     uint32_t offers = 0;
     while (ql_schedule_peek(delay, &run, &entry) && entry->due_ms <= now_ms) {
@@ -152,6 +152,7 @@ ql_dispatch_deadline_ns(const struct qlog_delay *delay)
         if (target->full_since_ns != 0 && !target->has_skipped)
             deadline = q_min_u64(deadline, target->full_since_ns + ms_ns(FULL_MS_MAX));
     }
+    if (delay->blind_ns != 0) deadline = q_min_u64(deadline, delay->blind_ns);
     return delay->again ? 0 : deadline;
 }
 
@@ -461,7 +462,7 @@ open_unmark(struct ql_open *open)
             delay->counters.pending++;
         }
         struct ql_run *run;
-        struct ql_delay_entry *entry;
+        const struct ql_delay_entry *entry;
         uint64_t bytes = (uint64_t)item->envelope_size + item->payload_size;
         if (ql_schedule_find(delay, item->due_ms, item->sequence, &run, &entry))
             delay->live_bytes += bytes / entry->count * item->count;

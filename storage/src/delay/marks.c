@@ -146,6 +146,29 @@ ql_marks_has_all(const struct ql_marks *marks, uint64_t sequence, uint32_t count
     return true;
 }
 
+uint64_t
+ql_marks_count_unset(const struct ql_marks *marks, uint64_t from, uint64_t end)
+{
+    uint64_t unset = 0;
+    while (from < end) {
+        uint64_t number = from / QL_MARKS_MESSAGES;
+        uint64_t stop = q_min_u64(end, (number + 1) * QL_MARKS_MESSAGES);
+        bool here = number >= marks->first && number - marks->first < marks->count;
+        const struct ql_marks_page *page = here ? marks->pages[number - marks->first] : &full_page;
+        if (page == &full_page) {
+            from = stop;
+        } else if (stop - from == QL_MARKS_MESSAGES) {
+            unset += QL_MARKS_MESSAGES - page->set;
+            from = stop;
+        } else {
+            uint64_t at = from % QL_MARKS_MESSAGES;
+            unset += (page->bits[at / 64] >> (at % 64) & 1) == 0;
+            from++;
+        }
+    }
+    return unset;
+}
+
 bool
 ql_marks_bits(const struct ql_marks *marks, uint64_t number, uint64_t ret_bits[QL_MARKS_WORDS])
 {

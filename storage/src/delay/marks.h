@@ -34,6 +34,8 @@ Q_MUST_CHECK enum q_err ql_marks_clear(struct ql_marks *marks, uint64_t sequence
 /* All of whole pages. Q_OK or Q_E_NOMEM. */
 Q_MUST_CHECK enum q_err ql_marks_fill(struct ql_marks *marks, uint64_t first, uint64_t end);
 bool ql_marks_has_all(const struct ql_marks *marks, uint64_t sequence, uint32_t count);
+/* How many from `from` on and below `end`, which is reserved, are not set. */
+uint64_t ql_marks_count_unset(const struct ql_marks *marks, uint64_t from, uint64_t end);
 /* The bits of a page, and whether one of them is set. `number`: marks->first … + marks->count - 1. */
 bool ql_marks_bits(
     const struct ql_marks *marks, uint64_t number, uint64_t ret_bits[QL_MARKS_WORDS]);

@@ -12,7 +12,7 @@
 /* A message of the schedule. */
 struct place {
     struct ql_run *run;
-    struct ql_delay_entry *entry;
+    struct ql_delay_entry entry;
     uint64_t sequence;
 };
 
@@ -30,7 +30,7 @@ struct candidate {
     uint64_t due_ms;
     uint64_t sequence;
     const struct ql_run *run;
-    const struct ql_delay_entry *entry;
+    struct ql_delay_entry entry;
 };
 
 struct candidates {
@@ -52,11 +52,18 @@ static enum q_err query_tell(
     uint64_t sequence,
     struct qlog_delay_message *ret_message);
 static enum q_err list_collect(
-    const struct qlog_delay *delay,
+    struct qlog_delay *delay,
     const struct qlog_delay_list *list,
-    const struct ql_run *run,
+    struct ql_run *run,
     struct candidates *candidates);
 static int compare_candidates(const void *a, const void *b);
+
+/* A page of the schedule can't be had now. */
+static enum q_err
+query_again(void)
+{
+    return Q_FAIL(Q_BUSY, .what = "a part of the schedule is being read again");
+}
 
 static struct moving_state *
 moving_of(struct qlog_delay_reschedule *reschedule)
@@ -90,7 +97,7 @@ ql_delay_cancel_start(struct qlog_delay *delay, struct qlog_delay_cancel *cancel
     note->withdraws = true;
     note->sequence = place.sequence;
     note->request = &cancel->request;
-    ql_delay_mark(delay, place.entry, place.sequence, 1);
+    ql_delay_mark(delay, &place.entry, place.sequence, 1);
     ql_note_append(note, !QL_PLANTED(cancel_unflushed));
 }
 
@@ -109,10 +116,10 @@ ql_delay_reschedule_start(struct qlog_delay *delay, struct qlog_delay_reschedule
         struct moving_state *moving = moving_of(reschedule);
         *moving = (struct moving_state){
             .next = delay->moving,
-            .entry = *place.entry,
+            .entry = place.entry,
             .sequence = place.sequence,
         };
-        err = ql_delay_move(delay, reschedule, place.run, place.entry, place.sequence);
+        err = ql_delay_move(delay, reschedule, place.run, &place.entry, place.sequence);
     }
     if (err != Q_OK)
         ql_delay_finish(&reschedule->request, err);
@@ -181,11 +188,15 @@ query_find(struct qlog_delay *delay, const struct qlog_delay_name *name, struct 
     struct place place = { .sequence = name->sequence };
     if (name->sequence < delay->next_sequence && ql_schedule_is_new(delay, name->sequence))
         return Q_FAIL(Q_BUSY, .what = "the message is not flushed yet");
-    if (!ql_schedule_find(delay, name->due_ms, name->sequence, &place.run, &place.entry))
-        return Q_FAIL(
-            Q_NOT_FOUND, .what = q_text(
-                             "no message %llu due at %llu", (unsigned long long)name->sequence,
-                             (unsigned long long)name->due_ms));
+    const struct ql_delay_entry *entry;
+    if (!ql_schedule_find(delay, name->due_ms, name->sequence, &place.run, &entry))
+        return delay->blind_ns != 0 ? query_again()
+                                    : Q_FAIL(
+                                          Q_NOT_FOUND, .what = q_text(
+                                                           "no message %llu due at %llu",
+                                                           (unsigned long long)name->sequence,
+                                                           (unsigned long long)name->due_ms));
+    place.entry = *entry;
     *ret_place = place;
     return Q_OK;
 }
@@ -196,14 +207,17 @@ find_by_id(struct qlog_delay *delay, const struct qlog_delay_name *name, struct 
 {
     for (uint32_t i = delay->run_count; i > 0; i--) {
         struct ql_run *run = delay->runs[i - 1];
-        uint32_t j = run->sorted ? ql_run_lower_bound(run, name->due_ms, 0) : 0;
-        uint32_t end = run->sorted ? run->count : run->arrived;
-        for (; j < end; j++) {
-            struct ql_delay_entry *entry = &run->entries[j];
+        bool sorted = run->file != NULL;
+        for (uint32_t j = sorted ? ql_run_coarse_bound(run, name->due_ms) : 0; j < run->arrived;
+             j++) {
+            const struct ql_delay_entry *found = ql_run_at(delay, run, j);
             struct qbatch batch;
             const uint8_t *payload;
-            if (run->sorted && entry->due_ms != name->due_ms) break;
-            if (entry->due_ms != name->due_ms) continue;
+            if (found == NULL) return query_again();
+            if (sorted && found->due_ms > name->due_ms) break;
+            if (found->due_ms != name->due_ms) continue;
+            struct ql_delay_entry copy = *found;
+            const struct ql_delay_entry *entry = &copy;
             if (ql_delay_read(delay, run->base + entry->frame, entry, &batch, &payload) != Q_OK)
                 continue;
             for (uint32_t k = 0; k < entry->count; k++) {
@@ -212,7 +226,7 @@ find_by_id(struct qlog_delay *delay, const struct qlog_delay_name *name, struct 
                     id.counter != name->id_counter)
                     continue;
                 *ret_place =
-                    (struct place){ .run = run, .entry = entry, .sequence = entry->sequence + k };
+                    (struct place){ .run = run, .entry = copy, .sequence = entry->sequence + k };
                 return Q_OK;
             }
         }
@@ -230,7 +244,7 @@ ql_delay_show_start(struct qlog_delay *delay, struct qlog_delay_show *show)
     struct place place;
     enum q_err err = query_find(delay, &show->name, &place);
     if (err == Q_OK)
-        err = query_tell(delay, place.run, place.entry, place.sequence, &show->ret_message);
+        err = query_tell(delay, place.run, &place.entry, place.sequence, &show->ret_message);
     if (err == Q_OK && ql_marks_has(&delay->marks, place.sequence) &&
         !show->ret_message.being_delivered)
         err = Q_FAIL(
@@ -297,7 +311,7 @@ ql_delay_list_start(struct qlog_delay *delay, struct qlog_delay_list *list)
         if (i > 0 && at[-1].sequence == at->sequence) continue;
         if (list->ret_count == list->messages_max) break;
         struct qlog_delay_message *message = &list->messages[list->ret_count++];
-        err = query_tell(delay, at->run, at->entry, at->sequence, message);
+        err = query_tell(delay, at->run, &at->entry, at->sequence, message);
     }
     free(candidates.items);
     ql_delay_finish(&list->request, err);
@@ -306,16 +320,17 @@ ql_delay_list_start(struct qlog_delay *delay, struct qlog_delay_list *list)
 /* The first messages of a run that belong to the list: no more than may be asked for. */
 static enum q_err
 list_collect(
-    const struct qlog_delay *delay,
+    struct qlog_delay *delay,
     const struct qlog_delay_list *list,
-    const struct ql_run *run,
+    struct ql_run *run,
     struct candidates *candidates)
 {
-    uint32_t end = run->sorted ? run->count : run->arrived;
+    bool sorted = run->file != NULL;
     uint32_t taken = 0;
-    for (uint32_t i = run->sorted ? ql_run_lower_bound(run, list->from_ms, 0) : 0; i < end; i++) {
-        const struct ql_delay_entry *entry = &run->entries[i];
-        if (run->sorted && (entry->due_ms >= list->to_ms || taken >= list->messages_max)) break;
+    for (uint32_t i = sorted ? ql_run_coarse_bound(run, list->from_ms) : 0; i < run->arrived; i++) {
+        const struct ql_delay_entry *entry = ql_run_at(delay, run, i);
+        if (entry == NULL) return query_again();
+        if (sorted && (entry->due_ms >= list->to_ms || taken >= list->messages_max)) break;
         if (entry->due_ms < list->from_ms || entry->due_ms >= list->to_ms) continue;
         for (uint32_t j = 0; j < entry->count; j++) {
             uint64_t sequence = entry->sequence + j;
@@ -330,7 +345,7 @@ list_collect(
                 candidates->capacity = capacity;
             }
             candidates->items[candidates->count++] =
-                (struct candidate){ entry->due_ms, sequence, run, entry };
+                (struct candidate){ entry->due_ms, sequence, run, *entry };
             taken++;
         }
     }
@@ -373,10 +388,13 @@ ql_delay_histogram_start(struct qlog_delay *delay, struct qlog_delay_histogram *
     histogram->ret_after = 0;
     memset(histogram->counts, 0, histogram->count_max * sizeof(histogram->counts[0]));
     for (uint32_t i = 0; i < delay->run_count; i++) {
-        const struct ql_run *run = delay->runs[i];
-        uint32_t end = run->sorted ? run->count : run->arrived;
-        for (uint32_t j = run->sorted ? run->gone : 0; j < end; j++) {
-            const struct ql_delay_entry *entry = &run->entries[j];
+        struct ql_run *run = delay->runs[i];
+        for (uint32_t j = run->gone; j < run->arrived; j++) {
+            const struct ql_delay_entry *entry = ql_run_at(delay, run, j);
+            if (entry == NULL) {
+                ql_delay_finish(&histogram->request, query_again());
+                return;
+            }
             uint32_t waiting = is_carried(delay, run, j) ? 0 : waiting_of(delay, entry);
             if (waiting == 0) continue;
             uint64_t at = entry->due_ms < from_ms ? 0 : (entry->due_ms - from_ms) / width_ms;
@@ -402,13 +420,18 @@ ql_delay_lag_start(struct qlog_delay *delay, struct qlog_delay_lag *lag)
     lag->ret_refused = ql_aside_count(delay, 0, UINT64_MAX);
     lag->ret_group_count = 0;
     for (uint32_t i = 0; i < delay->run_count; i++) {
-        const struct ql_run *run = delay->runs[i];
-        uint32_t end = run->sorted ? run->count : run->arrived;
-        for (uint32_t j = run->sorted ? run->gone : 0; j < end; j++) {
-            const struct ql_delay_entry *entry = &run->entries[j];
-            if (run->sorted && entry->due_ms > delay->eff.now_ms) break;
+        struct ql_run *run = delay->runs[i];
+        bool sorted = run->file != NULL;
+        for (uint32_t j = run->gone; j < run->arrived; j++) {
+            const struct ql_delay_entry *entry = ql_run_at(delay, run, j);
+            if (entry == NULL) {
+                ql_delay_finish(&lag->request, query_again());
+                return;
+            }
+            if (sorted && entry->due_ms > delay->eff.now_ms) break;
             if (entry->due_ms > delay->eff.now_ms || is_carried(delay, run, j)) continue;
             uint32_t waiting = waiting_of(delay, entry);
+            if (waiting == 0 && run->gone == j) run->gone++;
             waiting -= ql_aside_count(delay, entry->sequence, entry->count);
             lag->ret_overdue += waiting;
             bool older = lag->ret_oldest_due_ms == 0 || entry->due_ms < lag->ret_oldest_due_ms;

@@ -2,13 +2,32 @@
  * delay/replay.c: a start: marks and open requests from the dispatch log, then the schedule from the
  * delay log.
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include <qbase/assert.h>
 
 #include "delay/delay.h"
 #include "log/index_scan.h"
+#include "planted.h"
 
+/* The schedule file of a segment. */
+struct found {
+    struct ql_run_file *file;
+    uint8_t *tail;
+};
+
+static enum q_err recover_files(struct qlog_delay *delay, struct ql_recover *recover);
+static enum q_err recover_segment(
+    struct qlog_delay *delay,
+    const struct ql_segment *segment,
+    uint64_t end,
+    struct found *found,
+    struct ql_recover *recover);
+static enum q_err recover_behind(
+    struct qlog_delay *delay, uint64_t end, struct ql_recover *recover);
+static enum q_err learn_file(struct qlog_delay *delay, struct found *found);
+static void on_delay_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state state);
 static enum q_err apply_dispatch_frame(void *context, const struct ql_scan *scan);
 static enum q_err apply_delay_frame(void *context, const struct ql_scan *scan);
 static enum q_err apply_dispatch_record(struct qlog_delay *delay, const struct ql_record *record);
@@ -36,6 +55,7 @@ ql_delay_recover(struct qlog_delay *delay)
     recover.from = q_max_u64(recover.from, recover.marks.replay);
     /* Without a superblock nobody knows where the last round began: the first that is there will do. */
     bool unknown = !delay->home->super_found && !delay->home->created;
+    delay->rot_from = UINT64_MAX;
     delay->before_round = recover.from > 0 && (recover.from == recover.marks.replay || unknown);
     Q_TRY(ql_home_recover(delay->home, QL_LOG_DISPATCH, &recover));
     uint64_t stated_next = delay->next_sequence;
@@ -44,8 +64,10 @@ ql_delay_recover(struct qlog_delay *delay)
     ql_home_recover_init(delay->home, QL_LOG_DELAY, &recover);
     recover.context = delay;
     recover.on_frame = apply_delay_frame;
-    recover.on_rot = on_rot;
+    recover.on_rot = on_delay_rot;
+    Q_TRY(recover_files(delay, &recover));
     Q_TRY(ql_home_recover(delay->home, QL_LOG_DELAY, &recover));
+    Q_TRY(ql_filing_sweep(delay));
     if (stated_next > delay->next_sequence) {
         /* Given, and taken by a power loss, or long done. Never given again. */
         uint64_t from =
@@ -57,6 +79,123 @@ ql_delay_recover(struct qlog_delay *delay)
     /* Before the head of either log goes, what it says is said again. */
     delay->round_wanted = true;
     return Q_OK;
+}
+
+/*
+ * Segments that have a schedule file are not read, nor those without one behind the last that has: what
+ * follows is the log's end, which home decides on. One without a file between is read here.
+ */
+static enum q_err
+recover_files(struct qlog_delay *delay, struct ql_recover *recover)
+{
+    struct ql_env *env = &delay->home->env;
+    const struct ql_segment_set *segments = &delay->log->segments;
+    struct found *found = calloc((size_t)segments->count + 1, sizeof(*found));
+    if (found == NULL) return Q_FAIL(Q_E_NOMEM, .what = "schedule files");
+    uint32_t end = 0;
+    enum q_err err = Q_OK;
+    for (uint32_t i = 0; i + 1 < segments->count && err >= Q_OK; i++) {
+        err = ql_run_file_open(
+            env, delay->log->name, segments->segments[i], segments->segments[i + 1]->base,
+            &found[i].file, &found[i].tail);
+        if (err == Q_OK) end = i + 1;
+        if (err != Q_E_CORRUPT) continue;
+        char path[QL_PATH_MAX];
+        QL_TELL(
+            env, INDEX_DROPPED, .log = delay->log->name,
+            .path = ql_schedule_path(env, delay->log->name, segments->segments[i]->number, path),
+            .position = segments->segments[i]->base,
+            .text = "a schedule file is damaged; its segment is read");
+        err = Q_OK;
+    }
+    for (uint32_t i = 0; i < end && err >= Q_OK; i++)
+        err = recover_segment(
+            delay, segments->segments[i], segments->segments[i + 1]->base, &found[i], recover);
+    for (uint32_t i = 0; i < segments->count; i++) {
+        ql_run_file_free(env, found[i].file);
+        free(found[i].tail);
+    }
+    free(found);
+    return err < Q_OK ? err : Q_OK;
+}
+
+/* What its file says, or its frames. `recover` goes on behind it. */
+static enum q_err
+recover_segment(
+    struct qlog_delay *delay,
+    const struct ql_segment *segment,
+    uint64_t end,
+    struct found *found,
+    struct ql_recover *recover)
+{
+    if (found->file != NULL && recover->from == segment->base) {
+        struct ql_schedule_header header = found->file->header;
+        enum q_err err = learn_file(delay, found);
+        if (err == Q_OK) {
+            recover->generation = q_max_u64(recover->generation, header.generation);
+            recover->wall_ms = q_max_u64(recover->wall_ms, header.wall_ms);
+        }
+        if (err == Q_OK) return recover_behind(delay, end, recover);
+        if (err != Q_E_CORRUPT) return err;
+    }
+    struct ql_recover range;
+    ql_index_range_init(
+        &delay->home->env, delay->log->name, &delay->log->segments, recover->from, end, &range);
+    range.context = delay;
+    range.on_frame = recover->on_frame;
+    range.on_rot = recover->on_rot;
+    range.generation = recover->generation;
+    range.wall_ms = recover->wall_ms;
+    Q_TRY(ql_recover(&range));
+    recover->generation = q_max_u64(recover->generation, range.generation);
+    recover->wall_ms = q_max_u64(recover->wall_ms, range.wall_ms);
+    return recover_behind(delay, end, recover);
+}
+
+static enum q_err
+recover_behind(struct qlog_delay *delay, uint64_t end, struct ql_recover *recover)
+{
+    const struct ql_segment *next = ql_segment_set_find(&delay->log->segments, end);
+    Q_ASSERT(next != NULL && next->base == end);
+    recover->from = end;
+    recover->linked = true;
+    recover->chain = next->chain;
+    return Q_OK;
+}
+
+/* Q_OK: the file is the schedule's. Q_E_CORRUPT: it says what can't be. */
+static enum q_err
+learn_file(struct qlog_delay *delay, struct found *found)
+{
+    struct ql_run_file *file = found->file;
+    struct ql_schedule_tail tail;
+    struct q_bytes rows;
+    struct q_bytes name;
+    uint32_t id;
+    enum q_err err;
+    Q_TRY(ql_schedule_tail_open(
+        &file->header, q_bytes_from(found->tail, file->layout.tail_size), &tail));
+    rows = tail.subjects;
+    while ((err = ql_schedule_next_subject(&rows, &id, &name)) == Q_OK)
+        Q_TRY(ql_delay_subject_add(delay, id, name));
+    if (err != Q_END) return err;
+    for (uint32_t i = 0; i < file->header.replaced_count; i++)
+        Q_TRY(mark(delay, ql_schedule_tail_replaced(&tail, i), 1));
+    Q_TRY(ql_schedule_add_file(delay, file));
+    if (!QL_PLANTED(schedule_next_forgotten))
+        delay->next_sequence = q_max_u64(delay->next_sequence, file->header.next_sequence);
+    found->file = NULL;
+    return Q_OK;
+}
+
+/* Its segments have to be read at each start, which tells what is damaged. */
+static void
+on_delay_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_state state)
+{
+    struct qlog_delay *delay = context;
+    delay->rot_from = q_min_u64(delay->rot_from, from);
+    delay->rot_to = q_max_u64(delay->rot_to, to);
+    on_rot(context, from, to, state);
 }
 
 /* A damaged dispatch log has forgotten marks: messages may be delivered again. It was told. */
@@ -152,6 +291,12 @@ apply_dispatch_record(struct qlog_delay *delay, const struct ql_record *record)
     }
 }
 
+static const struct ql_segment *
+segment_of(const struct qlog_delay *delay, const struct ql_scan *scan)
+{
+    return ql_segment_set_find(&delay->log->segments, scan->frame.position);
+}
+
 static enum q_err
 apply_delay_record(
     struct qlog_delay *delay, const struct ql_scan *scan, const struct ql_record *record)
@@ -164,6 +309,7 @@ apply_delay_record(
         return ql_delay_subject_add(delay, subject.subject_id, subject.name);
     case QL_RECORD_REPLACES:
         Q_TRY(ql_replaces_record_decode(record->bytes, &replaces));
+        ql_schedule_replaces(delay, segment_of(delay, scan)->base, replaces.sequence);
         return mark(delay, replaces.sequence, 1);
     case QL_RECORD_BATCH:
         return apply_batch(delay, scan, record);
@@ -185,22 +331,11 @@ apply_batch(struct qlog_delay *delay, const struct ql_scan *scan, const struct q
                 Q_E_CORRUPT, .what = q_text("a batch of the unnamed subject %u", batch.subject_id));
         return Q_E_CORRUPT;
     }
-    const struct ql_segment *segment =
-        ql_segment_set_find(&delay->log->segments, scan->frame.position);
+    uint64_t base = segment_of(delay, scan)->base;
     Q_TRY(ql_marks_reserve(&delay->marks, batch.first_sequence + batch.message_count));
     Q_TRY(ql_schedule_promise(delay, 1, 0));
-    struct ql_delay_entry entry = {
-        .due_ms = batch.due_ms,
-        .sequence = batch.first_sequence,
-        .frame = (uint32_t)(where.frame - segment->base),
-        .envelope_at = where.envelope_at,
-        .envelope_size = where.envelope_size,
-        .payload_at = where.payload_at,
-        .payload_size = where.payload_size,
-        .count = batch.message_count,
-        .subject_id = batch.subject_id,
-    };
-    ql_schedule_add(delay, segment->base, &entry);
+    struct ql_delay_entry entry = ql_delay_entry_of(base, &batch, &where);
+    ql_schedule_add(delay, base, &entry, scan->frame.generation, scan->frame.wall_ms);
     delay->next_sequence =
         q_max_u64(delay->next_sequence, batch.first_sequence + batch.message_count);
     return Q_OK;
@@ -243,22 +378,28 @@ mark_given(struct qlog_delay *delay, uint64_t sequence, uint64_t count)
 static void
 count_waiting(struct qlog_delay *delay)
 {
-    uint64_t bits[QL_MARKS_WORDS];
-    uint64_t done = 0;
     uint64_t first = delay->marks.first * (uint64_t)QL_MARKS_MESSAGES;
-    for (uint64_t i = delay->marks.first; i < delay->marks.first + delay->marks.count; i++) {
-        (void)ql_marks_bits(&delay->marks, i, bits);
-        for (uint32_t j = 0; j < QL_MARKS_WORDS; j++)
-            done += (uint64_t)__builtin_popcountll(bits[j]);
-    }
-    uint64_t given = delay->next_sequence > first ? delay->next_sequence - first : 0;
-    delay->counters.pending = given > done ? given - done : 0;
+    uint64_t end = q_max_u64(delay->next_sequence, first);
+    delay->counters.pending = ql_marks_count_unset(&delay->marks, first, end);
+    uint64_t dense = 0; /* waiting messages at home in runs whose sequences have no gaps */
+    uint64_t mixed_bytes = 0;
+    uint64_t mixed_messages = 0;
     for (uint32_t i = 0; i < delay->run_count; i++) {
-        const struct ql_run *run = delay->runs[i];
-        for (uint32_t j = 0; j < run->count; j++) {
-            const struct ql_delay_entry *entry = &run->entries[j];
-            if (!ql_marks_has_all(&delay->marks, entry->sequence, entry->count))
-                delay->live_bytes += (uint64_t)entry->envelope_size + entry->payload_size;
+        struct ql_run *run = delay->runs[i];
+        bool rotten = run->end != 0 && delay->rot_from < run->end && delay->rot_to > run->base;
+        run->rotten = run->rotten || rotten;
+        if (run->messages == run->next_sequence - run->first_sequence) {
+            uint64_t waiting =
+                ql_marks_count_unset(&delay->marks, run->first_sequence, run->next_sequence);
+            dense += waiting;
+            delay->live_bytes += run->messages == 0 ? 0 : run->bytes / run->messages * waiting;
+        } else {
+            mixed_bytes += run->bytes;
+            mixed_messages += run->messages;
         }
     }
+    /* What was written again lies among others. How much of that waits follows from how much does not. */
+    uint64_t rest = delay->counters.pending - q_min_u64(dense, delay->counters.pending);
+    if (mixed_messages > 0)
+        delay->live_bytes += q_min_u64(mixed_bytes, mixed_bytes / mixed_messages * rest);
 }

@@ -188,9 +188,9 @@ space_look(struct qlog_delay *delay)
         delay->stuck_count = 0;
     if (first_run_is_closed(delay) && delay->stuck_count == 0) {
         struct ql_run *run = delay->runs[0];
-        ql_run_sort(delay, run);
         for (uint32_t looks = 0; run->gone < run->count && looks < CARRY_LOOKS; looks++) {
-            const struct ql_delay_entry *entry = &run->entries[run->gone];
+            const struct ql_delay_entry *entry = ql_run_at(delay, run, run->gone);
+            if (entry == NULL) return;
             if (!ql_marks_has_all(&delay->marks, entry->sequence, entry->count)) break;
             run->gone++;
         }
@@ -257,9 +257,14 @@ space_carry(struct qlog_delay *delay)
     if (delay->now_ns < delay->space_retry_ns || delay->carry_failed) return;
     uint32_t looks = 0;
     while (delay->carry_next < run->count && delay->carry_pending < CARRY_AT_ONCE) {
-        const struct ql_delay_entry *entry = &run->entries[delay->carry_next];
         if (looks++ == CARRY_LOOKS) {
             delay->again = true;
+            return;
+        }
+        const struct ql_delay_entry *entry = ql_run_at(delay, run, delay->carry_next);
+        if (entry == NULL) {
+            /* In another order, or later. */
+            delay->carry_failed = true;
             return;
         }
         if (ql_delay_is_moving(delay, entry->sequence, entry->count)) return;
@@ -298,7 +303,8 @@ space_carry(struct qlog_delay *delay)
 void
 ql_space_unmarked(struct qlog_delay *delay)
 {
-    if (delay->run_count > 0) delay->runs[0]->gone = 0;
+    for (uint32_t i = 0; i < delay->run_count; i++)
+        delay->runs[i]->gone = 0;
     if (delay->space == QL_SPACE_CARRY) delay->carry_failed = true;
 }
 

@@ -148,6 +148,62 @@ enum {
     QL_INDEX_KEY_SIZE  = 16,
 };
 
+/*
+ * Schedule file: the batches of one segment of a delay log that is sealed, by due time. Derived. A
+ * header of one block, pages of one block each, then a tail of tables, each behind the one before:
+ * due times of the first entries of the pages, sequences that are replaced, subjects.
+ */
+#define QL_SCHEDULE_MAGIC 0x31445351u /* "QSD1" */
+enum {
+    QL_SCHEDULE_HASH           = 0,   /* u64: XXH3-64 of [8, 4096) */
+    QL_SCHEDULE_MAGIC_AT       = 8,   /* u32 */
+    QL_SCHEDULE_VERSION        = 12,  /* u16 */
+    QL_SCHEDULE_ZERO           = 14,  /* u16 */
+    QL_SCHEDULE_STORE_ID       = 16,  /* 16 bytes */
+    QL_SCHEDULE_LOG_NAME       = 32,  /* 16 bytes */
+    QL_SCHEDULE_INCARNATION    = 48,  /* u64: of the segment */
+    QL_SCHEDULE_BASE           = 56,  /* u64: of the segment */
+    QL_SCHEDULE_END            = 64,  /* u64: base of the next one */
+    QL_SCHEDULE_GENERATION     = 72,  /* u64: of the last frame with a batch */
+    QL_SCHEDULE_WALL_MS        = 80,  /* u64: of that frame */
+    QL_SCHEDULE_BYTES          = 88,  /* u64: of all batches, envelopes and padded payloads */
+    QL_SCHEDULE_MESSAGES       = 96,  /* u64: in all batches */
+    QL_SCHEDULE_FIRST          = 104, /* u64: least delay sequence */
+    QL_SCHEDULE_NEXT           = 112, /* u64: one above the greatest */
+    QL_SCHEDULE_ENTRIES        = 120, /* u32: count */
+    QL_SCHEDULE_REPLACED       = 124, /* u32: count */
+    QL_SCHEDULE_SUBJECTS       = 128, /* u32: count */
+    QL_SCHEDULE_SUBJECT_BYTES  = 132, /* u32: of their rows */
+    QL_SCHEDULE_TAIL_HASH      = 136, /* u64: XXH3-64 of the tail, without its padding */
+    QL_SCHEDULE_HEADER_SIZE    = 4096,
+
+    /* A page. */
+    QL_SCHEDULE_PAGE_HASH        = 0,  /* u64: XXH3-64 of [8, 4096) */
+    QL_SCHEDULE_PAGE_INCARNATION = 8,  /* u64: of the segment */
+    QL_SCHEDULE_PAGE_NUMBER      = 16, /* u32: from 0 */
+    QL_SCHEDULE_PAGE_ENTRIES     = 20, /* u32: count: 92, of the last page what is left */
+    QL_SCHEDULE_PAGE_HEAD        = 24,
+    QL_SCHEDULE_PAGE_MAX         = 92, /* entries */
+    QL_SCHEDULE_PAGE             = 4096,
+
+    /* An entry: one for each batch, by due time, then by sequence. */
+    QL_SCHEDULE_ENTRY_DUE_MS        = 0,  /* u64 */
+    QL_SCHEDULE_ENTRY_SEQUENCE      = 8,  /* u64: first */
+    QL_SCHEDULE_ENTRY_FRAME         = 16, /* u32: position of its frame, from the base */
+    QL_SCHEDULE_ENTRY_ENVELOPE_AT   = 20, /* u32: from the frame's position, as the payload */
+    QL_SCHEDULE_ENTRY_ENVELOPE_SIZE = 24, /* u32 */
+    QL_SCHEDULE_ENTRY_PAYLOAD_AT    = 28, /* u32 */
+    QL_SCHEDULE_ENTRY_PAYLOAD_SIZE  = 32, /* u32: padded */
+    QL_SCHEDULE_ENTRY_COUNT         = 36, /* u32: messages */
+    QL_SCHEDULE_ENTRY_SUBJECT       = 40, /* u32: id */
+    QL_SCHEDULE_ENTRY_SIZE          = 44,
+
+    /* A row of the table of subjects: the name follows, with zeros to a multiple of 8. */
+    QL_SCHEDULE_SUBJECT_ID   = 0, /* u32 */
+    QL_SCHEDULE_SUBJECT_NAME = 4, /* u32: bytes of the name */
+    QL_SCHEDULE_SUBJECT_HEAD = 8,
+};
+
 /* Frame header, 128 bytes. */
 #define QL_FRAME_MAGIC 0x31524651u /* "QFR1" */
 enum {
@@ -193,5 +249,8 @@ _Static_assert(
     QL_SUPER_LOGS + QL_LOGS_MAX * QL_SUPER_LOG_SIZE == QL_SUPER_REPLAY &&
         QL_SUPER_REPLAY + QL_LOGS_MAX * 8 == QL_SUPER_SESSIONS,
     "fields of the superblock");
+_Static_assert(
+    QL_SCHEDULE_PAGE_HEAD + QL_SCHEDULE_PAGE_MAX * QL_SCHEDULE_ENTRY_SIZE <= QL_SCHEDULE_PAGE,
+    "a page of a schedule file");
 
 #endif /* QL_FORMAT_LAYOUT_H */

@@ -207,6 +207,7 @@ directory_judge(struct ql_directory *directory, struct ql_file *file)
     uint32_t number;
     if (number_file < 0) return QL_FILE_UNKNOWN;
     if (name_has_number(file->name, "index-", &number)) return QL_FILE_INDEX;
+    if (name_has_number(file->name, "schedule-", &number)) return QL_FILE_SCHEDULE;
     if (!name_has_number(file->name, "segment-", &number)) return QL_FILE_UNKNOWN;
     return directory_judge_segment(directory, file, number);
 }

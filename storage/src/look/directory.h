@@ -22,6 +22,7 @@
     X(SEALED,     "sealed",     false, "full, and a part of the log") \
     X(SPARE,      "spare",      false, "made ahead, nothing in it yet") \
     X(INDEX,      "index",      false, "tells where a segment's messages are; is made again when it is gone") \
+    X(SCHEDULE,   "schedule",   false, "tells which of a segment's delayed messages are due when; is made again when it is gone") \
     X(HALF_MADE,  "half-made",  false, "a spare whose making was cut short; the next start removes it") \
     X(DROPPED,    "dropped",    false, "lies below where the log begins; the next start removes it") \
     X(UNREACHED,  "unreached",  true,  "begins behind the log's end, and nothing leads to it") \
