@@ -57,7 +57,8 @@ probe_new(void)
     return probe;
 }
 
-/* A gate that is never opened fails its test by the test's own time-out. */
+/* A gate that is never opened fails its test by the test's own time-out. On threads of the library,
+ * where the runner's assertions have no place. */
 static inline int
 probe_handle(void *context, const struct qmq_message *message, struct qmq_delivery *delivery)
 {
@@ -66,7 +67,7 @@ probe_handle(void *context, const struct qmq_message *message, struct qmq_delive
     unsigned key;
     unsigned number;
     memcpy(body, message->body.data, message->body.size < 63 ? message->body.size : 63);
-    cr_assert_eq(sscanf(body, "%u %u", &key, &number), 2, "a body is \"%s\"", body);
+    if (sscanf(body, "%u %u", &key, &number) != 2) abort();
 
     pthread_mutex_lock(&probe->lock);
     probe->calls++;
@@ -88,7 +89,7 @@ probe_handle(void *context, const struct qmq_message *message, struct qmq_delive
     if (code != 0) (void)qmq_delivery_fail(delivery, &probe->nack);
     if (probe->keeps) {
         qmq_delivery_keep(delivery);
-        cr_assert_lt(probe->kept_count, PROBE_KEPT_MAX);
+        if (probe->kept_count == PROBE_KEPT_MAX) abort();
         probe->kept[probe->kept_count++] = delivery;
     }
     pthread_cond_broadcast(&probe->changed);
