@@ -9,6 +9,7 @@
 #include "planted.h"
 
 static void ack_late(struct ql_consumer *consumer, const struct ql_ack_record *record);
+static uint32_t find_range(const struct qlog_range *ranges, uint32_t count, uint64_t at);
 static uint32_t nack_collect(
     const struct ql_consumer *consumer,
     const struct ql_ack_record *record,
@@ -74,27 +75,52 @@ ack_late(struct ql_consumer *consumer, const struct ql_ack_record *record)
     (void)ql_pending_cut(group, cuts, cut_count);
 }
 
-uint64_t
-ql_consumer_has(const struct ql_consumer *consumer, const struct qlog_range *range, bool late)
+void
+ql_consumer_has(
+    const struct ql_consumer *consumer,
+    const struct qlog_range *ranges,
+    uint32_t range_count,
+    uint64_t below,
+    bool late,
+    uint64_t *ret_counts)
 {
-    uint64_t found = 0;
     const struct ql_spans *held = &consumer->held;
-    for (uint32_t i = ql_spans_find(held, range->first); i < held->count; i++) {
-        const struct ql_range_item *item = ql_span_at(held, i);
-        if (item->pull_sequence > range->last) break;
-        uint64_t from = q_max_u64(item->pull_sequence, range->first);
-        uint64_t to = q_min_u64(item->pull_sequence + item->count - 1, range->last);
-        found += to - from + 1;
+    for (uint32_t i = 0; i < range_count; i++) {
+        uint64_t end = q_min_u64(ranges[i].last + 1, below);
+        ret_counts[i] = 0;
+        for (uint32_t j = ql_spans_find(held, ranges[i].first); j < held->count; j++) {
+            const struct ql_range_item *item = ql_span_at(held, j);
+            if (item->pull_sequence >= end) break;
+            uint64_t from = q_max_u64(item->pull_sequence, ranges[i].first);
+            ret_counts[i] += q_min_u64(item->pull_sequence + item->count, end) - from;
+        }
     }
     const struct ql_spans *pending = &consumer->group->pending;
     for (uint32_t i = 0; late && consumer->returned > 0 && i < pending->count; i++) {
         const struct ql_range_item *item = ql_span_at(pending, i);
         if (item->consumer_id != consumer->id) continue;
-        uint64_t from = q_max_u64(item->pull_sequence, range->first);
-        uint64_t to = q_min_u64(item->pull_sequence + item->count - 1, range->last);
-        if (from <= to) found += to - from + 1;
+        uint64_t end = q_min_u64(item->pull_sequence + item->count, below);
+        uint32_t j = find_range(ranges, range_count, item->pull_sequence);
+        for (; j < range_count && ranges[j].first < end; j++) {
+            uint64_t from = q_max_u64(item->pull_sequence, ranges[j].first);
+            ret_counts[j] += q_min_u64(ranges[j].last + 1, end) - from;
+        }
     }
-    return found;
+}
+
+/* The first that ends at or behind `at`. */
+static uint32_t
+find_range(const struct qlog_range *ranges, uint32_t count, uint64_t at)
+{
+    uint32_t low = 0;
+    while (low < count) {
+        uint32_t middle = low + (count - low) / 2;
+        if (ranges[middle].last < at)
+            low = middle + 1;
+        else
+            count = middle;
+    }
+    return low;
 }
 
 /* --- NACK. */

@@ -216,11 +216,17 @@ uint64_t ql_group_state_hash(const struct ql_group *group);
 void ql_group_check(const struct ql_group *group);
 
 /*
- * How many messages of a range of pull sequences this consumer still has a say about: it holds them,
- * or (`late`) they are pending and it had them last. --- ack.c
+ * How many messages of each range of pull sequences, as far as they lie below `below`, this consumer
+ * still has a say about: it holds them, or (`late`) they are pending and it had them last. Ranges are
+ * sorted and disjoint. --- ack.c
  */
-uint64_t ql_consumer_has(
-    const struct ql_consumer *consumer, const struct qlog_range *range, bool late);
+void ql_consumer_has(
+    const struct ql_consumer *consumer,
+    const struct qlog_range *ranges,
+    uint32_t range_count,
+    uint64_t below,
+    bool late,
+    uint64_t *ret_counts);
 
 /*
  * Messages [from, to) of the subject are no more: forget that they were held or pending. Returns how

@@ -130,6 +130,7 @@ ql_spans_merge(
         bool behind = old == 0 ||
                       ql_span_from(spans, ql_span_at(spans, old - 1)) <= ql_span_from(spans, item);
         *ql_span_at(spans, --to) = behind ? *item : *ql_span_at(spans, old - 1);
+        spans->moved++;
         if (behind)
             fresh--;
         else
@@ -229,6 +230,7 @@ cut_many(
     Q_ASSERT(spans->begin + spans->count + range_count <= spans->capacity);
     struct ql_range_item *read = ql_span_at(spans, to) + range_count;
     memmove(read, ql_span_at(spans, to), left * sizeof(struct ql_range_item));
+    spans->moved += left;
     uint64_t removed = 0;
     uint32_t next = 0;
     for (; left > 0 && next < range_count; left--, read++) {
@@ -281,10 +283,12 @@ splice(
     uint32_t gone = to - from;
     struct ql_range_item *first = ql_span_at(spans, 0);
     if (count <= gone && from < spans->count - to) {
+        spans->moved += from;
         memmove(first + (gone - count), first, from * sizeof(struct ql_range_item));
         spans->begin += gone - count;
     } else if (count != gone) {
         Q_ASSERT(spans->begin + spans->count - gone + count <= spans->capacity);
+        spans->moved += spans->count - to;
         memmove(
             first + from + count, first + to, (spans->count - to) * sizeof(struct ql_range_item));
     }

@@ -23,6 +23,7 @@ struct ql_spans {
     uint32_t capacity;
     bool by_pull;         /* sorted by pull sequence */
     struct ql_room *room; /* that its memory is taken from; NULL: nobody counts */
+    uint64_t moved;       /* spans, by all changes so far: what those cost */
 };
 
 /* Told of each part that comes (sign 1) or goes (sign -1). */

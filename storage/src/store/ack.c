@@ -22,7 +22,8 @@ static enum q_err ack_sort(
     const struct qlog_range *ranges,
     uint32_t *count);
 static int by_first(const void *a, const void *b);
-static bool range_is_late(const struct ql_consumer *consumer, const struct qlog_range *range);
+static bool range_is_late(
+    const struct ql_consumer *consumer, const struct qlog_range *range, uint64_t has);
 static enum q_err nack_check_delay(
     struct qlog_store *store,
     const struct ql_consumer *consumer,
@@ -59,8 +60,12 @@ ack_start(struct qlog_store *store, struct qlog_ack *ack)
     Q_ASSERT(err == Q_OK);
     /* From here on `expired` may lie over the caller's ranges. */
     ack->expired_count = 0;
+    if (store->ack_ranges[0].first < consumer->released_below)
+        ql_consumer_has(
+            consumer, store->ack_ranges, count, consumer->released_below, true, store->ack_has);
     for (uint32_t i = 0; i < count; i++)
-        if (range_is_late(consumer, &store->ack_ranges[i]) && ack->expired_count < ack->expired_max)
+        if (range_is_late(consumer, &store->ack_ranges[i], store->ack_has[i]) &&
+            ack->expired_count < ack->expired_max)
             ack->expired[ack->expired_count++] = store->ack_ranges[i];
     uint64_t pending = group->pending_messages;
     uint64_t before = consumer->held_messages + pending;
@@ -97,7 +102,9 @@ ack_sort(
             .what = q_text("an ack has 1 to %u ranges, this one %u", (unsigned)RANGES_MAX, *count));
     if (store->ack_ranges == NULL)
         store->ack_ranges = malloc(RANGES_MAX * sizeof(struct qlog_range));
-    if (store->ack_ranges == NULL) return Q_FAIL(Q_E_NOMEM, .what = "ranges of an ack");
+    if (store->ack_has == NULL) store->ack_has = malloc(RANGES_MAX * sizeof(uint64_t));
+    if (store->ack_ranges == NULL || store->ack_has == NULL)
+        return Q_FAIL(Q_E_NOMEM, .what = "ranges of an ack");
     struct qlog_range *sorted = store->ack_ranges;
     memcpy(sorted, ranges, *count * sizeof(struct qlog_range));
     bool in_order = true;
@@ -134,16 +141,16 @@ by_first(const void *a, const void *b)
 
 /*
  * Whether an ack of it comes too late for a part: released, and given to another since, or done; or
- * handed out by an action that power loss took. Told of the whole range.
+ * handed out by an action that power loss took. Told of the whole range. `has`: what its consumer has a
+ * say about, of those that came back.
  */
 static bool
-range_is_late(const struct ql_consumer *consumer, const struct qlog_range *range)
+range_is_late(const struct ql_consumer *consumer, const struct qlog_range *range, uint64_t has)
 {
     if (QL_PLANTED(late_ack_untold)) return false;
     if (range->last >= consumer->next_pull_sequence) return true;
     if (range->first >= consumer->released_below) return false;
-    struct qlog_range part = { range->first, q_min_u64(range->last, consumer->released_below - 1) };
-    return ql_consumer_has(consumer, &part, true) < part.last - part.first + 1;
+    return has < q_min_u64(range->last + 1, consumer->released_below) - range->first;
 }
 
 /* --- Negative acks. */
@@ -182,9 +189,10 @@ nack_start(struct qlog_store *store, struct qlog_nack *nack)
         ql_nack_record_decode(q_bytes_from(action->record, action->record_size), &record);
     Q_ASSERT(err == Q_OK);
     nack->expired_count = 0;
+    ql_consumer_has(consumer, store->ack_ranges, count, UINT64_MAX, false, store->ack_has);
     for (uint32_t i = 0; i < count; i++) {
         const struct qlog_range *range = &store->ack_ranges[i];
-        bool late = ql_consumer_has(consumer, range, false) < range->last - range->first + 1;
+        bool late = store->ack_has[i] < range->last - range->first + 1;
         if (late && nack->expired_count < nack->expired_max)
             nack->expired[nack->expired_count++] = *range;
     }

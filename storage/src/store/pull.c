@@ -70,6 +70,13 @@ park_of_link(struct q_list *link)
     return q_container_of(link, struct ql_park, link);
 }
 
+/* No two pulls lie in one place. */
+static uint64_t
+pull_hash(const struct qlog_pull *pull)
+{
+    return (uint64_t)(uintptr_t)pull;
+}
+
 /* The list that it is parked in. */
 static struct q_list *
 pull_queue(struct ql_park *park)
@@ -164,7 +171,11 @@ pull_park(struct qlog_store *store, struct qlog_pull *pull, struct ql_consumer *
     struct ql_park *park = park_of(pull);
     struct ql_group *group = consumer->group;
     uint64_t wait_ns = pull->wait_ns == 0 ? LOOK_WAIT_NS : pull->wait_ns;
-    enum q_err err = q_heap_push(&store->pull_deadlines, &park->deadline, store->now_ns + wait_ns);
+    enum q_err err = q_map_put(&store->parked, pull_hash(pull), 0);
+    if (err == Q_OK) {
+        err = q_heap_push(&store->pull_deadlines, &park->deadline, store->now_ns + wait_ns);
+        if (err != Q_OK) (void)q_map_remove(&store->parked, pull_hash(pull), 0);
+    }
     if (err != Q_OK) {
         ql_request_finish(&pull->request, err);
         return;
@@ -202,6 +213,7 @@ pull_leave_park(struct qlog_store *store, struct qlog_pull *pull)
     park->consumer->parked = NULL;
     q_list_remove(&park->link);
     q_heap_remove(&store->pull_deadlines, &park->deadline);
+    (void)q_map_remove(&store->parked, pull_hash(pull), 0);
     if (q_list_is_empty(&group->parked) && q_list_is_empty(&group->hurried))
         q_list_remove(&group->parked_link);
     store->counters.parked--;
@@ -244,13 +256,9 @@ void
 ql_pull_cancel(struct qlog_store *store, struct qlog_cancel *cancel)
 {
     /* The target may have been answered, and its memory be gone: look, don't touch. */
-    for (uint32_t i = 0; i < store->pull_deadlines.count; i++) {
-        struct ql_park *park =
-            q_container_of(store->pull_deadlines.nodes[i], struct ql_park, deadline);
-        if (pull_of_park(park) != cancel->target) continue;
+    uint32_t value;
+    if (q_map_get(&store->parked, pull_hash(cancel->target), NULL, NULL, NULL, &value))
         ql_pull_unpark(store, cancel->target, Q_STOPPING);
-        break;
-    }
     ql_request_finish(&cancel->request, Q_OK);
 }
 

@@ -148,6 +148,7 @@ store_free(struct qlog_store *store)
     free(store->plan_passes);
     free(store->ack_ranges);
     ql_keys_fini(&store->plan_notes);
+    free(store->ack_has);
     ql_dead_fini(&store->dead);
     q_map_fini(&store->groups_by_name);
     ql_index_fini(&store->index);
@@ -155,6 +156,7 @@ store_free(struct qlog_store *store)
     ql_actions_free(store);
     q_heap_fini(&store->pull_deadlines);
     q_heap_fini(&store->consumer_deadlines);
+    q_map_fini(&store->parked);
     q_heap_fini(&store->consumer_timeouts);
     q_heap_fini(&store->group_deadlines);
     q_mailbox_fini(&store->mailbox);

@@ -127,6 +127,7 @@ struct qlog_store {
 
     struct q_heap pull_deadlines;     /* struct ql_park */
     struct q_heap consumer_deadlines; /* struct ql_consumer.deadline */
+    struct q_map parked;              /* the same pulls, by where they lie in memory */
     struct q_heap consumer_timeouts;  /* .timeout */
     struct q_heap group_deadlines;    /* struct ql_group.due */
     struct q_list dying;              /* struct ql_group.dying_link */
@@ -147,6 +148,7 @@ struct qlog_store {
     struct ql_keys plan_notes;
     struct qlog_range *ack_ranges; /* an ack's, sorted */
 
+    uint64_t *ack_has;             /* … of each of which its consumer has so many */
     struct ql_dead dead;
     struct ql_statements statements;
     uint64_t replayed_actions; /* where the action log was read from */
