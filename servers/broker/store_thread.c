@@ -163,6 +163,7 @@ is_warning(enum qlog_event_kind kind)
     case QLOG_EVENT_VOID_ACTIONS:
     case QLOG_EVENT_BUFFERED:
     case QLOG_EVENT_RETENTION_FAILED:
+    case QLOG_EVENT_EXPIRED:
     case QLOG_EVENT_DISK_LEVEL:
     case QLOG_EVENT_ARCHIVE_FAILED:
     case QLOG_EVENT_READ_FAILED:

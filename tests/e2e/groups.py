@@ -137,8 +137,8 @@ with lib.Test() as t:
         "--error", "no such street")
     wait_for("dead letters", lambda: lag("post")["dead"] == 2)
     dead = json.loads(qmq("dlq", "list", "mail", "-g", "post", "-o", "json")[0])["dead_letters"]
-    t.check([(d["sequence"], d["attempts"], d["failed"], d["error"]) for d in dead] ==
-            [(0, 2, 2, "no such street"), (1, 2, 2, "no such street")], "%s" % dead)
+    t.check([(d["sequence"], d["attempts"], d["failed"], d["reason"], d["error"]) for d in dead] ==
+            [(0, 2, 2, "attempts", "no such street"), (1, 2, 2, "attempts", "no such street")], "%s" % dead)
     t.check(b"no such street" in qmq("dlq", "list")[0], "no line for the dead letters")
     t.same_lines(lines("sub", "%DEAD_RETRY%mail%post", "--peek", "-e"), [b"first", b"second"], "the copies")
     t.check("sent again  1 messages" in qmq("dlq", "resend", "-g", "post", "-n", "1")[1], "one again")

@@ -307,6 +307,8 @@ machine_next_dead(
     struct q_bytes text;
     if (qbatch_property_find(&view, q_bytes_from_text("dead-error"), &text) == Q_OK)
         memcpy(ret_dead->error, text.data, q_min_u64(text.size, sizeof(ret_dead->error) - 1));
+    err = qbatch_property_find(&view, q_bytes_from_text("dead-reason"), &text);
+    ret_dead->expired = err == Q_OK && q_bytes_equal(text, q_bytes_from_text("expired"));
     *at = run.sequence + 1;
     qlog_pull_release(&peek.pull);
     return true;

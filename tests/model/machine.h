@@ -41,6 +41,7 @@ struct machine_dead {
     uint64_t failed;
     uint64_t timed_out;
     uint64_t died;
+    bool expired;
     char error[16];
 };
 

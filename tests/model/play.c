@@ -306,6 +306,7 @@ compare_dead(struct play *play, uint32_t group)
         SAME(play, "dead letter: failed", dead.failed, model->failed);
         SAME(play, "dead letter: timed out", dead.timed_out, model->timed_out);
         SAME(play, "dead letter: died", dead.died, model->died);
+        SAME(play, "dead letter: expired", dead.expired, model->expired);
         SAME(
             play, "dead letter: attempts", dead.attempts,
             model->failed + model->timed_out + model->died);

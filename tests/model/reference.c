@@ -111,9 +111,10 @@ bury(struct reference *ref)
             if (row->place != REF_PENDING || row->reason != REF_DYING) continue;
             if (ref->dead_count < ref->dead_max)
                 ref->dead[ref->dead_count++] = (struct ref_dead){
-                    (uint8_t)i,  (uint64_t)(row - group->rows),
-                    row->failed, row->timed_out,
-                    row->died,   row->error,
+                    (uint8_t)i,   (uint64_t)(row - group->rows),
+                    row->failed,  row->timed_out,
+                    row->died,    row->error,
+                    row->expired,
                 };
             group->dead++;
             row_done(row);
@@ -718,13 +719,20 @@ ref_trim(struct reference *ref, uint64_t first)
     ref->state.first = first;
     for (uint32_t i = 0; i < REF_GROUPS; i++) {
         struct ref_group *group = &ref->state.groups[i];
+        if (!group->exists) continue;
         for_each_row(group, row)
         {
             if (row->place == REF_WAITING || row >= group->rows + first) continue;
-            row_done(row);
-            group->expired++;
+            if (row->place == REF_HELD) {
+                struct ref_consumer *consumer = &group->consumers[row->consumer];
+                consumer->back_below = consumer->next;
+            }
+            row->error = 0;
+            row->expired = true;
+            row_pending(group, row, REF_DYING, 0);
         }
     }
+    bury(ref);
 }
 
 void

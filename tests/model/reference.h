@@ -58,6 +58,7 @@ struct ref_row {
     uint8_t failed;
     uint8_t timed_out;
     uint8_t died;
+    bool expired;  /* it is dying because it is about to go */
     uint8_t error; /* number of the text of the last negative ack, when that was the last attempt */
     uint16_t takers;
     uint64_t pull_sequence;
@@ -105,6 +106,7 @@ struct ref_dead {
     uint8_t timed_out;
     uint8_t died;
     uint8_t error;
+    bool expired;
 };
 
 struct reference {
@@ -203,7 +205,7 @@ struct ref_lag ref_lag(const struct reference *ref, uint32_t group);
 uint64_t ref_next_ms(const struct reference *ref, bool due);
 /* It is so late, and all that is due happens. Not later than ref_next_ms(). */
 void ref_time(struct reference *ref, uint64_t now_ms);
-/* Messages below `first` are stored no more. */
+/* Messages below `first` are stored no more: what groups had in hand of them is dead. */
 void ref_trim(struct reference *ref, uint64_t first);
 /* The broker has started again. */
 void ref_restart(struct reference *ref, uint64_t generation);

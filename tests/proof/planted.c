@@ -33,6 +33,7 @@ enum {
 enum rig_name {
     CRASH,
     DELAY,
+    EXPIRY,
     FIND,
     GROUPS,
     MEMORY,
@@ -50,6 +51,7 @@ enum rig_name {
 static const char *const rigs[RIGS][8] = {
     [CRASH] = { "planted-crash", "--images", "1200", "--failures", "1" },
     [DELAY] = { "planted-delay", "--sequences", "120", "--failures", "1" },
+    [EXPIRY] = { "planted-expiry", "--fail-fast" },
     [FIND] = { "planted-find", "--fail-fast" },
     [GROUPS] = { "planted-groups", "--fail-fast" },
     [MEMORY] = { "planted-memory", "--fail-fast" },
@@ -118,6 +120,8 @@ static const struct {
     { "payload_unchecked", ROT },
     { "generation_kept", PROMISES },
     { "subject_unnamed", ROT },
+    { "expired_uncopied", EXPIRY },
+    { "expired_undurable", EXPIRY },
     { "retention_unconsumed", RETENTION },
     { "full_disk_admits", RETENTION },
     { "log_yields_nothing", RETENTION },

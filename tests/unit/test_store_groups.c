@@ -508,8 +508,8 @@ Test(store_groups, who_came_back_may_die_again)
     cr_assert_eq(pulled.runs[0].attempt, 2);
 }
 
-/* What goes while it is held or pending is counted, and an ack of it changes nothing any more. */
-Test(store_groups, what_is_dropped_is_counted)
+/* What goes while it is held or pending is a dead letter, and an ack of it changes nothing any more. */
+Test(store_groups, what_is_dropped_is_dead)
 {
     for (unsigned i = 0; i < 100; i++)
         cr_assert_eq(fixture_publish(&fixture, "orders", "a", NULL, NULL), Q_OK);
@@ -525,10 +525,10 @@ Test(store_groups, what_is_dropped_is_counted)
     fixture_settle(&fixture);
     cr_assert_eq(lag_of("g").in_flight, 0);
     cr_assert_eq(lag_of("g").pending_retry, 0);
-    cr_assert_eq(lag_of("g").expired, 2);
+    cr_assert_eq(lag_of("g").dead, 2);
     cr_assert_eq(fixture_ack(&fixture, "g", "c", session, 0, 0), Q_EXPIRED);
     crash_keeps_lag("g");
-    cr_assert_eq(lag_of("g").expired, 2);
+    cr_assert_eq(lag_of("g").dead, 2);
 }
 
 /* A pull sequence that may have been given out by what power loss took: an ack of it does not count,

@@ -36,6 +36,7 @@ struct letter {
     uint64_t failed;
     uint64_t timed_out;
     uint64_t died;
+    char reason[TEXT_SIZE];
     char error[TEXT_SIZE];
     char id[TEXT_SIZE]; /* of the message it is a copy of */
 };
@@ -75,9 +76,9 @@ int
 dlq_list_run(const struct command *command, int argc, char **argv)
 {
     static const struct table_head heads[] = {
-        { "WHEN", false },  { "GROUP", false }, { "SUBJECT", false },
-        { "SEQ", true },    { "TRIES", true },  { "FAILED/TIMED OUT/DIED", false },
-        { "ERROR", false }, { "ID", false },
+        { "WHEN", false },   { "GROUP", false }, { "SUBJECT", false },
+        { "SEQ", true },     { "TRIES", true },  { "FAILED/TIMED OUT/DIED", false },
+        { "REASON", false }, { "ERROR", false }, { "ID", false },
     };
     struct dlq dlq = {
         .table = { .heads = heads, .column_count = sizeof(heads) / sizeof(heads[0]) },
@@ -187,6 +188,7 @@ print_letter(struct dlq *dlq, const struct group_row *row, const struct qmq_mess
         json_number(&dlq->json, "failed", letter.failed);
         json_number(&dlq->json, "timed_out", letter.timed_out);
         json_number(&dlq->json, "consumer_died", letter.died);
+        json_text(&dlq->json, "reason", q_bytes_from_text(letter.reason));
         json_text(&dlq->json, "error", q_bytes_from_text(letter.error));
         json_time(&dlq->json, "died", message->stored_ms);
         json_number(&dlq->json, "dead_sequence", message->sequence);
@@ -201,6 +203,7 @@ print_letter(struct dlq *dlq, const struct group_row *row, const struct qmq_mess
     table_cell(
         &dlq->table, "%llu/%llu/%llu", (unsigned long long)letter.failed,
         (unsigned long long)letter.timed_out, (unsigned long long)letter.died);
+    table_cell(&dlq->table, "%s", letter.reason);
     table_cell(&dlq->table, "%s", letter.error);
     table_cell(&dlq->table, "%s", letter.id);
 }
@@ -214,6 +217,7 @@ read_letter(const struct qmq_message *message)
     (void)read_number(message, "dead-failed", &letter.failed);
     (void)read_number(message, "dead-timed-out", &letter.timed_out);
     (void)read_number(message, "dead-died", &letter.died);
+    (void)read_text(message, "dead-reason", letter.reason);
     (void)read_text(message, "dead-error", letter.error);
     (void)read_text(message, "dead-id", letter.id);
     return letter;

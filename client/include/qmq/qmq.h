@@ -851,7 +851,7 @@ struct qmq_lag {
     uint64_t pending_filter;
     uint64_t pending_dying;
     uint64_t dead;    /* became dead letters since the group was made, */
-    uint64_t expired; /* … were dropped by retention before it was done with them, */
+    uint64_t expired; /* … were dropped before it was done with them, without a letter, */
     uint64_t skipped; /* … were taken by no filter, or skipped by hand */
     bool has_oldest;  /* something is not done: */
     uint64_t oldest;  /* … the oldest such, its sequence and age */

@@ -214,10 +214,10 @@ struct qlog_lag {
     uint64_t pending_filter;
     uint64_t pending_dying; /* about to be dead letters */
     uint64_t dead;          /* since the group was made: became dead letters, */
-    uint64_t expired;       /* … were dropped by retention before the group was done with them, */
-    uint64_t skipped;       /* … were taken by no filter, or skipped by hand */
-    uint64_t oldest_ms;     /* age of the oldest message that is not done; 0: there is none */
-    uint64_t oldest;        /* its sequence; UINT64_MAX: there is none */
+    uint64_t expired; /* … were dropped before the group was done with them, without a letter, */
+    uint64_t skipped; /* … were taken by no filter, or skipped by hand */
+    uint64_t oldest_ms; /* age of the oldest message that is not done; 0: there is none */
+    uint64_t oldest;    /* its sequence; UINT64_MAX: there is none */
     enum qlog_held held;
     uint32_t
         held_key; /* QLOG_HELD_KEY: hash of the key that most wait for, and its first message */

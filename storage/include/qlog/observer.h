@@ -32,6 +32,7 @@ extern "C" {
     X(DISCARDED, "a file that holds nothing of a log was removed")                                 \
     X(UNLOGGED, "what recovery decided could not be written to recovery.log")                      \
     X(DROPPED, "the head of the logs was dropped by retention")                                    \
+    X(EXPIRED, "messages that groups had in hand were dropped without a dead letter")              \
     X(RETENTION_FAILED, "what is to be dropped can not go now: it is tried again each second")     \
     X(DISK_LEVEL, "the free space of the file system crossed a level")                             \
     X(ARCHIVE_FAILED, "a segment could not be archived: it stays, and is tried again")             \

@@ -309,7 +309,7 @@ Q_EXPORT void qlog_store_stop(struct qlog_store *store);
     X(timed_out, "messages whose invisible time was over")                                         \
     X(released, "messages taken from dead or leaving consumers")                                   \
     X(dead, "messages that became dead letters")                                                   \
-    X(expired, "messages dropped by retention before a group was done with them")                  \
+    X(expired, "messages dropped before a group was done with them, without a dead letter")        \
     X(frames, "frames written")                                                                    \
     X(flushes, "flushes")                                                                          \
     X(bytes, "bytes written to logs, padding included")                                            \

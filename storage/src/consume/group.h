@@ -17,8 +17,9 @@
  *   held       -> pending     NACK, TIMEOUT; RELEASE: its consumer died or left
  *   pending    -> held        PULL, for any consumer, once it is due
  *   pending    -> done        ACK of the pull sequence it had before, when that came in time
- *   pending    -> dead        no attempt is left (reason DYING) and RESOLVE: its copy is stored
- *   held, pending -> expired  RESOLVE: its segment went
+ *   held, pending -> pending  RESOLVE: its segment is about to go (reason DYING, `expiring`)
+ *   pending    -> dead        it is DYING and RESOLVE: its copy is stored
+ *   held, pending -> expired  RESOLVE: its segment went, and there is no copy
  *   pending    -> skipped     UNFILTER: nobody is left who takes it
  *   any        -> skipped     RESOLVE by hand
  *   any        -> waiting     SEEK
@@ -191,6 +192,7 @@ Q_MUST_CHECK enum q_err ql_group_apply_settings(
     struct ql_group *group, const struct ql_settings_record *record);
 Q_MUST_CHECK enum q_err ql_group_apply_unfilter(
     struct ql_group *group, const struct ql_unfilter_record *record);
+/* --- resolve.c */
 Q_MUST_CHECK enum q_err ql_group_apply_resolve(
     struct ql_group *group, const struct ql_resolve_record *record);
 
@@ -230,7 +232,7 @@ void ql_consumer_has(
 
 /*
  * Messages [from, to) of the subject are no more: forget that they were held or pending. Returns how
- * many were. Out of memory: some are kept, and never given to anybody. --- control.c
+ * many were. Out of memory: they are kept, and never given to anybody. --- resolve.c
  */
 uint64_t ql_group_drop(struct ql_group *group, uint64_t from, uint64_t to);
 
@@ -258,6 +260,8 @@ Q_MUST_CHECK enum q_err ql_held_reserve(struct ql_consumer *consumer, uint64_t m
 /* Sorted by sequence, or not (then they are sorted here). Those without a kept filter are skipped. */
 void ql_pending_add(struct ql_group *group, struct ql_range_item *items, uint32_t count);
 uint64_t ql_pending_cut(struct ql_group *group, const struct qlog_range *ranges, uint32_t count);
+/* A filter is no more: take out what no other takes. Returns how many messages. */
+uint64_t ql_pending_unfilter(struct ql_group *group, uint16_t bit);
 /* Take out the spans that `moves` says go, to `out`. Returns how many. */
 uint32_t ql_held_sift(
     struct ql_consumer *consumer,

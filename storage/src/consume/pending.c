@@ -55,6 +55,27 @@ ql_pending_cut(struct ql_group *group, const struct qlog_range *ranges, uint32_t
     return ql_spans_cut(&group->pending, ranges, count, pending_each, group);
 }
 
+uint64_t
+ql_pending_unfilter(struct ql_group *group, uint16_t bit)
+{
+    struct ql_spans *pending = &group->pending;
+    uint64_t removed = 0;
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < pending->count; i++) {
+        struct ql_range_item item = *ql_span_at(pending, i);
+        item.filters = (uint16_t)(item.filters & ~bit);
+        if (item.filters == 0) {
+            removed += item.count;
+            pending_each(group, &item, -1);
+        } else {
+            *ql_span_at(pending, kept++) = item;
+        }
+    }
+    pending->count = kept;
+    if (kept == 0) pending->begin = 0;
+    return removed;
+}
+
 void
 ql_held_add(struct ql_consumer *consumer, const struct ql_range_item *item)
 {

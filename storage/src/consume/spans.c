@@ -149,7 +149,7 @@ may_join(const struct ql_range_item *a, const struct ql_range_item *b)
            (a->consumer_id == (uint32_t)UINT32_MAX ||
             a->pull_sequence + a->count == b->pull_sequence) &&
            a->consumer_id == b->consumer_id && a->time_ms == b->time_ms && a->key == b->key &&
-           a->filters == b->filters && a->reason == b->reason &&
+           a->filters == b->filters && a->reason == b->reason && a->expiring == b->expiring &&
            memcmp(&a->uses, &b->uses, sizeof(a->uses)) == 0 &&
            (uint64_t)a->count + b->count <= INT32_MAX && (uint64_t)a->bytes + b->bytes <= INT32_MAX;
 }

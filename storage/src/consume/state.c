@@ -136,6 +136,7 @@ hash_spans(uint64_t hash, const struct ql_spans *spans)
             hash = hash_number(hash, nobody ? 0 : item.pull_sequence + j);
             hash = hash_number(hash, item.time_ms);
             hash = hash_number(hash, (uint64_t)item.key << 32 | item.consumer_id);
+            hash = hash_number(hash, item.expiring ? 1 : 0);
             hash = hash_number(
                 hash, (uint64_t)item.filters << 32 | (uint32_t)item.reason << 24 |
                           (uint32_t)item.uses.failed << 16 | (uint32_t)item.uses.timed_out << 8 |
@@ -214,6 +215,7 @@ ql_group_check(const struct ql_group *group)
         Q_ASSERT(item->count > 0);
         Q_ASSERT(item->sequence >= behind);
         Q_ASSERT(item->reason >= QL_REASON_RETRY && item->reason <= QL_REASON_DYING);
+        Q_ASSERT(!item->expiring || item->reason == QL_REASON_DYING);
         Q_ASSERT((item->filters & kept) != 0);
         Q_ASSERT(item->time_ms >= group->due_ms);
         behind = item->sequence + item->count;

@@ -33,7 +33,7 @@ enum ql_reason {
     QL_REASON_RELEASED = 2, /* its consumer died, left, or had no more time */
     QL_REASON_KEY = 3,      /* an earlier one of its order key is not done */
     QL_REASON_FILTER = 4,   /* who pulled does not take it, another member's filter does */
-    QL_REASON_DYING = 5     /* no attempts are left: it is about to be a dead letter */
+    QL_REASON_DYING = 5     /* no attempts are left, or it goes: it is about to be a dead letter */
 };
 
 /* Filters of a group by number. Filters that take a message: a bit for each. */
@@ -176,10 +176,11 @@ struct ql_unfilter_record {
 
 /* --- RESOLVE --- what became of messages that no consumer acknowledged. */
 enum ql_verdict {
-    QL_VERDICT_DEAD = 1,    /* pending ones without attempts: they are stored as dead letters */
-    QL_VERDICT_EXPIRED = 2, /* all that are held or pending: their segment went */
-    QL_VERDICT_SKIPPED = 3, /* all, whoever has them */
-    QL_VERDICT_RESENT = 4,  /* the group was done with them: pending again, attempt 1 */
+    QL_VERDICT_DEAD = 1,     /* pending ones that are dying: they are stored as dead letters */
+    QL_VERDICT_EXPIRED = 2,  /* all that are held or pending: their segment went */
+    QL_VERDICT_SKIPPED = 3,  /* all, whoever has them */
+    QL_VERDICT_RESENT = 4,   /* the group was done with them: pending again, attempt 1 */
+    QL_VERDICT_EXPIRING = 5, /* all that are held or pending: their segment is about to go */
 };
 
 struct ql_resolve_item {
@@ -220,6 +221,7 @@ struct ql_range_item {
     uint16_t filters;
     uint8_t reason; /* PENDING: enum ql_reason */
     struct ql_uses uses;
+    bool expiring; /* PENDING: it is dying because its segment is about to go */
 };
 
 struct ql_ranges_record {

@@ -289,7 +289,7 @@ describe_ranges(struct line *line, const struct ql_record *record)
                 "%s{\"consumer\":%u,\"sequence\":%" PRIu64
                 ",\"count\":%u,\"attempt\":%u,\"reason\":\"%s\"}",
                 comma, item.consumer_id, item.sequence, item.count, ql_uses_attempt(item.uses),
-                reason_name(item.reason));
+                item.expiring ? "expiring" : reason_name(item.reason));
         else
             line_raw(
                 line, "%s%u:%" PRIu64 "+%u", comma, item.consumer_id, item.sequence, item.count);
@@ -370,7 +370,9 @@ ql_describe_unfilter(struct line *line, const struct ql_record *record)
 static bool
 ql_describe_resolve(struct line *line, const struct ql_record *record)
 {
-    static const char *const verdicts[] = { "?", "dead", "expired", "skipped", "resent" };
+    static const char *const verdicts[] = {
+        "?", "dead", "expired", "skipped", "resent", "expiring"
+    };
     struct ql_resolve_record resolve;
     if (ql_resolve_record_decode(record->bytes, &resolve) != Q_OK) return false;
     line_number(line, "group", resolve.group_id);

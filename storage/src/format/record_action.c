@@ -410,7 +410,7 @@ ql_resolve_record_decode(struct q_bytes bytes, struct ql_resolve_record *ret_rec
     if (record.item_count > reader.left.size / RESOLVE_ITEM_SIZE) reader.short_ = true;
     Q_TRY(reader_check(&reader, "RESOLVE record is cut"));
     record.items = reader.left.data;
-    bool sound = verdict >= QL_VERDICT_DEAD && verdict <= QL_VERDICT_RESENT;
+    bool sound = verdict >= QL_VERDICT_DEAD && verdict <= QL_VERDICT_EXPIRING;
     for (uint32_t i = 0; i < record.item_count; i++) {
         struct ql_resolve_item item = ql_resolve_item_at(&record, i);
         sound = sound && item.first <= item.last && item.last < UINT64_MAX &&

@@ -277,7 +277,8 @@ ql_ranges_record_encode(
         put_u16(&writer, items[i].filters);
         put_u8(&writer, items[i].reason);
         put_uses(&writer, items[i].uses);
-        put_u16(&writer, 0);
+        put_u8(&writer, items[i].expiring ? 1 : 0);
+        put_u8(&writer, 0);
     }
 }
 
@@ -317,6 +318,7 @@ ql_range_item_at(const struct ql_ranges_record *record, uint32_t index)
         .filters = q_load_le16(at + 40),
         .reason = at[42],
         .uses = { at[43], at[44], at[45] },
+        .expiring = at[46] != 0,
     };
 }
 

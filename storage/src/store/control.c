@@ -100,13 +100,29 @@ ql_store_start(
     *ret_cursor = q_max_u64(from, entry.first_sequence);
     if (start != QLOG_START_TIME) return Q_OK;
     uint64_t position;
+    uint64_t first;
     Q_TRY(ql_index_time(&store->index, at, &position));
-    /* Positions rise with sequences: halve what may be the first batch from there on. */
-    uint64_t low = entry.first_sequence;
-    uint64_t high = end;
+    Q_TRY(ql_store_sequence_at(store, subject, position, entry.first_sequence, end, &first));
+    err = ql_index_entry(&store->index, subject, first, &entry);
+    if (err < Q_OK) return err;
+    *ret_cursor = err == Q_OK ? q_max_u64(first, entry.first_sequence) : end;
+    return Q_OK;
+}
+
+enum q_err
+ql_store_sequence_at(
+    struct qlog_store *store,
+    struct ql_subject *subject,
+    uint64_t position,
+    uint64_t low,
+    uint64_t high,
+    uint64_t *ret_sequence)
+{
+    /* Positions rise with sequences. */
     while (low < high) {
+        struct ql_entry entry;
         uint64_t middle = low + (high - low) / 2;
-        err = ql_index_entry(&store->index, subject, middle, &entry);
+        enum q_err err = ql_index_entry(&store->index, subject, middle, &entry);
         if (err < Q_OK) return err;
         if (err != Q_OK || entry.first_sequence >= high)
             high = middle;
@@ -115,9 +131,7 @@ ql_store_start(
         else
             high = q_min_u64(middle, entry.first_sequence);
     }
-    err = ql_index_entry(&store->index, subject, low, &entry);
-    if (err < Q_OK) return err;
-    *ret_cursor = err == Q_OK ? q_max_u64(low, entry.first_sequence) : end;
+    *ret_sequence = low;
     return Q_OK;
 }
 

@@ -1,5 +1,5 @@
 /*
- * store/dead.c: messages without attempts become dead letters.
+ * store/dead.c: messages without attempts, or whose segment is about to go, become dead letters.
  *
  *   dying     their group is in the store's list
  *   copied    some of one group are published to its dead-letter subject, flushed
@@ -17,10 +17,11 @@
 #include <qbase/assert.h>
 #include <qbatch/build.h>
 
+#include "planted.h"
 #include "store/store.h"
 
 enum {
-    PROPERTIES_OWN = 9,
+    PROPERTIES_OWN = 10,
     NUMBER_SIZE = 24
 };
 #define RETRY_NS   (10 * (uint64_t)Q_NS_PER_MS)
@@ -227,6 +228,7 @@ letter_own(
         { "dead-subject", q_bytes_from(group->subject->name, group->subject->name_size), 0 },
         { "dead-group", q_bytes_from(group->name, group->name_size), 0 },
         { "dead-id", q_bytes_from_text(qbatch_id_format(&letter->view.id, letter->id)), 0 },
+        { "dead-reason", q_bytes_from_text(item->expiring ? "expired" : "attempts"), 0 },
         { "dead-error", ql_group_error(group, item->sequence), 0 },
         { "dead-sequence", { 0 }, item->sequence },
         { "dead-attempts", { 0 }, attempts },
@@ -277,7 +279,7 @@ dead_publish(struct qlog_store *store, struct ql_group *group)
         .payloads_size = payload_size,
         .subjects = &dead->subject,
         .batch_count = 1,
-        .mode = QLOG_MODE_SYNC,
+        .mode = QL_PLANTED(expired_undurable) ? QLOG_MODE_ASYNC : QLOG_MODE_SYNC,
         .ret_first_sequences = &dead->first_sequence,
     };
     Q_TRY(qlog_publish_check(&dead->publish));

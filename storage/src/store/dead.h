@@ -1,5 +1,5 @@
 /*
- * store/dead.h: messages without attempts become dead letters. See dead.c.
+ * store/dead.h: messages that are dying become dead letters. See dead.c.
  *
  * Thread: the store's. Memory: a batch of them, made with the first.
  */

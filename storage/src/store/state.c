@@ -1,10 +1,11 @@
 /*
  * store/state.c: drop the heads of the logs without losing what they said.
  *
- *   1. every subject and group whose last statement lies in what is to be dropped of the action log
+ *   1. what groups have in hand of messages that go becomes dead letters (expire.c)
+ *   2. every subject and group whose last statement lies in what is to be dropped of the action log
  *      is stated again, at its end; so is every subject that is about to lose all its messages
- *   2. when that is durable, the superblock says where the logs begin
- *   3. segments are recycled or deleted, and their entries leave the index
+ *   3. when that is durable, the superblock says where the logs begin
+ *   4. segments are recycled or deleted, and their entries leave the index
  *
  * A group is stated in one append, so that one frame holds all of it or none; statement.c tells how
  * when it has too much in hand for that.
@@ -30,6 +31,7 @@ struct statement {
 static enum q_err state_subjects(
     struct statement *statement, uint64_t message_first, uint64_t action_first);
 static void trim_begin(struct qlog_store *store, struct qlog_trim *trim);
+static void trim_state(struct qlog_store *store, struct qlog_trim *trim);
 static void trim_on_dropped(struct ql_home_trim *home_trim, enum q_err err);
 static void trim_finish(struct qlog_store *store, enum q_err err);
 static enum q_err trim_groups(struct qlog_store *store);
@@ -68,9 +70,35 @@ ql_trim_start(struct qlog_store *store, struct qlog_trim *trim)
 static void
 trim_begin(struct qlog_store *store, struct qlog_trim *trim)
 {
+    const struct ql_log *messages = store->messages;
+    /* What is copied is what goes: what rolls or is let go meanwhile waits for the next trim. */
+    trim->messages_before.value = ql_log_drop_end(messages, trim->messages_before.value);
+    enum q_err err = ql_env_check(&store->home->env);
+    if (err == Q_OK && atomic_load_explicit(&store->stopping, memory_order_relaxed))
+        err = Q_FAIL(Q_STOPPING, .what = "the store is being closed");
+    bool drops = trim->messages_before.value > messages->segments.segments[0]->base;
+    if (err == Q_OK && drops && ql_expiry_begin(store, trim->messages_before.value)) return;
+    if (err == Q_OK)
+        trim_state(store, trim);
+    else
+        trim_finish(store, err);
+}
+
+void
+ql_trim_copied(struct qlog_store *store, enum q_err err)
+{
+    if (err == Q_OK)
+        trim_state(store, q_container_of(store->trims, struct qlog_trim, request));
+    else
+        trim_finish(store, err);
+}
+
+static void
+trim_state(struct qlog_store *store, struct qlog_trim *trim)
+{
     uint64_t message_first = ql_log_drop_end(store->messages, trim->messages_before.value);
     uint64_t action_first = ql_log_drop_end(store->actions, trim->actions_before.value);
-    /* What is stated is what goes: what rolls or is let go meanwhile waits for the next trim. */
+    /* What is stated is what goes, too. */
     trim->messages_before.value = message_first;
     trim->actions_before.value = action_first;
     struct statement statement = { .store = store };
@@ -137,6 +165,7 @@ trim_finish(struct qlog_store *store, enum q_err err)
 static enum q_err
 trim_groups(struct qlog_store *store)
 {
+    uint64_t expired = store->counters.expired;
     for (uint32_t i = 0; i < store->group_count; i++) {
         struct ql_group *group = store->groups[i];
         if (group == NULL || !ql_group_has_some(group)) continue;
@@ -156,6 +185,14 @@ trim_groups(struct qlog_store *store)
         }
         ql_group_stir(store, group);
     }
+    expired = store->counters.expired - expired;
+    if (expired > 0)
+        QL_TELL(
+            &store->home->env, EXPIRED, .log = store->messages->name, .bytes = expired,
+            .path = store->home->env.path,
+            .text = q_text(
+                "%llu messages that groups had in hand were dropped without a dead letter",
+                (unsigned long long)expired));
     return Q_OK;
 }
 

@@ -111,6 +111,7 @@ qlog_store_close(struct qlog_store *store)
     store_take(store);
     ql_pulls_end(store);
     ql_once_end(store);
+    ql_expiry_end(store);
     enum q_err err = ql_home_drain(store->home);
     struct q_fault fault = *q_fault_last();
     ql_pulls_end(store);
@@ -147,16 +148,16 @@ store_free(struct qlog_store *store)
     free(store->plan_runs);
     free(store->plan_passes);
     free(store->ack_ranges);
-    ql_keys_fini(&store->plan_notes);
     free(store->ack_has);
+    ql_keys_fini(&store->plan_notes);
     ql_dead_fini(&store->dead);
     q_map_fini(&store->groups_by_name);
     ql_index_fini(&store->index);
     ql_producers_fini(&store->producers);
     ql_actions_free(store);
     q_heap_fini(&store->pull_deadlines);
-    q_heap_fini(&store->consumer_deadlines);
     q_map_fini(&store->parked);
+    q_heap_fini(&store->consumer_deadlines);
     q_heap_fini(&store->consumer_timeouts);
     q_heap_fini(&store->group_deadlines);
     q_mailbox_fini(&store->mailbox);
@@ -190,6 +191,7 @@ qlog_store_turn(struct qlog_store *store)
     if (err != Q_OK) {
         ql_pulls_end(store);
         ql_once_end(store);
+        ql_expiry_end(store);
         return ql_env_check(&home->env);
     }
     if (store->counters.parked > 0) ql_reader_expect(&store->reader);
@@ -201,6 +203,7 @@ qlog_store_turn(struct qlog_store *store)
     ql_groups_expire(store);
     ql_groups_room(store);
     ql_dead_turn(store);
+    ql_expiry_turn(store);
     ql_statements_turn(store);
     ql_producers_turn(store);
     ql_index_cut(&store->index);
@@ -235,7 +238,7 @@ qlog_store_wait(struct qlog_store *store, uint64_t timeout_ns)
     uint64_t now_ns = q_clock_monotonic_ns(store->clock);
     uint64_t wait_ns = deadline <= now_ns ? 0 : q_min_u64(timeout_ns, deadline - now_ns);
     if (store->look_again || ql_statements_are_due(store) || ql_reader_is_due(&store->reader) ||
-        ql_producers_are_due(store) || !q_mailbox_sleep(&store->mailbox))
+        ql_producers_are_due(store) || ql_expiry_is_due(store) || !q_mailbox_sleep(&store->mailbox))
         wait_ns = 0;
     int rv = table->enter(store->home->env.io, wait_ns);
     q_mailbox_awake(&store->mailbox);

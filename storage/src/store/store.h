@@ -32,6 +32,7 @@
 #include "read/scrub.h"
 #include "segment/home.h"
 #include "store/dead.h"
+#include "store/expire.h"
 #include "store/memory.h"
 #include "store/retention.h"
 
@@ -126,8 +127,8 @@ struct qlog_store {
     bool going_on;          /* requests that were held are being looked at */
 
     struct q_heap pull_deadlines;     /* struct ql_park */
-    struct q_heap consumer_deadlines; /* struct ql_consumer.deadline */
     struct q_map parked;              /* the same pulls, by where they lie in memory */
+    struct q_heap consumer_deadlines; /* struct ql_consumer.deadline */
     struct q_heap consumer_timeouts;  /* .timeout */
     struct q_heap group_deadlines;    /* struct ql_group.due */
     struct q_list dying;              /* struct ql_group.dying_link */
@@ -147,8 +148,8 @@ struct qlog_store {
     struct ql_pass *plan_passes;
     struct ql_keys plan_notes;
     struct qlog_range *ack_ranges; /* an ack's, sorted */
-
     uint64_t *ack_has;             /* … of each of which its consumer has so many */
+
     struct ql_dead dead;
     struct ql_statements statements;
     uint64_t replayed_actions; /* where the action log was read from */
@@ -156,6 +157,7 @@ struct qlog_store {
     struct ql_action *free_actions;
     uint64_t action_bytes;      /* of all actions there are */
     struct qlog_request *trims; /* the first is under way, the others wait for it */
+    struct ql_expiry expiry;    /* what it waits for */
     struct ql_home_trim home_trim;
     struct ql_retention retention;
     struct qlog_counters counters;
@@ -310,6 +312,14 @@ Q_MUST_CHECK enum q_err ql_store_start(
     enum qlog_start start,
     uint64_t at,
     uint64_t *ret_cursor);
+/* Below it, from `low` up to `high`, messages of the subject lie below this position. The same. */
+Q_MUST_CHECK enum q_err ql_store_sequence_at(
+    struct qlog_store *store,
+    struct ql_subject *subject,
+    uint64_t position,
+    uint64_t low,
+    uint64_t high,
+    uint64_t *ret_sequence);
 
 /* --- lag.c --- */
 void ql_lag_start(struct qlog_store *store, struct qlog_lag *lag);
@@ -317,6 +327,8 @@ void ql_groups_start(struct qlog_store *store, struct qlog_groups *groups);
 
 /* --- state.c --- */
 void ql_trim_start(struct qlog_store *store, struct qlog_trim *trim);
+/* The first trim need not wait for dead letters any more, or ends so. */
+void ql_trim_copied(struct qlog_store *store, enum q_err err);
 /* Finish a trim whose state records are durable. */
 void ql_trim_go_on(struct qlog_store *store, struct qlog_trim *trim, enum q_err err);
 struct ql_subject_record ql_subject_statement(const struct ql_subject *subject);
