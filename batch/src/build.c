@@ -169,7 +169,7 @@ qbatch_builder_add(struct qbatch_builder *builder, const struct qbatch_message *
 static enum q_err
 check_message(const struct qbatch_message *message, uint32_t *ret_property_bytes)
 {
-    if (message->tag_count > 0) Q_TRY(check_tags(message));
+    Q_TRY(check_tags(message));
     if (message->key_count > 0 || message->order_key.size > 0) Q_TRY(check_keys(message));
     if (property_count_of(message) > 0) Q_TRY(check_properties(message, ret_property_bytes));
 
@@ -199,9 +199,17 @@ check_tags(const struct qbatch_message *message)
                            "%" PRIu32 " tags of a message exceed the limit of %d",
                            message->tag_count, QBATCH_TAGS_MAX));
     }
-    for (uint32_t i = 0; i < message->tag_count; i++)
+    for (uint32_t i = 0; i < message->tag_count; i++) {
         Q_TRY(check_word("tag", message->tags[i], QBATCH_TAG_BYTES_MAX));
-    return Q_OK;
+        if (message->tags[i].data[0] == QBATCH_ONLY) {
+            return Q_FAIL(
+                Q_INVALID, .what = q_text(
+                               "tag '%.*s' begins with '%%', which is kept for the queue's own",
+                               (int)message->tags[i].size, (const char *)message->tags[i].data));
+        }
+    }
+    if (message->only.size == 0) return Q_OK;
+    return check_word("name of a group", message->only, QBATCH_TAG_BYTES_MAX - 1);
 }
 
 static enum q_err
@@ -550,6 +558,17 @@ dictionary_add_all(
     for (uint32_t i = 0; i < message->tag_count; i++) {
         uint32_t number = 0;
         if (!dictionary_add(dictionary, message->tags[i], &number)) {
+            dictionary_cut(dictionary, count_before);
+            return false;
+        }
+        tags |= UINT64_C(1) << number;
+    }
+    if (message->only.size > 0) {
+        uint8_t text[QBATCH_TAG_BYTES_MAX];
+        uint32_t number = 0;
+        text[0] = QBATCH_ONLY;
+        memcpy(text + 1, message->only.data, message->only.size);
+        if (!dictionary_add(dictionary, q_bytes_from(text, message->only.size + 1), &number)) {
             dictionary_cut(dictionary, count_before);
             return false;
         }

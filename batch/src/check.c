@@ -280,7 +280,7 @@ check_entries(const struct qbatch *batch)
                 .what = q_text("length %" PRIu32 " of message %" PRIu32 " is wrong", length, i));
         }
         if ((tags & ~tags_known) != 0 ||
-            (tags != 0 && __builtin_popcountll(tags) > QBATCH_TAGS_MAX)) {
+            (tags != 0 && __builtin_popcountll(tags) > QBATCH_TAGS_MAX + 1)) {
             return Q_FAIL(
                 Q_E_CORRUPT, .position = at + QBATCH_ENTRY_TAGS,
                 .what = q_text("tags %" PRIx64 " of message %" PRIu32 " are wrong", tags, i));

@@ -99,6 +99,18 @@ qbatch_filter_mask(const struct qbatch *batch, const struct qbatch_filter *filte
     return mask;
 }
 
+uint64_t
+qbatch_others(const struct qbatch *batch, struct q_bytes group)
+{
+    uint64_t others = 0;
+    const uint8_t *tag = batch->envelope + batch->tags_at;
+    for (uint32_t i = 0; i < batch->tag_count; i++, tag += 1 + tag[0]) {
+        if (tag[0] == 0 || tag[1] != QBATCH_ONLY) continue;
+        if (!q_bytes_equal(q_bytes_from(tag + 2, tag[0] - 1u), group)) others |= UINT64_C(1) << i;
+    }
+    return others;
+}
+
 enum q_err
 qbatch_content(
     const struct qbatch *batch,

@@ -272,6 +272,7 @@ translate(const struct qmq_outgoing *outgoing, struct translation *translation)
         .keys = translation->keys,
         .key_count = (uint32_t)outgoing->key_count,
         .order_key = bytes_of(outgoing->order_key),
+        .only = bytes_of(outgoing->only),
     };
     return Q_OK;
 }

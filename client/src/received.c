@@ -282,6 +282,23 @@ qmq_batch_free(struct qmq_batch *batch)
 }
 
 bool
+qmq_message_property_at(
+    const struct qmq_message *message, size_t index, struct qmq_property *ret_property)
+{
+    struct q_bytes at = q_bytes_from(message->properties_.data, message->properties_.size);
+    struct q_bytes key;
+    struct q_bytes value;
+
+    while (qbatch_property_next(&at, &key, &value) == Q_OK) {
+        if (index-- > 0) continue;
+        ret_property->key = (struct qmq_bytes){ key.data, key.size };
+        ret_property->value = (struct qmq_bytes){ value.data, value.size };
+        return true;
+    }
+    return false;
+}
+
+bool
 qmq_message_property(
     const struct qmq_message *message, const char *key, struct qmq_bytes *ret_value)
 {
@@ -305,8 +322,9 @@ qmq_message_tag(const struct qmq_message *message, size_t index, struct qmq_byte
 
     for (uint32_t number = 0; number < batch->tag_count; number++) {
         if (!(message->tags_ >> number & 1)) continue;
-        if (index-- > 0) continue;
         struct q_bytes tag = qbatch_tag_at(batch, number);
+        if (tag.size > 0 && tag.data[0] == QBATCH_ONLY) continue;
+        if (index-- > 0) continue;
         *ret_tag = (struct qmq_bytes){ tag.data, tag.size };
         return true;
     }

@@ -215,6 +215,7 @@ machine_publish(struct machine *machine, const struct machine_message *messages,
         struct qbatch_message message = {
             .body = q_bytes_from_text("x"),
             .order_key = q_bytes_from(key, messages[i].key == 0 ? 0 : sizeof(key)),
+            .only = q_bytes_from_text(messages[i].only == NULL ? "" : messages[i].only),
             .tags = tags,
             .tag_count = machine_tags(messages[i].tags, tags),
             .time_ms = machine->clock.wall_ms,

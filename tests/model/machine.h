@@ -30,8 +30,9 @@ struct machine {
 };
 
 struct machine_message {
-    uint8_t tags; /* a bit for each */
-    uint8_t key;  /* 0: none */
+    uint8_t tags;     /* a bit for each */
+    uint8_t key;      /* 0: none */
+    const char *only; /* NULL: all groups are given it */
 };
 
 /* A dead letter, as its properties tell. */

@@ -382,6 +382,7 @@ random_message(struct random_source *random)
     struct ref_message message = {
         .tags = (uint8_t)(random_below(random, 3) == 0 ? 0 : random_below(random, 16)),
         .key = (uint8_t)(random_below(random, 2) == 0 ? 0 : random_below(random, 4)),
+        .only = (uint8_t)(random_below(random, 16) == 0 ? 1 + random_below(random, REF_GROUPS) : 0),
     };
     return message;
 }
@@ -396,7 +397,12 @@ play_publish(struct play *play, const struct play_op *op)
     if (play->ref.state.end + count > REF_MESSAGES) return;
     for (uint32_t i = 0; i < count; i++) {
         messages[i] = random_message(&random);
-        sent[i] = (struct machine_message){ messages[i].tags, messages[i].key };
+        uint8_t only = messages[i].only;
+        sent[i] = (struct machine_message){
+            messages[i].tags,
+            messages[i].key,
+            only == 0 ? NULL : group_names[only - 1],
+        };
     }
     ref_publish(&play->ref, messages, count);
     same_err(play, "publish", machine_publish(&play->machine, sent, count), Q_OK);

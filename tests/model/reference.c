@@ -54,9 +54,10 @@ filters_of(const struct ref_group *group, bool live)
 }
 
 static uint16_t
-takers_of(const struct ref_group *group, const struct ref_message *message)
+takers_of(const struct ref_group *group, uint32_t number, const struct ref_message *message)
 {
     unsigned bits = 0;
+    if (message->only != 0 && message->only != number + 1) return 0;
     for (uint32_t i = 0; i < QLOG_FILTERS_MAX; i++) {
         const struct ref_filter *filter = &group->filters[i];
         uint8_t common = filter->tags & message->tags;
@@ -343,7 +344,7 @@ pull_fresh(struct reference *ref, const struct ref_pull *pull, struct ref_answer
         uint64_t i = group->cursor;
         struct ref_row *row = &group->rows[i];
         row_done(row);
-        row->takers = takers_of(group, &ref->messages[i]);
+        row->takers = takers_of(group, pull->who.group, &ref->messages[i]);
         bool wanted = (row->takers & mine) != 0;
         if (i < state->first) {
             group->expired++;

@@ -27,6 +27,7 @@ enum {
 struct ref_message {
     uint8_t tags; /* a bit for each */
     uint8_t key;  /* 0: none */
+    uint8_t only; /* 1 more than the group that alone is given it; 0: all */
 };
 
 struct ref_filter {

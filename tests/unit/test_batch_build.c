@@ -482,6 +482,50 @@ Test(batch_build, reserved_names)
     struct qbatch_message message = { .properties = &property, .property_count = 1 };
     assert_refused(
         &message, Q_INVALID, "property '%key' begins with '%', which is kept for the queue's own");
+    struct q_bytes tag = q_bytes_from_text("%billing");
+    message = (struct qbatch_message){ .tags = &tag, .tag_count = 1 };
+    assert_refused(
+        &message, Q_INVALID, "tag '%billing' begins with '%', which is kept for the queue's own");
+}
+
+/* A message for one group has all tags that another may have, and is for no other group. */
+Test(batch_build, for_one_group)
+{
+    struct q_bytes tags[QBATCH_TAGS_MAX];
+    char names[QBATCH_TAGS_MAX][2];
+    for (uint32_t i = 0; i < QBATCH_TAGS_MAX; i++) {
+        names[i][0] = (char)('a' + i);
+        tags[i] = q_bytes_from(names[i], 1);
+    }
+    struct qbatch_builder *builder;
+    struct qbatch_builder_options options = { 0 };
+    cr_assert_eq(qbatch_builder_new(&options, &builder), Q_OK);
+    struct qbatch_message message = { .tags = tags, .tag_count = QBATCH_TAGS_MAX };
+    cr_assert_eq(qbatch_builder_add(builder, &message), Q_OK);
+    message.only = q_bytes_from_text("billing");
+    cr_assert_eq(qbatch_builder_add(builder, &message), Q_OK);
+    uint32_t envelope_size;
+    uint32_t payload_size;
+    cr_assert_eq(qbatch_builder_close(builder, &envelope_size, &payload_size), Q_OK);
+    uint8_t *envelope = malloc(envelope_size);
+    uint8_t *payload = malloc(payload_size + 1);
+    cr_assert(envelope != NULL && payload != NULL);
+    struct qbatch_request_place place = { .request_count = 1 };
+    qbatch_builder_write(builder, &place, envelope, payload);
+    qbatch_builder_free(builder);
+    struct qbatch batch;
+    cr_assert_eq(qbatch_open(q_bytes_from(envelope, envelope_size), &batch), Q_OK);
+    struct qbatch_entry all;
+    struct qbatch_entry one;
+    qbatch_entry_at(&batch, 0, &all);
+    qbatch_entry_at(&batch, 1, &one);
+    cr_assert_eq(qbatch_others(&batch, q_bytes_from_text("billing")), 0);
+    uint64_t others = qbatch_others(&batch, q_bytes_from_text("post"));
+    cr_assert_eq(all.tags & others, 0);
+    cr_assert_neq(one.tags & others, 0);
+    cr_assert_eq(one.tags & ~others, all.tags);
+    free(envelope);
+    free(payload);
 }
 
 /* Creation times have 48 bits. */

@@ -320,16 +320,16 @@ Test(batch_check, padding_too_long)
 /* A message with more tags than it may have is found. */
 Test(batch_check, too_many_tags)
 {
-    char texts[11][4];
+    char texts[12][4];
     struct qbatch_builder *builder = make_builder(false);
-    for (int i = 0; i < 11; i++) {
+    for (int i = 0; i < 12; i++) {
         (void)snprintf(texts[i], sizeof(texts[i]), "%d", i);
         struct q_bytes tag = q_bytes_from_text(texts[i]);
         struct qbatch_message message = { .tags = &tag, .tag_count = 1 };
         cr_assert_eq(qbatch_builder_add(builder, &message), Q_OK);
     }
     struct made_batch made = make_batch(builder);
-    static const struct wrong wrong = { 136, 8, 0x7FF, 136, "tags 7ff of message 0 are wrong" };
+    static const struct wrong wrong = { 136, 8, 0xFFF, 136, "tags fff of message 0 are wrong" };
     assert_all_wrong(&made, &wrong, 1);
     made_batch_free(&made);
     qbatch_builder_free(builder);

@@ -3,7 +3,8 @@
  *
  * The dead letters of a group on a subject are a subject of their own, "%DEAD_RETRY%SUBJECT%GROUP".
  * A list reads it without a group. To send them again is to consume it in a group, "dlq-resend", whose
- * progress says which have been sent: so each goes once, however often the command is run.
+ * progress says which have been sent: so each goes once, however often the command is run. Where the
+ * original is stored no more, the dead letter is published as a copy that only its group is given.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,9 @@ enum {
     BATCH = 512,
     WAIT_MS = 100,
     EXIT_SIGNAL_BASE = 128,
+    TAGS_MAX = 10, /* of a message */
+    KEYS_MAX = 8,
+    PROPERTIES_MAX = 64,
 };
 
 /* What stands on a dead letter. */
@@ -52,8 +56,10 @@ struct dlq {
 
     bool again;
     uint64_t sent;
-    uint64_t there; /* the group had them, so they come anyhow */
-    uint64_t gone;
+    uint64_t there;                /* the group had them, so they come anyhow */
+    uint64_t gone;                 /* nobody says from where */
+    struct qmq_producer *producer; /* of copies; made with the first */
+    uint64_t copied;
 };
 
 typedef int each_fn(struct dlq *dlq, const struct group_row *row, const char *dead_subject);
@@ -69,6 +75,9 @@ static int resend_one(struct dlq *dlq, const struct group_row *row, const char *
 static int resend_all(struct dlq *dlq, const struct group_row *row, struct qmq_consumer *consumer);
 static int resend_letter(
     struct dlq *dlq, const struct group_row *row, const struct qmq_message *message);
+static int publish_copy(
+    struct dlq *dlq, const struct group_row *row, const struct qmq_message *message);
+static bool is_written(struct q_bytes key);
 static void count_resent(void *context, const struct qmq_controlled *controlled);
 static int say_resent(const struct dlq *dlq);
 
@@ -273,6 +282,7 @@ dlq_resend_run(const struct command *command, int argc, char **argv)
     if (!dlq.client) return exit_code;
     interrupt_here();
     exit_code = for_each_group(&dlq, result.arg_count ? result.args[0] : NULL, resend_one);
+    qmq_producer_free(dlq.producer);
     qmq_client_free(dlq.client);
     int said = say_resent(&dlq);
     return exit_code == EXIT_OK ? said : exit_code;
@@ -357,14 +367,59 @@ resend_letter(struct dlq *dlq, const struct group_row *row, const struct qmq_mes
     if (code != QMQ_GONE)
         return report_error(
             "send message %llu of \"%s\" again", (unsigned long long)letter.sequence, row->subject);
-    dlq->gone++;
-    (void)fprintf(
-        stderr,
-        "qmq: message %llu of \"%s\" is not stored any more; its dead letter is:\n"
-        "  qmq sub '%%DEAD_RETRY%%%s%%%s' --peek --from %llu -n 1\n",
-        (unsigned long long)letter.sequence, row->subject, row->subject, row->group,
-        (unsigned long long)message->sequence);
+    return publish_copy(dlq, row, message);
+}
+
+/* What the message brought, without what was written onto its dead letter. */
+static int
+publish_copy(struct dlq *dlq, const struct group_row *row, const struct qmq_message *message)
+{
+    struct qmq_bytes tags[TAGS_MAX];
+    struct qmq_bytes keys[KEYS_MAX];
+    struct qmq_property properties[PROPERTIES_MAX];
+    struct qmq_outgoing copy = {
+        .body = message->body,
+        .tags = tags,
+        .properties = properties,
+        .keys = keys,
+        .only = { row->group, strlen(row->group) },
+    };
+    while (copy.tag_count < TAGS_MAX &&
+           qmq_message_tag(message, copy.tag_count, &tags[copy.tag_count]))
+        copy.tag_count++;
+    struct qmq_property property;
+    for (size_t index = 0; qmq_message_property_at(message, index, &property); index++) {
+        struct q_bytes key = q_bytes_from(property.key.data, property.key.size);
+        if (q_bytes_equal(key, q_bytes_from_text("%order-key")))
+            copy.order_key = property.value;
+        else if (q_bytes_equal(key, q_bytes_from_text("%key")) && copy.key_count < KEYS_MAX)
+            keys[copy.key_count++] = property.value;
+        else if (!is_written(key) && copy.property_count < PROPERTIES_MAX)
+            properties[copy.property_count++] = property;
+    }
+    int code = QMQ_OK;
+    if (!dlq->producer) code = qmq_producer_new(dlq->client, NULL, &dlq->producer);
+    if (code == QMQ_OK) code = qmq_send_wait(dlq->producer, row->subject, &copy, NULL);
+    if (code != QMQ_OK)
+        return report_error(
+            "publish a copy of dead letter %llu of \"%s\"", (unsigned long long)message->sequence,
+            row->group);
+    dlq->copied++;
     return EXIT_OK;
+}
+
+/* By the queue: its own names, and what tells of a death. */
+static bool
+is_written(struct q_bytes key)
+{
+    static const char *const names[] = {
+        "dead-subject",  "dead-group",    "dead-id",     "dead-reason",    "dead-error",
+        "dead-sequence", "dead-attempts", "dead-failed", "dead-timed-out", "dead-died",
+    };
+    if (key.size > 0 && *(const char *)key.data == '%') return true;
+    for (size_t index = 0; index < sizeof(names) / sizeof(names[0]); index++)
+        if (q_bytes_equal(key, q_bytes_from_text(names[index]))) return true;
+    return false;
 }
 
 static void
@@ -378,10 +433,14 @@ count_resent(void *context, const struct qmq_controlled *controlled)
 static int
 say_resent(const struct dlq *dlq)
 {
-    (void)fprintf(stderr, "sent again  %llu messages", (unsigned long long)dlq->sent);
+    (void)fprintf(stderr, "sent again  %llu messages", (unsigned long long)dlq->sent + dlq->copied);
+    if (dlq->copied)
+        (void)fprintf(stderr, "; %llu of them as copies", (unsigned long long)dlq->copied);
     if (dlq->there)
         (void)fprintf(stderr, "; %llu the group still has", (unsigned long long)dlq->there);
-    if (dlq->gone) (void)fprintf(stderr, "; %llu are gone", (unsigned long long)dlq->gone);
+    if (dlq->gone)
+        (void)fprintf(
+            stderr, "; %llu do not say where they are from", (unsigned long long)dlq->gone);
     (void)fprintf(stderr, "\n");
     return dlq->gone ? EXIT_PARTLY : EXIT_OK;
 }

@@ -113,6 +113,12 @@ qbatch_mask_passes(const struct qbatch_mask *mask, uint64_t tags)
 }
 
 /*
+ * Tags of the dictionary, a bit each, that name another group than this one: a message with one of
+ * them is for that group alone. Such a tag is QBATCH_ONLY and the group's name.
+ */
+uint64_t qbatch_others(const struct qbatch *batch, struct q_bytes group);
+
+/*
  * The content of a batch: the payload itself, or what it decompresses to.
  *
  * Q_OK        `*ret_content` has content_length bytes: a view of `payload`, or of `scratch`.
@@ -164,6 +170,7 @@ Q_MUST_CHECK enum q_err qbatch_property_find(
  * Names of properties that carry what a message has beside properties of its own. They are written
  * by the builder and count as properties; a user's property must not begin with '%'.
  */
+#define QBATCH_ONLY               '%'
 #define QBATCH_PROPERTY_KEY       "%key"
 #define QBATCH_PROPERTY_ORDER_KEY "%order-key"
 

@@ -33,6 +33,7 @@ struct qbatch_message {
     const struct q_bytes *keys; /* a message can be found by each */
     uint32_t key_count;
     struct q_bytes order_key; /* size 0: none */
+    struct q_bytes only;      /* the one group that is given it; size 0: all */
     uint64_t time_ms;         /* creation */
     uint32_t counter;         /* of the id */
 };
@@ -57,7 +58,8 @@ void qbatch_builder_free(struct qbatch_builder *builder);
  * Q_AGAIN   the batch is full for it (count, bytes, or tags): write the batch, reset, add again.
  *           An empty builder never answers this.
  * Q_TOO_BIG the message exceeds a limit of qbatch/layout.h. Not added.
- * Q_INVALID an empty tag or key, or one with a NUL byte; a property whose name begins with '%'.
+ * Q_INVALID an empty tag or key, or one with a NUL byte; a tag, or a property's name, that begins
+ *           with '%'.
  *           Not added.
  */
 Q_MUST_CHECK enum q_err qbatch_builder_add(

@@ -91,7 +91,7 @@ enum {
     QBATCH_MESSAGE_BYTES_MAX = 4 * 1024 * 1024, /* body and properties */
     QBATCH_PROPERTIES_MAX = 64,
     QBATCH_PROPERTY_BYTES_MAX = 32 * 1024,
-    QBATCH_TAGS_MAX = 10,       /* of one message */
+    QBATCH_TAGS_MAX = 10,       /* of one message, and one more that names its group */
     QBATCH_DICTIONARY_MAX = 64, /* tags of one batch */
     QBATCH_TAG_BYTES_MAX = 255, /* of one tag */
     QBATCH_KEYS_MAX = 8,        /* of one message */

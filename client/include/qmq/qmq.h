@@ -203,7 +203,7 @@ struct qmq_producer_options {
 
 struct qmq_outgoing {
     struct qmq_bytes body;
-    const struct qmq_bytes *tags; /* up to 10 */
+    const struct qmq_bytes *tags; /* up to 10; none begins with '%' */
     size_t tag_count;
     const struct qmq_property *properties; /* up to 64; keys don't begin with '%' */
     size_t property_count;
@@ -211,6 +211,7 @@ struct qmq_outgoing {
     size_t key_count;
     /* Size 0: none. Else it is handed out after those that were sent before with the same one. */
     struct qmq_bytes order_key;
+    struct qmq_bytes only; /* the one group that is given it; size 0: every group */
     /* ms since 1970: it goes to a delay group, which publishes it to its subject then; with
      * (due_ms, sequence) of its outcome it can be cancelled or moved. 0: at once. */
     uint64_t due_ms;
@@ -514,6 +515,10 @@ QMQ_API const struct qmq_message *qmq_batch_message(const struct qmq_batch *batc
 /* Also after its consumer was freed. */
 QMQ_API void qmq_batch_free(struct qmq_batch *batch);
 
+/* Property `index` of the message; false when it has fewer. Its keys are among them, each as "%key",
+ * and its order key, as "%order-key". */
+QMQ_API bool qmq_message_property_at(
+    const struct qmq_message *message, size_t index, struct qmq_property *ret_property);
 /* True and `*ret_value` set when the message has the property. */
 QMQ_API bool qmq_message_property(
     const struct qmq_message *message, const char *key, struct qmq_bytes *ret_value);

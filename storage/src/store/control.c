@@ -257,7 +257,7 @@ resend_item(
             .what = q_text(
                 "message %llu of \"%s\" is not stored any more", (unsigned long long)sequence,
                 group->subject->name),
-            .hint = "publish a copy of its dead letter");
+            .hint = "qmq dlq resend publishes a copy of its dead letter");
     err = ql_fetch_envelope(store, group, &entry, &batch);
     if (err == Q_AGAIN)
         return Q_FAIL(

@@ -193,8 +193,11 @@ letter_fill(
     (void)group;
     (void)item;
     for (uint32_t i = 0; i < letter->batch.tag_count && message->tag_count < QBATCH_TAGS_MAX; i++)
-        if ((letter->view.entry.tags >> i & 1) != 0)
-            letter->tags[message->tag_count++] = qbatch_tag_at(&letter->batch, i);
+        if ((letter->view.entry.tags >> i & 1) != 0) {
+            struct q_bytes tag = qbatch_tag_at(&letter->batch, i);
+            /* Whoever looks at dead letters is given it. */
+            if (tag.data[0] != QBATCH_ONLY) letter->tags[message->tag_count++] = tag;
+        }
     struct q_bytes at = letter->view.properties;
     struct q_bytes key;
     struct q_bytes value;

@@ -245,13 +245,15 @@ fetch_ahead(struct qlog_store *store, struct ql_group *group, uint64_t sequence,
 static bool
 fetch_is_taken(const struct ql_group *group, const struct qbatch *batch)
 {
+    uint64_t others = qbatch_others(batch, q_bytes_from(group->name, group->name_size));
     for (uint32_t i = 0; i < QLOG_FILTERS_MAX; i++) {
         if (group->filters.slots[i] == NULL) continue;
         struct qbatch_mask mask = qbatch_filter_mask(batch, &group->filters.slots[i]->filter);
         for (uint32_t j = 0; j < batch->message_count; j++) {
             struct qbatch_entry message;
             qbatch_entry_at(batch, j, &message);
-            if (qbatch_mask_passes(&mask, message.tags)) return true;
+            if ((message.tags & others) == 0 && qbatch_mask_passes(&mask, message.tags))
+                return true;
         }
     }
     return false;

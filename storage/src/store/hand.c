@@ -344,6 +344,12 @@ hand_new(struct hand *hand)
     }
 }
 
+static struct q_bytes
+hand_group_name(const struct hand *hand)
+{
+    return q_bytes_from(hand->plan.group->name, hand->plan.group->name_size);
+}
+
 /* Everybody takes everything. False: no room. */
 static bool
 hand_batch_whole(struct hand *hand, const struct ql_entry *entry, uint64_t end)
@@ -363,11 +369,11 @@ hand_batch_whole(struct hand *hand, const struct ql_entry *entry, uint64_t end)
     struct qbatch batch;
     hand->err = qbatch_open_trusted(q_bytes_from(piece->envelope, piece->envelope_size), &batch);
     if (hand->err != Q_OK) return false;
-    if (qbatch_is_ordered(&batch)) {
+    if (qbatch_is_ordered(&batch) || qbatch_others(&batch, hand_group_name(hand)) != 0) {
         uint32_t messages = hand->messages;
         hand_batch(hand, entry, &batch, end);
         if (hand->messages == messages && pull->piece_count > pieces) {
-            /* All keys of it are busy, and nothing else of it is given. */
+            /* All keys of it are busy, or it is for others, and nothing else of it is given. */
             ql_fetch_release(piece);
             pull->piece_count--;
             hand->bytes -= (uint64_t)entry->envelope_size + entry->payload_size;
@@ -394,12 +400,13 @@ hand_batch(
     for (uint32_t i = 0; i < QLOG_FILTERS_MAX; i++)
         if (filters->slots[i] != NULL)
             masks[i] = qbatch_filter_mask(batch, &filters->slots[i]->filter);
+    uint64_t others = qbatch_others(batch, hand_group_name(hand));
     while (hand->plan.cursor < end && !hand->full && hand->err == Q_OK) {
         uint64_t sequence = hand->plan.cursor;
         struct qbatch_entry message;
         qbatch_entry_at(batch, (uint32_t)(sequence - entry->first_sequence), &message);
         unsigned takers = 0;
-        for (uint32_t i = 0; i < QLOG_FILTERS_MAX; i++)
+        for (uint32_t i = 0; (message.tags & others) == 0 && i < QLOG_FILTERS_MAX; i++)
             if (filters->slots[i] != NULL && qbatch_mask_passes(&masks[i], message.tags))
                 takers |= 1u << i;
         enum ql_offer offer = ql_plan_new(&hand->plan, (uint16_t)takers, message.order_key_hash);
