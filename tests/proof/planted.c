@@ -44,6 +44,7 @@ enum rig_name {
     RETENTION,
     READ,
     ROT,
+    UNREADABLE,
     RIGS
 };
 
@@ -62,6 +63,7 @@ static const char *const rigs[RIGS][8] = {
     [RETENTION] = { "planted-retention", "--fail-fast" },
     [READ] = { "planted-read", "--fail-fast" },
     [ROT] = { "planted-rot", "--faults", "1200", "--show", "1" },
+    [UNREADABLE] = { "planted-unreadable", "--fail-fast" },
 };
 
 /* Who is likely to find it: only a matter of time. Crashes find all that is not named here. */
@@ -122,6 +124,7 @@ static const struct {
     { "subject_unnamed", ROT },
     { "expired_uncopied", EXPIRY },
     { "expired_undurable", EXPIRY },
+    { "unread_gone", UNREADABLE },
     { "retention_unconsumed", RETENTION },
     { "full_disk_admits", RETENTION },
     { "log_yields_nothing", RETENTION },

@@ -105,6 +105,7 @@ dead_collect(struct qlog_store *store, struct ql_group *group)
     }
     qbatch_builder_reset(dead->builder);
     dead->count = 0;
+    enum q_err failed = Q_OK;
     for (uint32_t i = 0; i < group->pending.count && dead->count < QL_DEAD_MAX; i++) {
         const struct ql_range_item *span = ql_span_at(&group->pending, i);
         if (span->reason != QL_REASON_DYING) continue;
@@ -118,12 +119,15 @@ dead_collect(struct qlog_store *store, struct ql_group *group)
             }
             /* The batch is full, or the next one has to be read: so much for now. */
             if (err == Q_AGAIN && dead->count > 0) return Q_OK;
+            /* What the disk does not give keeps nothing else up. */
+            if (err == Q_E_IO) failed = err;
+            if (err == Q_E_IO) continue;
             if (err != Q_OK) return err;
             dead->items[dead->count++] =
                 (struct ql_resolve_item){ item.sequence, item.sequence, 0 };
         }
     }
-    return Q_OK;
+    return dead->count > 0 ? Q_OK : failed;
 }
 
 /* Q_OK, Q_AGAIN, Q_NOT_FOUND (it is not stored, or damaged), failures. */
@@ -131,11 +135,16 @@ static enum q_err
 dead_add(struct qlog_store *store, struct ql_group *group, const struct ql_range_item *item)
 {
     struct ql_dead *dead = &store->dead;
-    struct ql_entry entry;
+    struct ql_entry entry = { 0 };
     struct qlog_piece piece;
-    Q_TRY(ql_index_entry(&store->index, group->subject, item->sequence, &entry));
-    if (entry.first_sequence > item->sequence) return Q_NOT_FOUND;
-    enum q_err err = ql_fetch_piece(store, group, &entry, &piece);
+    enum q_err err = ql_index_entry(&store->index, group->subject, item->sequence, &entry);
+    if (err == Q_OK && entry.first_sequence > item->sequence) err = Q_NOT_FOUND;
+    if (err == Q_NOT_FOUND && ql_store_is_unread(
+                                  store, group->subject, item->sequence,
+                                  entry.first_sequence > item->sequence ? &entry : NULL))
+        return Q_FAIL(Q_E_IO, .what = "a dying message may lie where the start could not read");
+    if (err != Q_OK) return err;
+    err = ql_fetch_piece(store, group, &entry, &piece);
     if (err == Q_E_CORRUPT) return Q_NOT_FOUND;
     if (err != Q_OK) return err;
     static const unsigned ways = 3;

@@ -243,10 +243,32 @@ store_on_message_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_sta
     struct qlog_store *store = context;
     store_on_rot(store, from, to, state);
     /* What can't be read now may be there all the same: the next start looks again. */
-    if (state == QL_SCAN_READ)
-        store->index.unreadable = true;
-    else
+    if (state != QL_SCAN_READ) {
         ql_index_add_rot(&store->index.head, from, to);
+        return;
+    }
+    bool first = store->unread_from == store->unread_to;
+    store->index.unreadable = true;
+    store->unread_from = first ? from : q_min_u64(store->unread_from, from);
+    store->unread_to = q_max_u64(store->unread_to, to);
+}
+
+bool
+ql_store_is_unread(
+    struct qlog_store *store,
+    struct ql_subject *subject,
+    uint64_t sequence,
+    const struct ql_entry *next)
+{
+    /* What retention has dropped since is gone. */
+    if (store->unread_to <= store->messages->segments.segments[0]->base) return false;
+    if (store->unread_from == store->unread_to || QL_PLANTED(unread_gone)) return false;
+    if (next != NULL && next->frame <= store->unread_from) return false;
+    struct ql_entry before;
+    bool known = sequence > 0 &&
+                 ql_index_entry(&store->index, subject, sequence - 1, &before) == Q_OK &&
+                 before.first_sequence < sequence;
+    return !known || before.frame < store->unread_to;
 }
 
 static void
@@ -517,7 +539,7 @@ ql_store_finish_recovery(struct qlog_store *store)
     return Q_OK;
 }
 
-/* Whether [from, to) holds messages without an entry: the first such range. */
+/* Whether [from, to) holds messages that are gone, for want of an entry: the first such range. */
 static enum q_err
 store_gap(
     struct qlog_store *store,
@@ -531,10 +553,13 @@ store_gap(
         enum q_err err = ql_index_entry(&store->index, subject, from, &entry);
         if (err < Q_OK) return err;
         uint64_t next = err == Q_OK ? entry.first_sequence : UINT64_MAX;
-        if (next > from) {
+        bool unread =
+            next > from && ql_store_is_unread(store, subject, from, err == Q_OK ? &entry : NULL);
+        if (next > from && !unread) {
             *ret_gap = (struct qlog_range){ from, q_min_u64(to, next) - 1 };
             return Q_OK;
         }
+        if (err != Q_OK) return Q_NOT_FOUND;
         from = ql_entry_end(&entry);
     }
     return Q_NOT_FOUND;
