@@ -162,14 +162,6 @@ machine_settle(struct machine *machine)
     }
 }
 
-/* Pulls wait for it. */
-static bool
-machine_reads(const struct ql_reader *reader)
-{
-    return reader->queued_count + reader->under_way + reader->checking > 0 ||
-           ql_reader_is_due(reader);
-}
-
 static bool
 machine_is_busy(const struct machine *machine)
 {
@@ -178,7 +170,7 @@ machine_is_busy(const struct machine *machine)
     for (unsigned i = 0; i < home->log_count; i++)
         if (!ql_log_is_idle(&home->logs[i], false)) return true;
     return home->super_busy || home->trim != NULL || store->trims != NULL || store->dead.busy ||
-           store->look_again || store->fetch_retry_ns > 0 || machine_reads(&store->reader) ||
+           store->look_again || store->fetch_retry_ns > 0 || ql_reader_is_busy(&store->reader) ||
            (!q_list_is_empty(&store->dying) && store->dead.retry_ns <= store->now_ns);
 }
 

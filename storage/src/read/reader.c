@@ -518,6 +518,13 @@ ql_reader_is_due(const struct ql_reader *reader)
     return ql_worker_is_due(&reader->worker) || !q_list_is_empty(&reader->arrived);
 }
 
+bool
+ql_reader_is_busy(const struct ql_reader *reader)
+{
+    return reader->queued_count + reader->under_way + reader->checking > 0 ||
+           ql_reader_is_due(reader);
+}
+
 static void
 turn_give(struct ql_reader *reader)
 {

@@ -132,6 +132,8 @@ void ql_reader_turn(struct ql_reader *reader, uint64_t now_ns);
 void ql_reader_submit(struct ql_reader *reader);
 /* The next turn has something to do, though nothing completes. */
 bool ql_reader_is_due(const struct ql_reader *reader);
+/* Something that was wanted is on its way. */
+bool ql_reader_is_busy(const struct ql_reader *reader);
 
 /* Somebody waits for what will be written. */
 void ql_reader_expect(struct ql_reader *reader);

@@ -70,7 +70,9 @@ void
 ql_dead_turn(struct qlog_store *store)
 {
     struct ql_dead *dead = &store->dead;
-    if (dead->busy || store->now_ns < dead->retry_ns) return;
+    bool fetched = dead->fetching && !ql_reader_is_busy(&store->reader);
+    if (dead->busy || (store->now_ns < dead->retry_ns && !fetched)) return;
+    dead->fetching = false;
     struct q_list *link = q_list_pop_front(&store->dying);
     if (link == NULL) return;
     struct ql_group *group = q_container_of(link, struct ql_group, dying_link);
@@ -80,6 +82,7 @@ ql_dead_turn(struct qlog_store *store)
     enum q_err err = dead_collect(store, group);
     if (err == Q_OK && dead->count > 0) err = dead_publish(store, group);
     if (err == Q_OK) return;
+    dead->fetching = err == Q_AGAIN;
     dead->retry_ns = store->now_ns + (err == Q_AGAIN ? RETRY_NS : REFUSED_NS);
 }
 

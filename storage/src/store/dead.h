@@ -18,7 +18,8 @@ enum {
 
 struct ql_dead {
     bool busy;         /* a request is under way */
-    uint64_t retry_ns; /* not before */
+    uint64_t retry_ns; /* not before, */
+    bool fetching;     /* … or when nothing is being read any more */
     uint32_t group_id; /* whose they are */
     uint64_t epoch;
     struct ql_resolve_item items[QL_DEAD_MAX];
