@@ -164,7 +164,7 @@ batches_deliver_here(struct qmq_producer *producer)
     while (!q_list_is_empty(&producer->finished)) {
         struct q_list batches = Q_LIST_INIT(batches);
         q_list_splice_back(&batches, &producer->finished);
-        /* It is raised exactly while there is something in `finished`. */
+        /* It stays raised while there is something in `finished`. */
         if (producer->event_fd >= 0) event_clear(producer->event_fd);
 
         pthread_mutex_unlock(&producer->lock);

@@ -57,6 +57,7 @@ qmq_producer_dispatch(struct qmq_producer *producer)
             Q_INVALID, .what = "the producer runs its callbacks by itself",
             .hint = "set `foreign_loop` in its options");
     pthread_mutex_lock(&producer->lock);
+    event_clear(producer->event_fd);
     batches_deliver_here(producer);
     pthread_mutex_unlock(&producer->lock);
     return Q_OK;

@@ -214,15 +214,16 @@ wait_for_ways(struct subject *subject)
 
     if (subject->ways) return Q_OK;
     uint64_t until_ns = client_now_ns(producer->client);
-    if (!is_in_callback()) until_ns += producer->block_ns;
+    bool can_wait = !is_in_callback() && producer->event_fd < 0;
+    if (can_wait) until_ns += producer->block_ns;
     subject->senders++;
     subject_wants_route(subject);
     while (!subject->ways && err == Q_OK) {
         if (producer->is_stopping)
             err = Q_FAIL(Q_STOPPING, .what = "the producer is being freed", .hint = "");
         else if (!condition_wait(&producer->changed, &producer->lock, until_ns))
-            err = is_in_callback() ? Q_FAIL(Q_BUSY, .what = "the subject's route is not known yet")
-                                   : fail_without_route(producer);
+            err = can_wait ? fail_without_route(producer)
+                           : Q_FAIL(Q_BUSY, .what = "the subject's route is not known yet");
     }
     subject->senders--;
     return err;

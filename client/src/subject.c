@@ -140,10 +140,13 @@ on_routed(struct qnet_request *request, enum q_err err, struct qnet_buffer *answ
     pthread_mutex_lock(&producer->lock);
     subject->is_routing = false;
     producer->routing_count--;
+    bool is_first = !subject->ways;
     if (err == Q_OK) err = ways_new(producer, &route, subject->ways, &subject->ways);
     if (err == Q_OK) {
         subject->backoff_ms = 0;
         take_ways(subject);
+        /* A send may have been told BUSY. */
+        if (is_first) event_raise(producer->event_fd);
     } else {
         /* The ways that there are stay. */
         producer->route_fault = *q_fault_last();

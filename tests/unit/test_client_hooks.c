@@ -199,6 +199,7 @@ Test(client_hooks, a_producer_in_a_foreign_loop, .timeout = 120)
         }
         cr_assert_eq(told, round * 10);
     }
+    cr_assert_eq(qmq_producer_dispatch(producer), QMQ_OK);
     cr_assert_not(is_readable(fd, 0));
 
     cr_assert_eq(qmq_send_wait(producer, "orders", &message, NULL), QMQ_INVALID);
@@ -236,6 +237,31 @@ Test(client_hooks, a_foreign_loop_never_waits, .timeout = 120)
     }
     cr_assert_eq(qmq_send(producer, "orders", &message, on_sent, NULL), QMQ_OK);
     cr_assert_eq(qmq_flush(producer, PATIENCE_MS), QMQ_OK);
+    qmq_producer_free(producer);
+    stop();
+}
+
+Test(client_hooks, a_foreign_loop_does_not_wait_for_a_route, .timeout = 120)
+{
+    start();
+    told_on = pthread_self();
+    struct qmq_producer *producer;
+    const struct qmq_producer_options options = { .foreign_loop = true };
+    const struct qmq_outgoing message = { .body = { "hello", 5 }, .order_key = { "k", 1 } };
+    cr_assert_eq(qmq_producer_new(client, &options, &producer), QMQ_OK);
+    int fd = qmq_producer_fd(producer);
+    int code;
+    while ((code = qmq_send(producer, "orders", &message, on_sent, NULL)) == QMQ_BUSY) {
+        cr_assert(is_readable(fd, PATIENCE_MS), "the route has come");
+        cr_assert_eq(qmq_producer_dispatch(producer), QMQ_OK);
+    }
+    cr_assert_eq(code, QMQ_OK);
+    while (told < 1) {
+        cr_assert(is_readable(fd, PATIENCE_MS));
+        cr_assert_eq(qmq_producer_dispatch(producer), QMQ_OK);
+    }
+    cr_assert_eq(qmq_producer_dispatch(producer), QMQ_OK);
+    cr_assert_not(is_readable(fd, 0));
     qmq_producer_free(producer);
     stop();
 }

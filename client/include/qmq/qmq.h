@@ -196,8 +196,8 @@ struct qmq_producer_options {
     uint64_t memory_bytes_max;   /* of messages without an outcome. 0: 32 MiB */
     uint32_t block_ms;           /* how long a send waits for memory. 0: 10,000 */
     uint32_t deadline_ms; /* how long a message is tried, and at most an eighth longer. 0: 30,000 */
-    /* Callbacks run inside qmq_producer_dispatch() and nowhere else. A send never waits for memory then:
-     * QMQ_BUSY comes at once. */
+    /* Callbacks run inside qmq_producer_dispatch() and nowhere else. A send never waits then: QMQ_BUSY comes
+     * at once, and the file descriptor is readable when it may go. */
     bool foreign_loop;
 };
 
