@@ -57,6 +57,7 @@ consumer_new(
     const struct qmq_consumer_options *options,
     struct qmq_consumer **ret_consumer)
 {
+    Q_TRY(client_check(client));
     Q_TRY(check_options(options));
 
     struct qmq_consumer *consumer = calloc(1, sizeof(*consumer));
