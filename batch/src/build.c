@@ -8,6 +8,7 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdlib.h>
 
 #include <lz4.h>
@@ -56,7 +57,6 @@ struct qbatch_builder {
     struct buffer content;
     struct buffer entries; /* time deltas are against `time_ms_first` and wrap, see _write() */
     struct buffer keys;
-    struct dictionary dictionary;
     uint64_t time_ms_first; /* of the message added first */
     uint64_t time_ms_min;
     uint64_t time_ms_max;
@@ -67,6 +67,8 @@ struct qbatch_builder {
     struct buffer packed; /* the payload when the codec is LZ4 */
     uint64_t payload_hash;
     uint32_t envelope_size;
+
+    struct dictionary dictionary; /* last: its text is not cleared */
 };
 
 static enum q_err check_message(const struct qbatch_message *message, uint32_t *ret_property_bytes);
@@ -123,8 +125,11 @@ qbatch_builder_new(
                            options->bytes_max, QBATCH_CONTENT_BYTES_MAX));
     }
 
-    struct qbatch_builder *builder = calloc(1, sizeof(struct qbatch_builder));
+    /* Nothing of the text is read before it is written, and it is most of a builder: where each message
+     * has a due time of its own, each has a builder. */
+    struct qbatch_builder *builder = malloc(sizeof(struct qbatch_builder));
     if (builder == NULL) return Q_FAIL(Q_E_NOMEM, .what = "no memory for a batch builder");
+    memset(builder, 0, offsetof(struct qbatch_builder, dictionary.text));
     builder->options = *options;
     if (options->messages_max == 0) builder->options.messages_max = MESSAGES_DEFAULT;
     if (options->bytes_max == 0) builder->options.bytes_max = BYTES_DEFAULT;
