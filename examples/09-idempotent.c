@@ -37,7 +37,8 @@ sql(sqlite3 *database, const char *text)
     return sqlite3_exec(database, text, NULL, NULL, NULL);
 }
 
-/* By what a payment is known again; without this it would be the id of the message. */
+/* By what a payment is known again; without this it would be subject, group and id of the message. One
+ * without a number fails: all such would look like one. */
 static struct qmq_bytes
 payment_number(void *context, const struct qmq_message *message)
 {
@@ -47,19 +48,29 @@ payment_number(void *context, const struct qmq_message *message)
     return number;
 }
 
+/* What has no caller. */
+static void
+complain(void *context, const struct qmq_trouble *trouble)
+{
+    (void)context;
+    (void)fprintf(stderr, "%s: %s\n", trouble->error.name, trouble->error.message);
+}
+
 static int
 book(void *context, const struct qmq_message *message, struct qmq_delivery *delivery)
 {
     struct bank *bank = context;
+    char amount[16];
     char text[96];
-    (void)delivery;
+    (void)snprintf(
+        amount, sizeof(amount), "%.*s", (int)message->body.size, (const char *)message->body.data);
     (void)snprintf(
         text, sizeof(text), "UPDATE account SET balance = balance + %lu",
-        strtoul(message->body.data, NULL, 10));
+        strtoul(amount, NULL, 10));
     if (sql(bank->database, "BEGIN IMMEDIATE") != SQLITE_OK) return 1;
     bool is_done =
         sql(bank->database, text) == SQLITE_OK &&
-        qmq_sqlite_once_done(bank->once, bank->database, payment_number(NULL, message)) == QMQ_OK;
+        qmq_sqlite_once_done(bank->once, bank->database, qmq_delivery_key(delivery)) == QMQ_OK;
     return sql(bank->database, is_done ? "COMMIT" : "ROLLBACK") == SQLITE_OK && is_done ? 0 : 1;
 }
 
@@ -70,7 +81,7 @@ pay(struct qmq_client *client, const char *number, const char *amount)
     expect(qmq_producer_new(client, NULL, &producer), "producer");
     struct qmq_property property = { { "payment", 7 }, { number, strlen(number) } };
     struct qmq_outgoing message = {
-        .body = { amount, strlen(amount) + 1 },
+        .body = { amount, strlen(amount) },
         .properties = &property,
         .property_count = 1,
     };
@@ -107,8 +118,9 @@ main(int argc, char **argv)
         return 1;
     }
     (void)sqlite3_busy_timeout(bank.database, WAIT_MS);
-    (void)sql(bank.database, "CREATE TABLE account (balance INTEGER)");
-    (void)sql(bank.database, "INSERT INTO account VALUES (0)");
+    (void)sql(
+        bank.database, "CREATE TABLE IF NOT EXISTS account (id INTEGER PRIMARY KEY, balance)");
+    (void)sql(bank.database, "INSERT OR IGNORE INTO account VALUES (1, 0)");
 
     struct qmq_consumer_options from = { .subject = "payments", .group = "bank" };
     struct qmq_push_options handling = {
@@ -117,6 +129,7 @@ main(int argc, char **argv)
         .context = &bank,
         .once = bank.once,
         .once_key = payment_number,
+        .trouble = complain,
     };
     struct qmq_push *push;
     struct qmq_push_info info = { .handled = 0 };

@@ -36,6 +36,7 @@ static uint64_t tick(struct member *member, uint64_t now_ns);
 static enum q_err wait_joined(struct qmq_consumer *consumer, uint64_t until_ns);
 static enum q_err pull(
     struct qmq_consumer *consumer, uint64_t wait_until_ns, struct qmq_batch **ret_batch);
+static enum q_err pull_stopped(struct qmq_consumer *consumer, struct qmq_batch **ret_batch);
 static enum q_err find_refused(struct qmq_consumer *consumer);
 static uint64_t ask_sources(struct qmq_consumer *consumer, uint64_t now_ns, uint64_t wait_until_ns);
 static bool is_asked_out(struct qmq_consumer *consumer, uint64_t now_ns, uint64_t wait_until_ns);
@@ -294,7 +295,7 @@ static enum q_err
 pull(struct qmq_consumer *consumer, uint64_t wait_until_ns, struct qmq_batch **ret_batch)
 {
     for (;;) {
-        if (consumer->is_stopping) return consumer_stopped();
+        if (consumer->is_stopping) return pull_stopped(consumer, ret_batch);
         consumer_look_for_sources(consumer);
         *ret_batch = consumer_take_fetched(consumer);
         if (*ret_batch) return Q_OK;
@@ -305,6 +306,23 @@ pull(struct qmq_consumer *consumer, uint64_t wait_until_ns, struct qmq_batch **r
         if (is_asked_out(consumer, now_ns, wait_until_ns)) return nothing(consumer);
         (void)condition_wait(&consumer->changed, &consumer->lock, due_ns);
     }
+}
+
+/* At most once, what the broker has given or is giving would be lost: it comes first. */
+static enum q_err
+pull_stopped(struct qmq_consumer *consumer, struct qmq_batch **ret_batch)
+{
+    while (consumer->at_most_once) {
+        *ret_batch = consumer_take_fetched(consumer);
+        if (*ret_batch) return Q_OK;
+        bool is_pulling = false;
+        q_list_for_each(node, &consumer->sources) {
+            is_pulling |= q_container_of(node, struct source, node)->state == SOURCE_PULLING;
+        }
+        if (!is_pulling) break;
+        pthread_cond_wait(&consumer->changed, &consumer->lock);
+    }
+    return consumer_stopped();
 }
 
 /* The client's watch tells. Gone ones fail by themselves. */

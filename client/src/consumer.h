@@ -118,6 +118,7 @@ void source_lost_session(struct source *source, uint64_t session);
 /* With this thread's fault. */
 void source_failed(struct source *source, enum q_err err);
 bool is_session_lost(enum q_err err);
+bool source_has_session(const struct source *source);
 bool source_has_call(const struct source *source);
 /* End the pull under way, so that another one can take its place. */
 void source_shorten(struct source *source);
@@ -151,6 +152,7 @@ struct qmq_batch {
     struct qmq_message *messages;
     uint32_t message_count;
     bool is_strict; /* the group is */
+    uint64_t arrived_ns;
 };
 
 /* All that lives because of it. */

@@ -3,6 +3,7 @@
  */
 #include "push.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include <qbase/assert.h>
@@ -12,6 +13,7 @@ enum {
     PREFETCH_BYTES_DEFAULT = 8 * 1024 * 1024,
     PULL_BYTES_DEFAULT = 256 * 1024,
     THREADS_MAX = 1024,
+    LAST_ACKS_NS = Q_NS_PER_S, /* for verdicts, when time is over */
 };
 
 static enum q_err push_new(
@@ -117,7 +119,11 @@ join(struct qmq_push *push, const struct qmq_push_options *options)
     struct qmq_consumer_options wanted = *options->consumer;
     wanted.no_prefetch = true;
     wanted.pull_bytes_max = push->pull_bytes;
-    return (enum q_err)qmq_consumer_new(push->client, &wanted, &push->consumer);
+    Q_TRY((enum q_err)qmq_consumer_new(push->client, &wanted, &push->consumer));
+    const struct qmq_consumer *consumer = push->consumer;
+    if (asprintf(&push->key_prefix, "%s %s", consumer->subject, consumer->group) >= 0) return Q_OK;
+    push->key_prefix = NULL;
+    return Q_FAIL(Q_E_NOMEM);
 }
 
 static enum q_err
@@ -180,6 +186,11 @@ qmq_push_stop(struct qmq_push *push, uint32_t wait_ms)
 
     pthread_mutex_lock(&push->lock);
     bool is_done = wait_settled(push, until_ns);
+    /* What is decided is not thrown away for a moment's sake. */
+    until_ns = client_now_ns(push->client) + LAST_ACKS_NS;
+    while (push->decided > 0 && condition_wait(&push->settled, &push->lock, until_ns))
+        continue;
+    is_done = is_settled(push);
     push->phase = PUSH_OVER;
     push_clear_queue(push);
     pthread_cond_broadcast(&push->ready);
@@ -187,6 +198,10 @@ qmq_push_stop(struct qmq_push *push, uint32_t wait_ms)
     pthread_mutex_unlock(&push->lock);
 
     leave(push);
+    if (push->refusal.err != Q_OK) {
+        q_fault_adopt(&push->refusal);
+        return push->refusal.err;
+    }
     if (is_done) return QMQ_OK;
     return Q_FAIL(Q_TIMED_OUT, .what = "messages were still being handled, and were handed back");
 }
@@ -232,6 +247,9 @@ qmq_push_free(struct qmq_push *push)
     push->handlers = NULL;
 
     pthread_mutex_lock(&push->lock);
+    push->is_freed = true;
+    while (push->verdicts > 0)
+        pthread_cond_wait(&push->settled, &push->lock);
     push_unlock_and_part(push);
 }
 
@@ -253,6 +271,7 @@ part(struct qmq_push *push)
     pthread_cond_destroy(&push->ready);
     pthread_mutex_destroy(&push->trouble_lock);
     pthread_mutex_destroy(&push->lock);
+    free(push->key_prefix);
     free(push);
 }
 
@@ -273,7 +292,7 @@ push_tell(
     uint64_t messages,
     const struct qmq_error *error)
 {
-    if (!push->trouble) return;
+    if (!push->trouble || push->is_freed) return;
     struct qmq_trouble trouble = {
         .kind = kind,
         .is_tried_again = is_tried_again,

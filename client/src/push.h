@@ -9,7 +9,7 @@
  *
  * A load is what one pull brought, and has a delivery for each message. A delivery is in one place:
  *
- *   CHAINED   behind another one of its order key, which is in this load, and undecided
+ *   CHAINED   behind another one of its order key and broker group, which is undecided
  *   QUEUED    a handler may take it
  *   HANDLING  on a handler's thread; decided when that returns, or by who it was kept for
  *   KEPT      the handler has returned, the verdict is to come
@@ -32,6 +32,7 @@
 
 enum {
     PUSH_FILTERS_MAX = 8,
+    PUSH_KEY_SLOTS = 1024,
     LANE_CALL_MAX = 2048, /* messages in one ack */
 };
 
@@ -52,8 +53,10 @@ enum delivery_state {
 struct qmq_delivery {
     struct load *load;
     const struct qmq_message *message;
-    struct qmq_delivery *next;     /* in the queue, or a lane */
-    struct qmq_delivery *key_next; /* that waits for the verdict on this one */
+    struct qmq_delivery *next;      /* in the queue, or a lane */
+    struct qmq_delivery *key_next;  /* that waits for the verdict on this one */
+    struct qmq_delivery *slot_next; /* in push.keys */
+    bool is_key_last;               /* it is there */
     enum delivery_state state;
     bool is_kept;
     bool is_decided; /* while HANDLING: the verdict is there already */
@@ -61,6 +64,7 @@ struct qmq_delivery {
     bool has_failed;
     uint64_t *counter;            /* of push.info: what became of it */
     struct qmq_nack_options nack; /* its text is ours */
+    char *key_text; /* the key that `once` knows it by; NULL: not asked for, or the user's */
 };
 
 struct deliveries {
@@ -102,7 +106,8 @@ struct lane {
     struct qmq_delivery *sent[LANE_CALL_MAX]; /* by pull sequence */
     uint32_t sent_count;                      /* not 0: to be sent, or sent and not on record */
     bool is_nack;
-    uint64_t next_ns; /* after a failure: not before */
+    uint32_t nacks_max; /* at once, since more were refused; 0: LANE_CALL_MAX */
+    uint64_t next_ns;   /* after a failure: not before */
     uint32_t backoff_ms;
     bool has_told; /* of the failure that goes on */
 };
@@ -110,6 +115,7 @@ struct lane {
 struct qmq_push {
     struct qmq_client *client;
     struct qmq_consumer *consumer; /* NULL once it has left */
+    char *key_prefix;              /* "SUBJECT GROUP" */
     qmq_handler_fn *handler;
     void *context;
     uint32_t thread_count;
@@ -143,8 +149,13 @@ struct qmq_push {
     bool is_starved;    /* the puller waits for room */
     bool is_ack_wanted; /* the acker has to look again */
     struct deliveries queue;
+    /* The last undecided message of each order key, in slots by the key's hash. */
+    struct qmq_delivery *keys[PUSH_KEY_SLOTS];
     struct q_list lanes;
-    uint64_t decided; /* in lanes, with those under way */
+    uint64_t decided;       /* in lanes, with those under way */
+    struct q_fault refusal; /* of verdicts that were given up; `err` Q_OK: none was */
+    uint32_t verdicts;      /* on kept messages, that are telling `once` */
+    bool is_freed;          /* by its owner: user's functions are not called any more */
     struct qmq_push_info info;
     uint32_t references; /* the owner's, and one for each kept message */
 };
@@ -167,6 +178,8 @@ void *push_pull(void *context);
 /* push_handle.c */
 /* A thread that handles. Without the lock. */
 void *push_handle(void *context);
+/* Behind the last undecided one of its key, if there is one; false: there is none. */
+bool push_chain(struct qmq_push *push, struct qmq_delivery *delivery);
 /* Hand back what no handler will take: all of the queue, and what is chained to it. */
 void push_clear_queue(struct qmq_push *push);
 /* The verdict is in it. What was chained to it is the queue's first now, or handed back. */

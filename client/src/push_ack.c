@@ -29,6 +29,7 @@ static enum q_err find_session(struct lane *lane);
 static void on_answered(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffer);
 static void on_record(struct lane *lane, uint64_t expired);
 static void not_on_record(struct lane *lane, enum q_err err);
+static void ask_for_less(struct lane *lane);
 static void forget_sent(struct lane *lane);
 static void forget_all(struct lane *lane, struct deliveries *list);
 static void cancel(struct lane *lane);
@@ -193,9 +194,10 @@ choose_nacks(struct lane *lane)
 {
     struct deliveries rest = { .first = NULL };
     struct qmq_delivery *delivery;
+    uint32_t max = lane->nacks_max > 0 ? lane->nacks_max : LANE_CALL_MAX;
     while ((delivery = deliveries_take(&lane->nacks))) {
         bool is_taken =
-            lane->sent_count < LANE_CALL_MAX &&
+            lane->sent_count < max &&
             (lane->sent_count == 0 || is_same_nack(&lane->sent[0]->nack, &delivery->nack));
         if (is_taken)
             lane->sent[lane->sent_count++] = delivery;
@@ -289,10 +291,11 @@ find_session(struct lane *lane)
     enum q_err err = Q_OK;
 
     pthread_mutex_lock(&source->consumer->lock);
-    if (source->state == SOURCE_REFUSED) {
+    bool has_session = source_has_session(source);
+    if (!has_session && source->state == SOURCE_REFUSED) {
         q_fault_adopt(&source->fault);
         err = source->err;
-    } else if (source->state != SOURCE_READY && source->state != SOURCE_PULLING) {
+    } else if (!has_session) {
         err = Q_FAIL(
             Q_UNAVAILABLE,
             .what = q_text("no session with broker group %s now", source->broker->group));
@@ -333,13 +336,14 @@ on_record(struct lane *lane, uint64_t expired)
     lane->next_ns = 0;
     lane->backoff_ms = 0;
     lane->has_told = false;
+    lane->nacks_max = 2 * lane->nacks_max < LANE_CALL_MAX ? 2 * lane->nacks_max : 0;
     pthread_mutex_unlock(&push->lock);
     forget_sent(lane);
 
     if (expired == 0) return;
     (void)Q_FAIL(
         Q_EXPIRED, .what = q_text(
-                       "%llu of %u messages were given to another consumer before",
+                       "up to %llu of %u messages were given to another consumer before",
                        (unsigned long long)expired, count));
     push_tell(push, kind, false, expired, NULL);
 }
@@ -355,6 +359,7 @@ not_on_record(struct lane *lane, enum q_err err)
     bool can_pass = is_lost || is_passing(err);
     /* Its delay or text is refused: it fails without. */
     bool is_plain = !lane->is_nack || (!nack->with_delay && !nack->error);
+    struct q_fault fault = *q_fault_last();
 
     pthread_mutex_lock(&push->lock);
     bool is_over = push->phase == PUSH_OVER;
@@ -373,12 +378,36 @@ not_on_record(struct lane *lane, enum q_err err)
         lane->next_ns = client_now_ns(push->client) + backoff_next(&lane->backoff_ms);
         return;
     }
-    for (uint32_t index = 0; index < lane->sent_count && !is_plain; index++) {
-        struct qmq_nack_options *own = &lane->sent[index]->nack;
-        free((char *)own->error);
-        *own = (struct qmq_nack_options){ .with_delay = false };
+    if (!is_plain) {
+        ask_for_less(lane);
+        return;
     }
-    if (is_plain) forget_sent(lane);
+    pthread_mutex_lock(&push->lock);
+    if (push->refusal.err == Q_OK) push->refusal = fault;
+    pthread_mutex_unlock(&push->lock);
+    forget_sent(lane);
+}
+
+/* A delay or text is refused, of one perhaps: they go by halves, and one that is alone without. */
+static void
+ask_for_less(struct lane *lane)
+{
+    struct qmq_push *push = lane->push;
+    if (lane->sent_count > 1) {
+        pthread_mutex_lock(&push->lock);
+        lane->nacks_max = lane->sent_count / 2;
+        while (lane->sent_count > 0)
+            deliveries_put_back(&lane->nacks, lane->sent[--lane->sent_count]);
+        pthread_mutex_unlock(&push->lock);
+        return;
+    }
+    struct qmq_nack_options *own = &lane->sent[0]->nack;
+    if (own->with_delay) {
+        own->with_delay = false;
+        return;
+    }
+    free((char *)own->error);
+    own->error = NULL;
 }
 
 /* Handlers want the lock, so it is not held for each of them, nor while memory is freed. */
@@ -387,8 +416,10 @@ forget_sent(struct lane *lane)
 {
     struct qmq_push *push = lane->push;
     uint32_t count = lane->sent_count;
-    for (uint32_t index = 0; index < count; index++)
+    for (uint32_t index = 0; index < count; index++) {
         free((char *)lane->sent[index]->nack.error);
+        free(lane->sent[index]->key_text);
+    }
 
     for (uint32_t first = 0, next; first < count; first = next) {
         struct load *load = lane->sent[first]->load;

@@ -13,8 +13,7 @@ static bool may_handle(const struct qmq_push *push);
 static void handle(struct qmq_push *push, struct qmq_delivery *delivery);
 static int pass_filters(struct qmq_push *push, struct qmq_delivery *delivery, size_t *passed);
 static int begin(struct qmq_push *push, struct qmq_delivery *delivery);
-static struct qmq_bytes key_of(
-    const struct qmq_push *push, const struct qmq_message *message, char *text);
+static struct qmq_bytes key_of(struct qmq_push *push, struct qmq_delivery *delivery);
 static void end(struct qmq_push *push, struct qmq_delivery *delivery, bool is_done);
 static void tell_once(struct qmq_push *push, bool is_tried_again, int code, const char *message);
 static void fail(struct qmq_delivery *delivery, const char *text);
@@ -58,12 +57,18 @@ static struct qmq_delivery *
 take(struct qmq_push *push)
 {
     bool is_paused = push->info.is_paused && push->phase == PUSH_PULLING;
-    return may_handle(push) && !is_paused ? deliveries_take(&push->queue) : NULL;
+    if (!may_handle(push) || is_paused) return NULL;
+    struct qmq_delivery *delivery = deliveries_take(&push->queue);
+    /* An idle queue is room, too. */
+    if (delivery && push->queue.count == 0 && push->is_starved) pthread_cond_signal(&push->room);
+    return delivery;
 }
 
 static bool
 may_handle(const struct qmq_push *push)
 {
+    /* Others have what this consumer holds, and would handle it too. */
+    if (push->info.code == QMQ_CONSUMER_REPLACED) return false;
     return push->phase == PUSH_PULLING || (push->phase == PUSH_STOPPING && push->at_most_once);
 }
 
@@ -126,9 +131,8 @@ pass_filters(struct qmq_push *push, struct qmq_delivery *delivery, size_t *passe
 static int
 begin(struct qmq_push *push, struct qmq_delivery *delivery)
 {
-    char text[QMQ_ID_TEXT_SIZE];
-    struct qmq_bytes key = key_of(push, delivery->message, text);
-    switch (push->once.begin(push->once.context, key)) {
+    struct qmq_bytes key = key_of(push, delivery);
+    switch (key.size > 0 ? push->once.begin(push->once.context, key) : QMQ_ONCE_FAILED) {
     case QMQ_ONCE_NEW:
         delivery->has_begun = true;
         return 0;
@@ -147,21 +151,34 @@ begin(struct qmq_push *push, struct qmq_delivery *delivery)
     return QMQ_BUSY;
 }
 
+/*
+ * By what `once` knows the message. Its id alone would make one consumer's work look like another's.
+ * Of size 0: there is none.
+ */
 static struct qmq_bytes
-key_of(const struct qmq_push *push, const struct qmq_message *message, char *text)
+key_of(struct qmq_push *push, struct qmq_delivery *delivery)
 {
-    if (push->once_key) return push->once_key(push->once_context, message);
-    const char *id = qmq_id_text(&message->id, text);
-    return (struct qmq_bytes){ id, strlen(id) };
+    if (push->once_key) return push->once_key(push->once_context, delivery->message);
+    if (!delivery->key_text) {
+        char id[QMQ_ID_TEXT_SIZE];
+        (void)qmq_id_text(&delivery->message->id, id);
+        if (asprintf(&delivery->key_text, "%s %s", push->key_prefix, id) < 0)
+            delivery->key_text = NULL;
+    }
+    const char *text = delivery->key_text ? delivery->key_text : "";
+    return (struct qmq_bytes){ text, strlen(text) };
 }
 
 static void
 end(struct qmq_push *push, struct qmq_delivery *delivery, bool is_done)
 {
-    char text[QMQ_ID_TEXT_SIZE];
     delivery->has_begun = false;
-    int code = push->once.end(push->once.context, key_of(push, delivery->message, text), is_done);
-    if (code != QMQ_OK) tell_once(push, false, code, "what was handled could not be noted");
+    int code = push->once.end(push->once.context, key_of(push, delivery), is_done);
+    if (code == QMQ_OK) return;
+    tell_once(
+        push, !is_done, code,
+        is_done ? "what was handled could not be noted, and is acknowledged all the same"
+                : "that a message failed could not be noted: it is busy until its lease is over");
 }
 
 static void
@@ -200,10 +217,49 @@ returned(struct qmq_push *push, struct qmq_delivery *delivery)
     push_decide(push, delivery);
 }
 
+/*
+ * Messages of one key (of one hash: others with the same wait without need) follow each other, whatever
+ * pull has brought them: the broker hands out a key only when nobody holds it, but what it repeats to a
+ * consumer that has come back is cut by the limits of the pull.
+ */
+bool
+push_chain(struct qmq_push *push, struct qmq_delivery *delivery)
+{
+    uint32_t hash = delivery->message->order_key_hash_;
+    if (hash == 0) return false;
+    struct qmq_delivery **slot = &push->keys[hash % PUSH_KEY_SLOTS];
+    while (*slot && ((*slot)->message->order_key_hash_ != hash ||
+                     (*slot)->load->lane != delivery->load->lane))
+        slot = &(*slot)->slot_next;
+
+    struct qmq_delivery *last = *slot;
+    delivery->slot_next = last ? last->slot_next : NULL;
+    delivery->is_key_last = true;
+    *slot = delivery;
+    if (!last) return false;
+    last->is_key_last = false;
+    last->key_next = delivery;
+    delivery->state = DELIVERY_CHAINED;
+    return true;
+}
+
+/* Nothing waits for it any more. */
+static void
+unchain(struct qmq_push *push, struct qmq_delivery *delivery)
+{
+    if (!delivery->is_key_last) return;
+    struct qmq_delivery **slot = &push->keys[delivery->message->order_key_hash_ % PUSH_KEY_SLOTS];
+    while (*slot != delivery)
+        slot = &(*slot)->slot_next;
+    *slot = delivery->slot_next;
+    delivery->is_key_last = false;
+}
+
 void
 push_decide(struct qmq_push *push, struct qmq_delivery *delivery)
 {
     struct qmq_delivery *next = delivery->key_next;
+    unchain(push, delivery);
     delivery->key_next = NULL;
     delivery->state = DELIVERY_DECIDED;
 
@@ -239,6 +295,7 @@ hand_back(struct qmq_push *push, struct qmq_delivery *first)
 {
     while (first) {
         struct qmq_delivery *next = first->key_next;
+        unchain(push, first);
         push->info.handed_back++;
         push_forget(push, first);
         first = next;
@@ -249,6 +306,7 @@ void
 push_forget(struct qmq_push *push, struct qmq_delivery *delivery)
 {
     free((char *)delivery->nack.error);
+    free(delivery->key_text);
     load_free(push_drop(push, delivery->load, 1));
 }
 
@@ -336,9 +394,16 @@ decide_kept(struct qmq_delivery *delivery)
     struct qmq_push *push = delivery->load->push;
     Q_ASSERT(delivery->is_kept && !delivery->is_decided);
     bool has_failed = delivery->has_failed;
-    if (delivery->has_begun) end(push, delivery, !has_failed);
 
     pthread_mutex_lock(&push->lock);
+    bool is_begun = delivery->has_begun && !push->is_freed;
+    push->verdicts++;
+    pthread_mutex_unlock(&push->lock);
+    if (is_begun) end(push, delivery, !has_failed);
+
+    pthread_mutex_lock(&push->lock);
+    push->verdicts--;
+    if (push->is_freed) pthread_cond_broadcast(&push->settled);
     bool is_over = push->phase == PUSH_OVER;
     delivery->counter = has_failed ? &push->info.failed : &push->info.handled;
     if (delivery->state == DELIVERY_HANDLING) {
@@ -351,4 +416,10 @@ decide_kept(struct qmq_delivery *delivery)
     }
     if (!is_over) return Q_OK;
     return Q_FAIL(Q_STOPPING, .what = "the consumer has ended, the message was handed back");
+}
+
+struct qmq_bytes
+qmq_delivery_key(struct qmq_delivery *delivery)
+{
+    return key_of(delivery->load->push, delivery);
 }

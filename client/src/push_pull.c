@@ -15,10 +15,9 @@ enum {
 static uint32_t wait_room(struct qmq_push *push);
 static uint32_t room(const struct qmq_push *push);
 static bool has_failed(struct qmq_push *push, int code, uint32_t *backoff_ms, bool *has_told);
+static void load_rest(struct qmq_push *push);
 static void load(struct qmq_push *push, struct qmq_batch *batch);
 static struct load *load_new(struct qmq_push *push, struct qmq_batch *batch);
-static bool is_ordered(const struct qmq_batch *batch);
-static bool chain(struct load *load);
 static void enqueue(struct qmq_push *push, struct load *load);
 static void pause_until(struct qmq_push *push, uint64_t until_ns);
 
@@ -42,7 +41,17 @@ push_pull(void *context)
         }
         if (has_failed(push, code, &backoff_ms, &has_told)) break;
     }
+    if (push->at_most_once) load_rest(push);
     return NULL;
+}
+
+/* It was stopped: what is on its way would be lost. Ends with QMQ_STOPPING. */
+static void
+load_rest(struct qmq_push *push)
+{
+    struct qmq_batch *batch;
+    while (qmq_pull(push->consumer, push->prefetch_messages, 0, &batch) == QMQ_OK)
+        load(push, batch);
 }
 
 /* How many messages to ask for; 0: none any more. */
@@ -91,6 +100,8 @@ has_failed(struct qmq_push *push, int code, uint32_t *backoff_ms, bool *has_told
     }
     pthread_mutex_lock(&push->lock);
     push->info.code = code;
+    /* Others have what waits here, and would handle it too. */
+    if (code == QMQ_CONSUMER_REPLACED) push_clear_queue(push);
     pthread_mutex_unlock(&push->lock);
     return true;
 }
@@ -131,8 +142,7 @@ load_new(struct qmq_push *push, struct qmq_batch *batch)
         .lane = lane,
         .batch = batch,
         .bytes = batch_memory(batch) + count * sizeof(load->deliveries[0]),
-        .overdue_ns =
-            push->invisible_ns ? client_now_ns(push->client) + push->invisible_ns : UINT64_MAX,
+        .overdue_ns = push->invisible_ns ? batch->arrived_ns + push->invisible_ns : UINT64_MAX,
         .open = (uint32_t)count,
         .is_strict = batch->is_strict && !push->at_most_once,
     };
@@ -141,66 +151,19 @@ load_new(struct qmq_push *push, struct qmq_batch *batch)
         load->deliveries[index].message = qmq_batch_message(batch, index);
         load->deliveries[index].state = DELIVERY_QUEUED;
     }
-    if (is_ordered(batch) && !chain(load)) {
-        free(load);
-        (void)Q_FAIL(Q_E_NOMEM);
-        return NULL;
-    }
     return load;
-}
-
-static bool
-is_ordered(const struct qmq_batch *batch)
-{
-    uint32_t keys = 0;
-    for (uint32_t index = 0; index < batch->message_count; index++)
-        keys |= batch->messages[index].order_key_hash_;
-    return keys != 0;
-}
-
-/*
- * Messages of one key (of one hash: others with the same wait without need) follow each other.
- * Those of another pull need no chain: the broker hands out a key only when nobody holds it.
- */
-static bool
-chain(struct load *load)
-{
-    uint32_t slot_count = 16;
-    while (slot_count < load->open * 2)
-        slot_count *= 2;
-    struct qmq_delivery **lasts = calloc(slot_count, sizeof(struct qmq_delivery *));
-    if (!lasts) return false;
-
-    for (uint32_t index = 0; index < load->open; index++) {
-        struct qmq_delivery *delivery = &load->deliveries[index];
-        uint32_t hash = delivery->message->order_key_hash_;
-        if (hash == 0) continue;
-        uint32_t at = hash & (slot_count - 1);
-        while (lasts[at] && lasts[at]->message->order_key_hash_ != hash)
-            at = (at + 1) & (slot_count - 1);
-        if (lasts[at]) {
-            lasts[at]->key_next = delivery;
-            delivery->state = DELIVERY_CHAINED;
-        }
-        lasts[at] = delivery;
-    }
-    free(lasts);
-    return true;
 }
 
 static void
 enqueue(struct qmq_push *push, struct load *load)
 {
-    struct deliveries queued = { .first = NULL };
-    for (uint32_t index = 0; index < load->open; index++) {
-        struct qmq_delivery *delivery = &load->deliveries[index];
-        if (delivery->state == DELIVERY_QUEUED) deliveries_add(&queued, delivery);
-    }
-
     pthread_mutex_lock(&push->lock);
     push->info.held += load->open;
     push->info.held_bytes += load->bytes;
-    deliveries_append(&push->queue, &queued);
+    for (uint32_t index = 0; index < load->open; index++) {
+        struct qmq_delivery *delivery = &load->deliveries[index];
+        if (!push_chain(push, delivery)) deliveries_add(&push->queue, delivery);
+    }
     bool is_wanted = push->phase == PUSH_PULLING || push->at_most_once;
     if (!is_wanted) push_clear_queue(push);
     pthread_cond_broadcast(&push->ready);

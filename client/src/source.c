@@ -240,6 +240,7 @@ take_pull(struct source *source, const struct answer *answer, struct qmq_batch *
     source->held = pull->held <= QMQ_HELD_MEMORY ? (enum qmq_held)pull->held : QMQ_HELD_NOT;
     source->fetched = batch;
     if (batch) {
+        batch->arrived_ns = client_now_ns(source->consumer->client);
         hooks_count(&source->consumer->client->hooks, COUNT_pulled, batch->message_count);
         source->consumer->wants = false;
         event_raise(source->consumer->event_fd);
@@ -255,6 +256,10 @@ take_pull(struct source *source, const struct answer *answer, struct qmq_batch *
 void
 source_failed(struct source *source, enum q_err err)
 {
+    /* To a consumer STOPPING says that it was stopped itself. */
+    if (err == Q_STOPPING)
+        err = Q_FAIL(
+            Q_UNAVAILABLE, .what = q_text("broker group %s is stopping", source->broker->group));
     source->err = err;
     source->fault = *q_fault_last();
     source->next_ns = client_now_ns(source->consumer->client) + backoff_next(&source->backoff_ms);
@@ -323,6 +328,15 @@ fill_session(const struct source *source, Qmq__Wire__SessionRequest *session)
     session->session = source->session;
 }
 
+/* Also when pulls are refused for another reason: what it holds can be acknowledged, and given back. */
+bool
+source_has_session(const struct source *source)
+{
+    if (source->session == 0) return false;
+    if (source->state == SOURCE_REFUSED) return source->err != Q_CONSUMER_REPLACED;
+    return source->state == SOURCE_READY || source->state == SOURCE_PULLING;
+}
+
 bool
 source_has_call(const struct source *source)
 {
@@ -348,7 +362,7 @@ source_cancel(struct source *source)
 void
 source_leave(struct source *source)
 {
-    if (source->state != SOURCE_READY) return;
+    if (!source_has_session(source)) return;
 
     Qmq__Wire__SessionRequest session = QMQ__WIRE__SESSION_REQUEST__INIT;
     struct answer answer;

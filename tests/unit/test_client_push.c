@@ -654,6 +654,187 @@ Test(client_push, goes_on_when_the_broker_comes_back)
     expect_all_done();
 }
 
+/* A consumer that comes back is given again what it held, cut by the limits of its pulls: a key runs on
+ * from one pull to the next. */
+Test(client_push, a_key_is_kept_from_one_pull_to_the_next)
+{
+    enum {
+        FIRST = 240,
+        COUNT = FIRST + 200
+    };
+    struct qmq_group_settings settings = { .strict = true };
+    set_group(&settings);
+    send(0, FIRST, 0, 1024);
+    send(FIRST, COUNT - FIRST, 1, 1024);
+    struct qmq_client_options other = { .meta = qmq_testing_meta(queue) };
+    struct qmq_consumer_options from = wanted;
+    from.consumer = "stable";
+    from.no_prefetch = true;
+    struct qmq_client *dying;
+    struct qmq_consumer *consumer;
+    expect_ok(qmq_connect(&other, &dying));
+    expect_ok(qmq_consumer_new(dying, &from, &consumer));
+    unsigned held = 0;
+    for (unsigned max = FIRST; held < COUNT; max = 2 * COUNT) {
+        struct qmq_batch *batch;
+        expect_ok(qmq_pull(consumer, max, WAIT_MS, &batch));
+        held += (unsigned)qmq_batch_count(batch);
+        if (max == FIRST) expect_ok(qmq_ack(consumer, batch, 0, FIRST / 2));
+        qmq_batch_free(batch);
+    }
+
+    struct qmq_push_options options = options_of(4);
+    options.consumer = &from;
+    struct qmq_push *push = push_new(&options);
+    probe_wait(probe, probe->calls == COUNT - FIRST / 2);
+    cr_assert_eq(probe->disorders, 0);
+    expect_ok(qmq_push_stop(push, WAIT_MS));
+    qmq_push_free(push);
+    qmq_consumer_free(consumer);
+    qmq_client_free(dying);
+    expect_all_done();
+}
+
+/* What is kept is held, and leaves room for more than half: it comes, also when nothing else moves. */
+Test(client_push, kept_messages_leave_the_rest_of_the_room)
+{
+    send(0, 60, 0, 0);
+    probe->keeps = true;
+    struct qmq_push_options options = options_of(1);
+    options.prefetch_messages = 100;
+    struct qmq_push *push = push_new(&options);
+    probe_wait(probe, probe->kept_count == 60);
+    send(60, 30, 0, 0);
+    probe_wait(probe, probe->kept_count == 90);
+    struct qmq_delivery *delivery;
+    while ((delivery = probe_take_kept(probe)))
+        expect_ok(qmq_delivery_ack(delivery));
+    expect_ok(qmq_push_stop(push, WAIT_MS));
+    qmq_push_free(push);
+    expect_all_done();
+}
+
+static int
+handle_and_count(void *context, const struct qmq_message *message, struct qmq_delivery *delivery)
+{
+    (void)message;
+    (void)delivery;
+    __atomic_fetch_add((unsigned *)context, 1, __ATOMIC_RELAXED);
+    return 0;
+}
+
+/* Stops while messages come: what the broker has given is handled. */
+Test(client_push, at_most_once_stops_lose_nothing_on_its_way)
+{
+    enum {
+        ROUNDS = 8,
+        COUNT = 1000
+    };
+    struct qmq_consumer_options once = wanted;
+    once.at_most_once = true;
+    unsigned handled = 0;
+    struct qmq_push_options options = options_of(2);
+    options.consumer = &once;
+    options.handler = handle_and_count;
+    options.context = &handled;
+    options.prefetch_messages = 50;
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        send(0, COUNT / ROUNDS, 0, 0);
+        struct qmq_push *push = push_new(&options);
+        usleep(round * 1000);
+        expect_ok(qmq_push_stop(push, WAIT_MS));
+        qmq_push_free(push);
+    }
+    struct qmq_lag lag = lag_now();
+    cr_assert_eq(handled + lag.ready, ROUNDS * (COUNT / ROUNDS));
+}
+
+/* Groups that share what they remember do their own work each. */
+Test(client_push, once_is_for_a_group)
+{
+    struct qmq_once *once;
+    expect_ok(qmq_once_memory_new(NULL, &once));
+    send(0, 10, 0, 0);
+    struct qmq_consumer_options second = wanted;
+    second.group = "h";
+    struct qmq_push_options options = options_of(1);
+    options.once = once;
+    struct qmq_push *push = push_new(&options);
+    options.consumer = &second;
+    struct qmq_push *other = push_new(&options);
+    probe_wait(probe, probe->calls == 20);
+    expect_ok(qmq_push_stop(push, WAIT_MS));
+    expect_ok(qmq_push_stop(other, WAIT_MS));
+    cr_assert_eq(info_of(push).repeated + info_of(other).repeated, 0);
+    qmq_push_free(push);
+    qmq_push_free(other);
+    qmq_once_memory_free(once);
+}
+
+/* A verdict that comes after the end calls nothing of the program's, which may be gone. */
+Test(client_push, a_late_verdict_leaves_once_alone)
+{
+    struct qmq_once *once;
+    expect_ok(qmq_once_memory_new(NULL, &once));
+    send(0, 1, 0, 0);
+    probe->keeps = true;
+    struct qmq_push_options options = options_of(1);
+    options.once = once;
+    struct qmq_push *push = push_new(&options);
+    probe_wait(probe, probe->kept_count == 1);
+    qmq_push_free(push);
+    qmq_once_memory_free(once);
+    struct qmq_delivery *delivery = probe_take_kept(probe);
+    cr_assert(qmq_delivery_key(delivery).size > 0);
+    cr_assert_eq(qmq_delivery_ack(delivery), QMQ_STOPPING);
+}
+
+/* The end gives verdicts that are there their moment, whatever `wait_ms` is. */
+Test(client_push, an_end_at_once_keeps_verdicts)
+{
+    enum {
+        COUNT = 500
+    };
+    send(0, COUNT, 0, 0);
+    struct qmq_push_options options = options_of(2);
+    for (unsigned round = 0; probe->calls < COUNT; round++) {
+        struct qmq_push *push = push_new(&options);
+        unsigned wanted_calls = (round + 1) * COUNT / 8;
+        probe_wait(probe, probe->calls >= (wanted_calls < COUNT ? wanted_calls : COUNT));
+        qmq_push_free(push);
+    }
+    probe_expect_once(probe, 0, COUNT);
+}
+
+/* Another process takes the consumer's id: what waits here is its now. */
+Test(client_push, a_replaced_consumer_handles_no_more)
+{
+    enum {
+        COUNT = 200
+    };
+    send(0, COUNT, 0, 0);
+    struct qmq_consumer_options from = wanted;
+    from.consumer = "stable";
+    probe->is_closed = true;
+    struct qmq_push_options options = options_of(1);
+    options.consumer = &from;
+    struct qmq_push *push = push_new(&options);
+    probe_wait(probe, probe->running == 1);
+    struct qmq_client_options other = { .meta = qmq_testing_meta(queue) };
+    struct qmq_client *client_2;
+    struct qmq_consumer *consumer;
+    expect_ok(qmq_connect(&other, &client_2));
+    expect_ok(qmq_consumer_new(client_2, &from, &consumer));
+    while (info_of(push).code != QMQ_CONSUMER_REPLACED)
+        usleep(1000);
+    probe_open(probe, true);
+    cr_assert_neq(qmq_push_stop(push, WAIT_MS), QMQ_OK, "its verdict was refused");
+    cr_assert_eq(probe->calls, 1);
+    qmq_push_free(push);
+    qmq_consumer_free(consumer);
+    qmq_client_free(client_2);
+}
+
 Test(client_push, options_are_checked)
 {
     struct qmq_push *push;

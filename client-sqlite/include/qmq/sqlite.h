@@ -47,8 +47,7 @@ QMQ_API int qmq_sqlite_once_open(
 QMQ_API void qmq_sqlite_once_close(struct qmq_once *once);
 
 /*
- * In a handler that has begun with this key (the message's id as text, or what once_key gave), inside
- * a transaction on the program's own connection to the same database: it was handled. Commit before the
+ * In a handler that has begun with this key (qmq_delivery_key()), inside a transaction on the program's own connection to the same database: it was handled. Commit before the
  * handler returns.
  *
  * QMQ_OK      commit, and the message is handled, once.

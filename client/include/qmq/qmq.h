@@ -505,7 +505,8 @@ QMQ_API int qmq_consumer_fd(struct qmq_consumer *consumer, int *ret_fd);
  */
 QMQ_API int qmq_pull_now(
     struct qmq_consumer *consumer, uint32_t messages_max, struct qmq_batch **ret_batch);
-/* End a qmq_pull() that waits, with QMQ_STOPPING; also those that come. From any thread. */
+/* End a qmq_pull() that waits, with QMQ_STOPPING; also those that come. At most once, they first bring
+ * what is on its way, for which they wait a second or two. From any thread. */
 QMQ_API void qmq_consumer_stop(struct qmq_consumer *consumer);
 
 /* Messages of the batch: one or more. */
@@ -596,9 +597,11 @@ struct qmq_filter {
 };
 
 enum qmq_once_state {
-    QMQ_ONCE_NEW = 0,    /* handle it; `end` will be called */
-    QMQ_ONCE_DONE = 1,   /* was handled before: it is acknowledged, without a handler */
-    QMQ_ONCE_BUSY = 2,   /* somebody is at it now: it comes again by the group's back-off */
+    QMQ_ONCE_NEW = 0,  /* handle it; `end` will be called */
+    QMQ_ONCE_DONE = 1, /* was handled before: it is acknowledged, without a handler */
+    /* Somebody is at it now: it has failed, and comes again by the group's back-off. That uses an
+     * attempt, so a group needs as many as fit into a lease: 16 last for hours. */
+    QMQ_ONCE_BUSY = 2,
     QMQ_ONCE_FAILED = 3, /* can't tell: as BUSY */
 };
 
@@ -614,7 +617,8 @@ struct qmq_once {
     int (*end)(void *context, struct qmq_bytes key, bool is_done);
 };
 
-/* By what a message is known again. Lives as long as the message. */
+/* By what a message is known again. Lives as long as the message. Of size 0: by nothing; it fails, since
+ * all such messages would look like one. */
 typedef struct qmq_bytes qmq_once_key_fn(void *context, const struct qmq_message *message);
 
 enum qmq_trouble_kind {
@@ -653,7 +657,7 @@ struct qmq_push_options {
     const struct qmq_filter *filters; /* copied, run in order */
     size_t filter_count;              /* up to 8 */
     const struct qmq_once *once; /* copied; what it stands for outlives the consumer. NULL: none */
-    qmq_once_key_fn *once_key;   /* NULL: the id of the message */
+    qmq_once_key_fn *once_key;   /* NULL: subject, group and id: each group does its own work */
     void *once_context;          /* of once_key */
     qmq_trouble_fn *trouble;     /* NULL: nobody is told */
     void *trouble_context;
@@ -681,7 +685,8 @@ struct qmq_push_info {
 /* Join the group and begin. Blocks as qmq_consumer_new(). */
 QMQ_API int qmq_push_new(
     struct qmq_client *client, const struct qmq_push_options *options, struct qmq_push **ret_push);
-/* No handler begins, and nothing more is fetched, until resume. What is held stays. Never blocks. */
+/* No handler begins, and nothing more is asked for, until resume. What is held stays, and so does what
+ * the pull under way brings. Never blocks. */
 QMQ_API void qmq_push_pause(struct qmq_push *push);
 QMQ_API void qmq_push_resume(struct qmq_push *push);
 /*
@@ -690,12 +695,14 @@ QMQ_API void qmq_push_resume(struct qmq_push *push);
  * held. At most once, what is held is handled first. With 0 it is a forced end.
  *
  * QMQ_OK: everything that was handled is on record. QMQ_TIMED_OUT: it was left all the same; what
- * was still in hands comes again, elsewhere too, and its later verdicts do nothing. Blocks some
- * seconds longer than `wait_ms` when a broker does not answer. One thread at a time, and no handler.
+ * was still in hands comes again, elsewhere too, and its later verdicts do nothing. Else: why a broker
+ * has refused verdicts, which were given up. Verdicts that are there get a second, also with `wait_ms` 0;
+ * blocks some seconds longer when a broker does not answer. One thread at a time, and no handler.
  */
 QMQ_API int qmq_push_stop(struct qmq_push *push, uint32_t wait_ms);
 /* As qmq_push_stop(push, 0) unless it was stopped; then waits until all handlers have returned.
- * Messages that are kept live on until their verdict. NULL is fine. */
+ * Messages that are kept live on until their verdict, which calls none of the program's functions any
+ * more. NULL is fine. */
 QMQ_API void qmq_push_free(struct qmq_push *push);
 QMQ_API void qmq_push_info(struct qmq_push *push, struct qmq_push_info *ret_info);
 
@@ -709,6 +716,9 @@ QMQ_API int qmq_delivery_fail(
  */
 QMQ_API void qmq_delivery_keep(struct qmq_delivery *delivery);
 QMQ_API const struct qmq_message *qmq_delivery_message(const struct qmq_delivery *delivery);
+/* By what `once` knows its message: what once_key gave, or its text "SUBJECT GROUP ID". Lives as long as
+ * the message. In the handler, or between keeping it and its verdict. */
+QMQ_API struct qmq_bytes qmq_delivery_key(struct qmq_delivery *delivery);
 /* The verdict on what was kept; the delivery is gone then. Never blocks. QMQ_OK: it will be on record
  * soon. QMQ_STOPPING: the consumer has ended, and the message was handed back. */
 QMQ_API int qmq_delivery_ack(struct qmq_delivery *delivery);
