@@ -7,6 +7,13 @@
 #include <qbase/clock.h>
 
 static void
+grow_pause(struct breaker *breaker)
+{
+    breaker->pause_ms = (uint32_t)q_max_u64(
+        q_min_u64(breaker->pause_ms * UINT64_C(2), BREAKER_PAUSE_MAX_MS), BREAKER_PAUSE_MIN_MS);
+}
+
+static void
 begin_pause(struct breaker *breaker, uint64_t now_ns, uint32_t chance)
 {
     /* Between a half and the whole, so that those who failed together don't come back together. */
@@ -25,6 +32,8 @@ breaker_allows(struct breaker *breaker, uint64_t now_ns, uint32_t chance)
 {
     if (!breaker_is_open(breaker)) return true;
     if (now_ns < breaker->until_ns) return false;
+    /* Nothing has come of the last one: it hangs. */
+    if (breaker->is_trying) grow_pause(breaker);
     breaker->is_trying = true;
     begin_pause(breaker, now_ns, chance);
     return true;
@@ -44,7 +53,6 @@ breaker_failed(struct breaker *breaker, bool is_lost, uint64_t now_ns, uint32_t 
     if (!was_open) breaker->failures = is_lost ? BREAKER_FAILURES : breaker->failures + 1;
     if (!breaker_is_open(breaker)) return;
     breaker->is_trying = false;
-    breaker->pause_ms = (uint32_t)q_max_u64(
-        q_min_u64(breaker->pause_ms * UINT64_C(2), BREAKER_PAUSE_MAX_MS), BREAKER_PAUSE_MIN_MS);
+    grow_pause(breaker);
     begin_pause(breaker, now_ns, chance);
 }

@@ -4,7 +4,7 @@
  *   closed  it may be chosen. BREAKER_FAILURES in a row, or one that says that nobody is there, open it
  *   open    it may not, for a pause that grows from one to the next; then once, to see (half open). A
  *           success closes it; a failure begins the next pause. So does waiting: when nothing becomes
- *           of the one that was let through, another is let through after a pause.
+ *           of the one that was let through, another is let through after a pause, which grows, too.
  *
  * What fails during a pause was sent before it, and says nothing new.
  *

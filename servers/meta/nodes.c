@@ -46,6 +46,7 @@ meta_nodes_init(struct meta_nodes *nodes, struct meta_store *store, const struct
         struct meta_node *node = q_container_of(at, struct meta_node, link);
         node->seen_ns = q_clock_monotonic_ns(clock);
         node->alive = true;
+        node->is_presumed = true;
         err = meta_lease(store, node->key, (uint64_t)META_EXPIRY_MS * Q_NS_PER_MS);
     }
     if (err != Q_OK) meta_nodes_fini(nodes);
@@ -107,6 +108,7 @@ meta_nodes_register(struct meta_nodes *nodes, const Qmq__Wire__NodeRecord *recor
     node = find(nodes, key);
     if (!node) return Q_FAIL(Q_E_NOMEM);
     node->seen_ns = q_clock_monotonic_ns(nodes->clock);
+    node->is_presumed = false;
     return Q_OK;
 }
 

@@ -36,6 +36,7 @@ struct meta_node {
     uint64_t version;              /* of the stored record */
     uint64_t seen_ns;              /* last sign of life */
     bool alive;
+    bool is_presumed; /* alive since meta has started, and not heard from yet */
 };
 
 struct meta_nodes {

@@ -27,6 +27,7 @@ static enum q_err find_assigned(
     bool assign,
     struct assignment *ret_assignment,
     bool *ret_assigned_now);
+static bool is_waking(const struct meta_nodes *nodes);
 static void tell_homes(const struct assignment *assignment, struct meta_route *ret_route);
 static enum q_err read_assignment(
     struct meta_nodes *nodes, const char *key, struct assignment *ret_assignment);
@@ -95,7 +96,7 @@ find_assigned(
     enum q_err err = Q_CONFLICT;
     for (int attempt = 0; err == Q_CONFLICT && attempt < ATTEMPTS_MAX; attempt++) {
         Q_TRY(read_assignment(nodes, key, ret_assignment));
-        if (!assign || !extend(nodes, subject, ret_assignment)) return Q_OK;
+        if (!assign || is_waking(nodes) || !extend(nodes, subject, ret_assignment)) return Q_OK;
         err = meta_compare_and_set(
             nodes->store, key, ret_assignment->version, q_bytes_from_text(ret_assignment->names),
             &ret_assignment->version);
@@ -107,6 +108,21 @@ find_assigned(
         SRV_META_SUBJECT_ASSIGNED, "subject=%s groups=%s", subject,
         srv_quote(ret_assignment->names));
     return Q_OK;
+}
+
+/*
+ * A home is for ever. So none is given while a broker that is taken for alive may be dead, nor only to
+ * those that were heard from first: the time of one expiry after a start of meta at most.
+ */
+static bool
+is_waking(const struct meta_nodes *nodes)
+{
+    meta_nodes_for_each(at, nodes)
+    {
+        const struct meta_node *node = meta_node_of(at);
+        if (has_role(node, "broker") && node->alive && node->is_presumed) return true;
+    }
+    return false;
 }
 
 static enum q_err

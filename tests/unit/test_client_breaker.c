@@ -67,6 +67,12 @@ Test(client_breaker, nothing_becomes_of_the_one_that_was_let_through)
     cr_assert(breaker_allows(&breaker, 2000 * ms, 0));
     cr_assert_not(breaker_allows(&breaker, 2000 * ms, 0));
     cr_assert(breaker_allows(&breaker, (2000 + BREAKER_PAUSE_MIN_MS) * ms, 0));
+    /* It hangs: the pauses grow, to the longest. */
+    uint64_t now_ms = 2000 + BREAKER_PAUSE_MIN_MS;
+    unsigned tries = 0;
+    for (; now_ms < 60 * 1000; now_ms++)
+        tries += breaker_allows(&breaker, now_ms * ms, 0);
+    cr_assert_leq(tries, 16, "%u in a minute", tries);
 }
 
 Test(client_breaker, pauses_grow_to_a_limit_and_begin_anew)

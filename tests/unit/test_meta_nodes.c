@@ -233,6 +233,30 @@ Test(meta_nodes, restart_keeps_assignments)
 
 /* A subject that nobody is about to use is not assigned by a look at it; one that was assigned
  * when there was one broker group gets the second when there is one. */
+/* A node that was dead before the restart is taken for alive after it, but is nobody's home: nothing is
+ * assigned until all have said that they live, or their time is over. */
+Test(meta_nodes, nothing_is_assigned_while_meta_wakes)
+{
+    for (char name = 'a'; name <= 'c'; name++)
+        cr_expect_eq(say_alive(q_text("%d", name), q_text("%c", name)), Q_OK);
+    pass_ms(META_EXPIRY_MS - 1);
+    cr_expect_eq(say_alive(q_text("%d", 'a'), "a"), Q_OK);
+    cr_expect_eq(say_alive(q_text("%d", 'b'), "b"), Q_OK);
+    pass_ms(1);
+
+    close_all();
+    open_all();
+    cr_expect_eq(say_alive(q_text("%d", 'a'), "a"), Q_OK);
+    cr_expect_str_eq(route_text("orders", true), "");
+    cr_expect_eq(say_alive(q_text("%d", 'b'), "b"), Q_OK);
+    cr_expect_str_eq(route_text("orders", true), "");
+    pass_ms(META_EXPIRY_MS - 1);
+    cr_expect_eq(say_alive(q_text("%d", 'a'), "a"), Q_OK);
+    cr_expect_eq(say_alive(q_text("%d", 'b'), "b"), Q_OK);
+    pass_ms(1);
+    cr_expect_str_eq(route_text("orders", true), "a b ");
+}
+
 Test(meta_nodes, assignment_is_on_use_and_grows_to_two)
 {
     cr_expect_str_eq(route_text("orders", true), "");
