@@ -108,8 +108,9 @@ store_main(void *argument)
         struct q_fault fault = *q_fault_last();
         if (fault.err != err) fault = (struct q_fault){ .err = err, .position = Q_POSITION_NONE };
         store->options.on_failed(store->options.context, &fault);
+    } else {
+        tell_memory(store->store);
     }
-    tell_memory(store->store);
     sem_wait_always(&store->closing);
     store->close_err = qlog_store_close(store->store);
     store->close_fault = *q_fault_last();

@@ -806,6 +806,7 @@ client_move(struct delay_client *client)
     move->move.request =
         (struct qlog_delay_request){ QLOG_DELAY_RESCHEDULE, on_moved, move, { NULL } };
     item->move_asked = true;
+    item->moves++;
     item->move_due_ms = move->move.due_ms;
     item->move = promise_new(simdisk_now(client->disk));
     client->outstanding++;
@@ -851,7 +852,7 @@ client_check_list(struct delay_client *client)
     for (uint32_t i = 0; listing.done && i < listing.list.ret_count; i++) {
         const struct delay_item *item = history_item(client->history, messages[i].id_counter);
         bool known =
-            item != NULL && (messages[i].due_ms == item->due_ms ||
+            item != NULL && (messages[i].due_ms == item->due_ms || item->moves > 1 ||
                              (item->move_asked && messages[i].due_ms == item->move_due_ms));
         bool gone = item != NULL && item->cancel_asked && promise_holds(&item->cancel);
         if (!known || gone)
@@ -889,6 +890,7 @@ client_try_again(struct delay_client *client, const struct qlog_delay_message *m
     move->move.request =
         (struct qlog_delay_request){ QLOG_DELAY_RESCHEDULE, on_moved, move, { NULL } };
     item->move_asked = true;
+    item->moves++;
     item->move_due_ms = move->move.due_ms;
     item->move = promise_new(simdisk_now(client->disk));
     client->outstanding++;

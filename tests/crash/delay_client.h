@@ -51,6 +51,7 @@ struct delay_item {
     bool cancel_asked;
     struct promise cancel;
     bool move_asked;
+    unsigned moves; /* ever asked for; only the last one is remembered */
     uint64_t move_due_ms;
     uint64_t move_sequence;
     struct promise move;

@@ -205,7 +205,8 @@ class Process:
         self.popen.terminate()
         code = self.wait()
         if code not in codes:
-            raise Failure("exit code %s after SIGTERM of `%s`" % (code, self.title))
+            raise Failure("exit code %s after SIGTERM of `%s`: %s" % (
+                code, self.title, self.stderr_text().strip()[-2000:]))
         return code
 
     def stdout_bytes(self):

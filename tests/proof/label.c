@@ -285,7 +285,8 @@ label_read_subject(struct label *label, struct q_bytes bytes)
 {
     struct ql_subject_record record;
     enum q_err err = ql_subject_record_decode(bytes, &record);
-    Q_ASSERT(err == Q_OK && record.subject_id < SUBJECTS);
+    Q_ASSERT(err == Q_OK && record.subject_id < SUBJECT_IDS_MAX);
+    label->subjects[record.subject_id] = SUBJECTS; /* dead letters: the store's own */
     for (unsigned i = 0; i < SUBJECTS; i++)
         if (q_bytes_equal(record.name, user_subject(i))) label->subjects[record.subject_id] = i;
 }
@@ -314,7 +315,8 @@ label_read_frame(
         if (record.kind == QL_RECORD_BATCH) {
             struct qbatch batch;
             enum q_err err = qbatch_open(record.bytes, &batch);
-            Q_ASSERT(err == Q_OK);
+            Q_ASSERT(err == Q_OK && batch.subject_id < SUBJECT_IDS_MAX);
+            if (label->subjects[batch.subject_id] == SUBJECTS) continue;
             item.subject = batch.subject_id;
             item.first = batch.first_sequence;
             item.count = batch.message_count;

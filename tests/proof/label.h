@@ -19,7 +19,8 @@ enum {
     LOGS_MAX = 2,
     FRAMES_MAX = 512,
     ITEMS_MAX = 32,
-    OLDER_MAX = 4
+    OLDER_MAX = 4,
+    SUBJECT_IDS_MAX = 32 /* the user's, and dead letters of its groups */
 };
 
 /* What a frame holds that a reader can be given. */
@@ -65,7 +66,7 @@ struct label {
     struct truth truth;
     struct labelled_log logs[LOGS_MAX];
     unsigned log_count;
-    unsigned subjects[SUBJECTS];
+    unsigned subjects[SUBJECT_IDS_MAX]; /* SUBJECTS: not the user's */
     uint64_t state_hash; /* of the store, when it was opened from this image */
     uint64_t generation;
 };

@@ -287,6 +287,18 @@ Test(store_memory, max)
         round_trip(session, waiter);
 }
 
+/* A limit is for what comes: what is stored is there, whatever the limit was then. */
+Test(store_memory, fewer_subjects_than_are_stored)
+{
+    cr_assert_eq(fixture_publish(&fixture, "a", "1", NULL, NULL), Q_OK);
+    cr_assert_eq(fixture_publish(&fixture, "b", "2", NULL, NULL), Q_OK);
+    struct qlog_store_options options = fixture.options;
+    options.subjects_max = 1;
+    cr_assert_eq(open_with(&options), Q_OK);
+    cr_assert_eq(fixture_publish(&fixture, "b", "3", NULL, NULL), Q_OK);
+    cr_assert_eq(fixture_publish(&fixture, "c", "4", NULL, NULL), Q_TOO_BIG);
+}
+
 Test(store_memory, max_refused)
 {
     struct qlog_store_options options = fixture.options;

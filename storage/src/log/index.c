@@ -117,10 +117,9 @@ ql_index_apply_subject(struct ql_index *index, const struct ql_subject_record *r
     struct ql_subject *named;
     bool known = ql_index_find(index, record->name, &named) == Q_OK;
     if (subject == NULL && !known) {
-        if (record->subject_id >= index->subjects_max)
+        if (record->subject_id >= QL_SUBJECT_IDS_MAX)
             return Q_FAIL(
-                Q_E_CORRUPT,
-                .what = q_text("subject id %u is above the limit", record->subject_id));
+                Q_E_CORRUPT, .what = q_text("subject id %u can't be", record->subject_id));
         Q_TRY(index_add(index, record->subject_id, record->name, &subject));
     } else if (subject != NULL && subject->unnamed && !known) {
         Q_TRY(index_rename(index, subject, record->name));
@@ -140,8 +139,8 @@ enum q_err
 ql_index_need_unnamed(struct ql_index *index, uint32_t id, struct ql_subject **ret_subject)
 {
     char name[32];
-    if (id >= index->subjects_max)
-        return Q_FAIL(Q_E_CORRUPT, .what = q_text("subject id %u is above the limit", id));
+    if (id >= QL_SUBJECT_IDS_MAX)
+        return Q_FAIL(Q_E_CORRUPT, .what = q_text("subject id %u can't be", id));
     (void)snprintf(name, sizeof(name), "%%unnamed-%u", id);
     Q_TRY(index_add(index, id, q_bytes_from_text(name), ret_subject));
     (*ret_subject)->unnamed = true;

@@ -55,11 +55,15 @@ struct ql_subject {
     char text[];  /* there may be a million subjects: one piece of memory for each */
 };
 
+enum {
+    QL_SUBJECT_IDS_MAX = 100 * 1000 * 1000, /* a record with one above is damaged */
+};
+
 struct ql_index {
     struct ql_subject **subjects; /* by id */
     uint32_t count;
     uint32_t capacity;
-    uint32_t subjects_max;
+    uint32_t subjects_max; /* new ones; what is stored is taken, whatever the limit was then */
     uint32_t entries_max; /* batches, and keys, that no file has yet */
     struct q_map by_name;
 
