@@ -303,6 +303,8 @@ build(const struct qlog_delay_send *send, struct qnet_buffer **ret_buffer)
     header.subjects = subjects;
     header.envelopes_length = send->envelopes_size;
     header.settled_below = send->settled;
+    /* It is forgotten here when it is stored there. */
+    header.mode = QLOG_MODE_SYNC;
     header.again = send->again;
     size_t payload_size = (size_t)send->envelopes_size + send->payloads_size;
     enum q_err err = qnet_buffer_new(qproto_size(&header.base, payload_size), ret_buffer);

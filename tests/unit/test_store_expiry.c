@@ -191,6 +191,38 @@ Test(store_expiry, an_ack_in_between_counts)
 }
 
 /* More than one request of letters; and what stays is left in its consumer's hands. */
+/* While a trim waits nobody is given for the first time what goes; what is sent again by hand meanwhile
+ * gets its letter, too. */
+Test(store_expiry, what_comes_while_it_waits)
+{
+    have_two();
+    cr_assert_eq(fixture_ack(&fixture, "g", "c", session, 0, 0), Q_OK);
+    fixture.store->dead.retry_ns = UINT64_MAX; /* copies are refused */
+    begin_trim();
+    cr_assert_eq(answers, 0);
+    cr_assert_str_eq(fixture_pull(&fixture, "g", "c", session, 3, 2).text, "");
+    struct qlog_control again = {
+        .request.kind = QLOG_CONTROL,
+        .kind = QLOG_CONTROL_RESEND,
+        .subject = q_bytes_from_text(fixture_subject),
+        .group = q_bytes_from_text("g"),
+        .range = { 0, 0 },
+    };
+    while (fixture_run(&fixture, &again.request) == Q_BUSY) {
+        q_clock_manual_advance_ns(&fixture.clock, 20 * (uint64_t)Q_NS_PER_MS);
+        fixture_settle(&fixture);
+    }
+    cr_assert_eq(again.affected, 1);
+    fixture.store->dead.retry_ns = 0;
+    for (unsigned i = 0; i < 1000 && answers == 0; i++) {
+        q_clock_manual_advance_ns(&fixture.clock, 20 * (uint64_t)Q_NS_PER_MS);
+        fixture_settle(&fixture);
+    }
+    end_trim();
+    cr_assert_eq(letters(), 2);
+    cr_assert_eq(lag().expired, 0);
+}
+
 Test(store_expiry, all_of_it_and_no_more)
 {
     struct pulled pulled = { 0 };

@@ -26,6 +26,7 @@ struct find {
     struct qmq_client *client;
     struct qmq_reader_options wanted;
     bool by_id;
+    bool by_time;
     struct qbatch_id id;
     uint64_t left;
     uint64_t found;
@@ -97,6 +98,7 @@ read_options(struct find *find, const struct command *command, const struct text
         if (when_parse(texts->at, q_clock_wall_ms(q_clock_system()), &find->wanted.start_at) !=
             Q_OK)
             return usage_error(command, "--at: %s", q_fault_last()->what);
+        find->by_time = true;
         if (find->left == 0 && !texts->key) find->left = 1;
     }
     if (texts->id) {
@@ -144,6 +146,8 @@ show_batch(struct find *find, const struct qmq_batch *batch)
         if (find->by_id && (id->time_ms != find->id.time_ms || id->producer != find->id.producer ||
                             id->counter != find->id.counter))
             continue;
+        /* An index file knows when its seconds begin: what comes first may be older. */
+        if (find->by_time && message->stored_ms < find->wanted.start_at) continue;
         bool written = show_message(find->client, NULL, message, find->format);
         find->found++;
         find->left--;

@@ -444,6 +444,12 @@ ql_producers_apply(
     uint64_t seen_ms)
 {
     struct ql_producer *producer = ql_producers_find(table, id);
+    /* What is stored was taken, so there is room: keys are brought up to date once at most, and nobody
+     * has anything under way. */
+    for (uint32_t i = 0; producer == NULL && i <= table->count / TRIES_MAX; i++) {
+        bool is_full = table->count - table->free_count >= table->max;
+        if (!is_full || producers_forget_one(table, UINT64_MAX)) break;
+    }
     if (producer == NULL) Q_TRY(producers_new(table, id, seen_ms, &producer));
     producer->seen_ms = q_max_u64(producer->seen_ms, seen_ms);
     if (sequence < producer->next && producer->next - sequence > RESULTS_MAX) return Q_OK;

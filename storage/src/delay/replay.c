@@ -386,7 +386,9 @@ count_waiting(struct qlog_delay *delay)
     uint64_t mixed_messages = 0;
     for (uint32_t i = 0; i < delay->run_count; i++) {
         struct ql_run *run = delay->runs[i];
-        bool rotten = run->end != 0 && delay->rot_from < run->end && delay->rot_to > run->base;
+        /* The last one has no end yet. */
+        bool ends_behind = run->end == 0 || delay->rot_from < run->end;
+        bool rotten = ends_behind && delay->rot_to > run->base;
         run->rotten = run->rotten || rotten;
         if (run->messages == run->next_sequence - run->first_sequence) {
             uint64_t waiting =

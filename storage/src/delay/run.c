@@ -369,6 +369,7 @@ run_read_again(struct qlog_delay *delay, struct ql_run *run)
     if (delay->space == QL_SPACE_CARRY && run == delay->runs[0]) delay->carry_failed = true;
     delay->filed_below = 0;
     (void)env->io->table->unlink(env->io, ql_schedule_path(env, log->name, segment->number, path));
+    ql_run_settle(delay, run);
 }
 
 static enum q_err

@@ -36,6 +36,8 @@ static enum q_err file_entry(
     bool *ret_first);
 static enum q_err learn_subjects(void *context);
 static void cut_begin(struct ql_index *index, const struct ql_segment *segment);
+static bool cut_is_due(const struct ql_index *index);
+static void cut_count(struct ql_index *index);
 static enum q_err cut_add(
     struct ql_index *index, struct ql_index_header *header, uint64_t number_end);
 static void subject_free(struct ql_subject *subject);
@@ -101,7 +103,8 @@ ql_index_need(
             Q_INVALID, .what = q_text(
                            "a subject's name has 1 to %u bytes, this one %zu",
                            (unsigned)QLOG_SUBJECT_MAX, name.size));
-    if (index->count >= index->subjects_max)
+    /* A subject of dead letters is the store's own, and groups need it to go on. */
+    if (index->count >= index->subjects_max && name.data[0] != '%')
         return Q_FAIL(
             Q_TOO_BIG, .what = q_text("the store holds %u subjects already", index->subjects_max),
             .hint = "raise the limit of subjects, or delete some");
@@ -506,11 +509,32 @@ ql_index_cut(struct ql_index *index)
         if (cut_add(index, &header, number_end) != Q_OK) return;
         cut_begin(index, next);
     }
-    if (log->roll != QL_ROLL_NONE || log->tail - index->cut_end < index->cut_bytes) return;
+    if (log->roll != QL_ROLL_NONE || !cut_is_due(index)) return;
     struct ql_index_header header = index->head;
     header.end = log->tail;
     header.chain = log->chain;
-    if (cut_add(index, &header, index->entries.end) == Q_OK) index->cut_end = log->tail;
+    if (cut_add(index, &header, index->entries.end) != Q_OK) return;
+    index->cut_end = log->tail;
+    cut_count(index);
+}
+
+/* By bytes; or by what waits in memory, of which there may be much in few bytes. */
+static bool
+cut_is_due(const struct ql_index *index)
+{
+    uint64_t bytes = index->files.log->tail - index->cut_end;
+    uint64_t most = index->entries_max / 4;
+    bool are_many =
+        index->entries.end - q_min_u64(index->cut_number, index->entries.end) >= most ||
+        index->entries.keys.end - q_min_u64(index->cut_keys, index->entries.keys.end) >= most;
+    return bytes >= index->cut_bytes || (bytes > 0 && are_many);
+}
+
+static void
+cut_count(struct ql_index *index)
+{
+    index->cut_number = index->entries.end;
+    index->cut_keys = index->entries.keys.end;
 }
 
 static void
@@ -519,6 +543,7 @@ cut_begin(struct ql_index *index, const struct ql_segment *segment)
     const struct ql_log *log = index->files.log;
     ql_index_header_of(log->env, log->name, segment, &index->head);
     index->cut_end = segment->base;
+    cut_count(index);
     index->unreadable = false;
 }
 

@@ -64,7 +64,7 @@ struct ql_index {
     uint32_t count;
     uint32_t capacity;
     uint32_t subjects_max; /* new ones; what is stored is taken, whatever the limit was then */
-    uint32_t entries_max; /* batches, and keys, that no file has yet */
+    uint32_t entries_max;  /* batches, and keys, that no file has yet */
     struct q_map by_name;
 
     struct ql_entries entries;
@@ -73,10 +73,12 @@ struct ql_index {
 
     struct ql_index_files files;
     struct ql_index_header
-        head;               /* of the segment that is being written; base UINT64_MAX: none yet */
-    bool unreadable;        /* a part of it could not be read: its files stay in memory */
-    uint64_t cut_end;       /* entries up to here are cut, or in files */
-    uint64_t cut_bytes;     /* of log, then there is a cut */
+        head;            /* of the segment that is being written; base UINT64_MAX: none yet */
+    bool unreadable;     /* a part of it could not be read: its files stay in memory */
+    uint64_t cut_end;    /* entries up to here are cut, or in files */
+    uint64_t cut_bytes;  /* of log, then there is a cut; */
+    uint64_t cut_number; /* … or a quarter of entries_max, of batches or of keys, from here on */
+    uint64_t cut_keys;
     uint64_t recovered_end; /* of the log, and the generation of the last frame below */
     uint64_t recovered_generation;
 };

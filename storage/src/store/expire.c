@@ -14,6 +14,7 @@ enum {
 static void expiry_mark(struct qlog_store *store);
 static enum q_err expiry_mark_group(struct qlog_store *store, struct ql_group *group);
 static void expiry_look(struct qlog_store *store);
+static bool group_has_more(struct qlog_store *store, struct ql_group *group);
 static bool group_is_copied(struct qlog_store *store, struct ql_group *group);
 static enum q_err group_below(
     struct qlog_store *store, struct ql_group *group, uint64_t *ret_below);
@@ -126,9 +127,24 @@ expiry_look(struct qlog_store *store)
             return;
         }
         struct ql_group *group = store->groups[expiry->next];
-        if (group != NULL && !group_is_copied(store, group)) break;
+        if (group == NULL || group->of_dead) continue;
+        if (!group_is_copied(store, group)) break;
+        /* A message that was sent again by hand meanwhile, say. */
+        if (group_has_more(store, group)) {
+            (void)expiry_mark_group(store, group);
+            break;
+        }
     }
     if (expiry_gives_up(store)) expiry_over(store);
+}
+
+/* Whether something that goes is in hands or pending, and not marked. */
+static bool
+group_has_more(struct qlog_store *store, struct ql_group *group)
+{
+    uint64_t below;
+    return ql_group_has_some(group) && group_below(store, group, &below) == Q_OK &&
+           ql_group_oldest(group) < below;
 }
 
 /* Whether nothing of the group is dying that goes. */
@@ -136,7 +152,7 @@ static bool
 group_is_copied(struct qlog_store *store, struct ql_group *group)
 {
     struct ql_expiry *expiry = &store->expiry;
-    if (group->of_dead || group->pending_by[QL_REASON_DYING] == 0) return true;
+    if (group->pending_by[QL_REASON_DYING] == 0) return true;
     if (expiry->below == 0 && group_below(store, group, &expiry->below) != Q_OK) return false;
     for (uint32_t i = 0; i < group->pending.count; i++) {
         const struct ql_range_item *item = ql_span_at(&group->pending, i);

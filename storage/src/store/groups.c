@@ -127,7 +127,7 @@ ql_store_admit_group(struct qlog_store *store)
     if (ql_room_is_full(&store->room)) groups_shrink(store);
     if (!ql_room_is_full(&store->room)) return Q_OK;
     return Q_FAIL(
-        Q_TOO_BIG,
+        Q_BUSY,
         .what = q_text(
             "groups and what their consumers hold take %llu bytes of memory; the limit is %llu",
             (unsigned long long)store->room.used, (unsigned long long)store->room.max),

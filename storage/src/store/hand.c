@@ -323,6 +323,9 @@ hand_new(struct hand *hand)
         struct ql_entry entry;
         uint64_t from = hand_entry(hand, hand->plan.cursor, hand->visible_end, &entry);
         if (hand->err != Q_OK || hand->full) return;
+        /* It is about to be dropped: whoever had it then would have it for nothing. */
+        if (hand->store->expiry.state != QL_EXPIRY_IDLE && entry.frame < hand->store->expiry.before)
+            return;
         /* Dropped by retention, or taken by damage. */
         hand->plan.expired += from - hand->plan.cursor;
         hand->plan.cursor = from;

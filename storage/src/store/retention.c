@@ -165,7 +165,7 @@ subject_needs(struct qlog_store *store, struct ql_subject *subject)
     bool gap = none || (err == Q_OK && entry.first_sequence > oldest);
     if (oldest != UINT64_MAX && gap &&
         ql_store_is_unread(store, subject, oldest, none ? NULL : &entry))
-        return 0;
+        return store->unread_from;
     if (none) return UINT64_MAX;
     /* Where it is can't be told now, so nothing may go. */
     return err == Q_OK ? entry.frame : 0;

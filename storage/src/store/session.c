@@ -137,7 +137,9 @@ join_consumer(struct qlog_store *store, struct ql_group *group, struct qlog_join
     };
     memcpy(record.token, join->token, sizeof(record.token));
     Q_TRY(join_filter(group, join, &record.filter));
-    if (consumer == NULL) Q_TRY(ql_store_admit_group(store));
+    /* Somebody must be able to take what fills the memory: the first member is always admitted. */
+    if (consumer == NULL && ql_filters_live(&group->filters) != 0)
+        Q_TRY(ql_store_admit_group(store));
     bool again = false;
     if (consumer != NULL) {
         record.consumer_id = consumer->id;
