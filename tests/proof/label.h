@@ -67,7 +67,7 @@ struct label {
     struct labelled_log logs[LOGS_MAX];
     unsigned log_count;
     unsigned subjects[SUBJECT_IDS_MAX]; /* SUBJECTS: not the user's */
-    uint64_t state_hash; /* of the store, when it was opened from this image */
+    uint64_t state_hash;                /* of the store, when it was opened from this image */
     uint64_t generation;
 };
 
