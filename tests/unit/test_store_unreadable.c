@@ -26,6 +26,7 @@ static const struct qlog_io_table *real;
 static struct qlog_io_table table;
 static int message_file;
 static bool bad;
+static uint64_t bad_at = BAD;
 
 static int
 open_noted(struct qlog_io *io, const char *path, unsigned flags)
@@ -39,8 +40,8 @@ static enum ramdisk_fate
 meddle(void *context, const struct qlog_io_op *op)
 {
     (void)context;
-    bool hit = op->kind == QLOG_IO_READ && op->file == message_file && op->at <= BAD &&
-               op->at + op->length > BAD;
+    bool hit = op->kind == QLOG_IO_READ && op->file == message_file && op->at <= bad_at &&
+               op->at + op->length > bad_at;
     return bad && hit ? RAMDISK_FAIL : RAMDISK_DO;
 }
 
@@ -86,6 +87,21 @@ teardown(void)
 }
 
 TestSuite(store_unreadable, .init = setup, .fini = teardown, .timeout = 60);
+
+/* What is appended next names the frame before it: one that can't be read is waited for. */
+Test(store_unreadable, the_newest_frame)
+{
+    bad_at = fixture.store->messages->tail; /* behind the header of its file */
+    cr_assert_eq(qlog_store_close(fixture.store), Q_OK);
+    fixture.store = NULL;
+    bad = true;
+    cr_assert_eq(qlog_store_open("/store", &fixture.options, &fixture.store), Q_E_IO);
+    cr_assert_not_null(strstr(q_fault_last()->what, "can't be read"), "%s", q_fault_last()->what);
+    fixture.store = NULL;
+    reopen(false);
+    cr_assert_eq(fixture_publish(&fixture, fixture_subject, "a", NULL, NULL), Q_OK);
+    reopen(false);
+}
 
 static struct qlog_lag
 lag_of(const char *group)

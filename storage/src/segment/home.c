@@ -423,6 +423,12 @@ ql_home_recover(struct ql_home *home, unsigned index, struct ql_recover *recover
             .hint = "mount or restore them, then start again");
     }
     Q_TRY(ql_recover(recover));
+    /* What is written next names the frame before it, which may be there when the disk is well again. */
+    if (recover->unread > 0)
+        return Q_FAIL(
+            Q_E_IO, .path = home->env.path, .position = (int64_t)recover->unread,
+            .what = q_text("the end of the %s log can't be read", log->name),
+            .hint = "check the disk; nothing of the log was changed");
     if (recover->torn_bytes > 0)
         QL_TELL(
             &home->env, TORN_TAIL, .log = log->name, .path = home->env.path,

@@ -58,6 +58,7 @@ ql_recover_next(struct ql_recover *recover)
             recover->durable = q_max_u64(recover->durable, frame->durable);
             recover->generation = q_max_u64(recover->generation, frame->generation);
             recover->sealed = frame->last;
+            recover->unread = 0;
             return Q_OK;
         }
         if (state == QL_SCAN_NEWER)
@@ -137,6 +138,7 @@ recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_st
      * beginning, and its payloads are not looked at. */
     bool below = gap + ql_frame_size(scan->frame.body_length) <= durable;
     if (state == QL_SCAN_PAYLOAD && below && !recover->deep) return true;
+    if (state == QL_SCAN_READ) recover->unread = gap;
     scan->position = to;
     scan->linked = false;
     return true;

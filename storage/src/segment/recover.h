@@ -46,6 +46,7 @@ struct ql_recover {
     uint64_t durable;    /* D */
     uint64_t torn_bytes; /* 0: the log ended cleanly */
     uint64_t rot_bytes;
+    uint64_t unread; /* where the log's end begins to be unreadable; 0: it was read */
     uint64_t frames;
     uint64_t records;
 
