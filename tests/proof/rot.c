@@ -256,16 +256,19 @@ rot_read(struct label *label, const struct image *image, unsigned index)
 
 /* --- What recovery says. */
 
-/* A torn tail is cut where it has to be, and its text names the mark. */
+/* A torn tail is cut where it has to be, and its text names the mark, or an older one: frames that an
+ * index file stands for are not read, and may have known a newer one. */
 static void
 rot_check_torn(
     const struct labelled_log *log, const struct verdict_of_log *verdict, const struct told *told)
 {
     bool cut = verdict->cut < log->frame_count;
     uint64_t at = cut ? log->frames[verdict->cut].header.position : log->end;
-    const char *mark = q_text(" %llu,", (unsigned long long)verdict->mark);
+    unsigned long long mark = UINT64_MAX;
+    const char *named = strstr(told->text, "durable mark ");
+    if (named != NULL) (void)sscanf(named, "durable mark %llu,", &mark);
     /* Behind a whole log orphans may know marks of their own. */
-    if (told->position != at || (cut && strstr(told->text, mark) == NULL))
+    if (told->position != at || (cut && mark > verdict->mark))
         complain(
             &run.misclassified, "a torn tail at %llu behind the mark %llu is told at %llu: %s",
             (unsigned long long)at, (unsigned long long)verdict->mark,
