@@ -256,8 +256,8 @@ rot_read(struct label *label, const struct image *image, unsigned index)
 
 /* --- What recovery says. */
 
-/* A torn tail is cut where it has to be, and its text names the mark, or an older one: frames that an
- * index file stands for are not read, and may have known a newer one. */
+/* A torn tail is cut where it has to be, and its text names the mark. That may be newer than frames tell:
+ * what an index file stands for, and a segment that another one follows, is durable to its end. */
 static void
 rot_check_torn(
     const struct labelled_log *log, const struct verdict_of_log *verdict, const struct told *told)
@@ -268,7 +268,7 @@ rot_check_torn(
     const char *named = strstr(told->text, "durable mark ");
     if (named != NULL) (void)sscanf(named, "durable mark %llu,", &mark);
     /* Behind a whole log orphans may know marks of their own. */
-    if (told->position != at || (cut && mark > verdict->mark))
+    if (told->position != at || (cut && (mark < verdict->mark || mark > at)))
         complain(
             &run.misclassified, "a torn tail at %llu behind the mark %llu is told at %llu: %s",
             (unsigned long long)at, (unsigned long long)verdict->mark,

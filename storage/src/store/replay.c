@@ -101,6 +101,8 @@ recover_messages(struct qlog_store *store)
         recover.from = next->base;
     }
     store->messages_read = recover.from;
+    /* Index files stand for durable frames alone, and a segment is begun when the one before is durable. */
+    recover.marks.durable = q_max_u64(recover.marks.durable, recover.from);
     Q_TRY(ql_home_recover(store->home, QL_LOG_MESSAGE, &recover));
     index->recovered_end = recover.end;
     index->recovered_generation = recover.scan.generation;
