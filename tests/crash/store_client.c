@@ -204,7 +204,7 @@ client_drain_to(struct store_client *client, bool settled)
     for (unsigned i = 0; i < TURNS_MAX; i++) {
         if (!client_turn(client)) return false;
         /* A trim may wait for a minute, when dead letters can't be written. */
-        if (i >= TURNS_MAX / 2)
+        if (i >= TURNS_MAX / 2 && store->expiry.state != QL_EXPIRY_IDLE)
             q_clock_manual_advance_ns(&client->clock, 10 * (uint64_t)Q_NS_PER_MS);
         bool flushed = store->messages->durable == store->messages->tail &&
                        store->actions->durable == store->actions->tail;

@@ -26,7 +26,7 @@ ql_expiry_begin(struct qlog_store *store, uint64_t before)
     store->expiry = (struct ql_expiry){
         .state = QL_EXPIRY_MARKING,
         .before = before,
-        .dead = store->counters.dead,
+        .waits_for = UINT32_MAX,
         .progress_ns = store->now_ns,
     };
     return true;
@@ -59,13 +59,19 @@ ql_expiry_end(struct qlog_store *store)
 static bool
 expiry_gives_up(struct qlog_store *store)
 {
-    struct ql_expiry *expiry = &store->expiry;
-    if (expiry->dead != store->counters.dead) {
-        expiry->dead = store->counters.dead;
-        expiry->progress_ns = store->now_ns;
-    }
     return store->retention.level >= QL_DISK_HARD ||
-           store->now_ns - expiry->progress_ns >= PATIENCE_NS;
+           store->now_ns - store->expiry.progress_ns >= PATIENCE_NS;
+}
+
+/* Letters of others say nothing of what is waited for. */
+static void
+expiry_note_progress(struct qlog_store *store, const struct ql_group *group)
+{
+    struct ql_expiry *expiry = &store->expiry;
+    if (expiry->waits_for == expiry->next && expiry->dead == group->dead) return;
+    expiry->waits_for = expiry->next;
+    expiry->dead = group->dead;
+    expiry->progress_ns = store->now_ns;
 }
 
 static void
@@ -128,12 +134,12 @@ expiry_look(struct qlog_store *store)
         }
         struct ql_group *group = store->groups[expiry->next];
         if (group == NULL || group->of_dead) continue;
-        if (!group_is_copied(store, group)) break;
-        /* A message that was sent again by hand meanwhile, say. */
-        if (group_has_more(store, group)) {
-            (void)expiry_mark_group(store, group);
-            break;
-        }
+        bool is_copied = group_is_copied(store, group);
+        if (is_copied && !group_has_more(store, group)) continue;
+        expiry_note_progress(store, group);
+        /* Sent again by hand. Refused: with the next turn. */
+        if (is_copied) (void)expiry_mark_group(store, group);
+        break;
     }
     if (expiry_gives_up(store)) expiry_over(store);
 }

@@ -7,12 +7,15 @@
  *   IDLE    -> MARKING  a trim is to drop messages
  *   MARKING -> COPYING  all groups were looked at, some in a turn: what they have of it is dying, by a
  *                       RESOLVE action, so nobody is given it any more (store/dead.c copies it)
+ *   COPYING             a group has it in hand again (it was sent again by hand): that is marked, too
  *   COPYING -> IDLE     none of it is left; the trim goes on
- *   any     -> IDLE     the disk is at its hard level, or nothing was copied for a minute: the trim
- *                       goes on, and what is left is counted as expired, and told
+ *   any     -> IDLE     the disk is at its hard level, or of the group that is waited for nothing was
+ *                       copied for a minute: the trim goes on, and what is left is counted as
+ *                       expired, and told
  *
- * What waits at a group's cursor is no affair of this: nobody was given it, and it is counted when the
- * cursor passes. Nor are groups on dead letters: what goes there goes.
+ * What waits at a group's cursor is no affair of this: nobody was given it, nor is anybody until the trim
+ * is done (store/hand.c), and it is counted when the cursor passes. Nor are groups on dead letters: what
+ * goes there goes.
  *
  * Thread: the store's.
  */
@@ -32,8 +35,9 @@ struct ql_expiry {
     uint64_t before;      /* positions below go */
     uint32_t next;        /* number of a group */
     uint64_t below;       /* COPYING: sequences of that group's subject that go; 0: not known yet */
-    uint64_t dead;        /* dead letters, when there was one the last time */
-    uint64_t progress_ns; /* when that was */
+    uint32_t waits_for;   /* COPYING: number of a group; UINT32_MAX: none yet */
+    uint64_t dead;        /* its dead letters, when it was looked at last */
+    uint64_t progress_ns; /* when that, or the group, was another before */
     uint64_t
         retry_ns; /* MARKING: not before. Retention looks at the disk each second, so a turn comes */
 };
