@@ -793,6 +793,26 @@ on_moved(struct qlog_delay_request *request, enum q_err err)
 }
 
 static void
+item_asked_to_move(struct delay_client *client, struct delay_item *item, uint64_t due_ms)
+{
+    Q_ASSERT(item->moves < DELAY_MOVES_MAX);
+    item->moved_to[item->moves++] = due_ms;
+    item->move_asked = true;
+    item->move_due_ms = due_ms;
+    item->move = promise_new(simdisk_now(client->disk));
+}
+
+/* Its own time, or one that it was to be moved to. */
+static bool
+item_may_be_due(const struct delay_item *item, uint64_t due_ms)
+{
+    bool may = item->due_ms == due_ms;
+    for (unsigned i = 0; i < item->moves; i++)
+        may |= item->moved_to[i] == due_ms;
+    return may;
+}
+
+static void
 client_move(struct delay_client *client)
 {
     int at = pick_item(client);
@@ -805,10 +825,7 @@ client_move(struct delay_client *client)
     move->move.due_ms = random_due(client);
     move->move.request =
         (struct qlog_delay_request){ QLOG_DELAY_RESCHEDULE, on_moved, move, { NULL } };
-    item->move_asked = true;
-    item->moves++;
-    item->move_due_ms = move->move.due_ms;
-    item->move = promise_new(simdisk_now(client->disk));
+    item_asked_to_move(client, item, move->move.due_ms);
     client->outstanding++;
     enum q_err err = qlog_delay_submit(client->delay, &move->move.request);
     Q_ASSERT(err == Q_OK);
@@ -851,9 +868,7 @@ client_check_list(struct delay_client *client)
         verdict_add_error(client->verdict, client->disk, "list: %s", q_err_name(listing.err));
     for (uint32_t i = 0; listing.done && i < listing.list.ret_count; i++) {
         const struct delay_item *item = history_item(client->history, messages[i].id_counter);
-        bool known =
-            item != NULL && (messages[i].due_ms == item->due_ms || item->moves > 1 ||
-                             (item->move_asked && messages[i].due_ms == item->move_due_ms));
+        bool known = item != NULL && item_may_be_due(item, messages[i].due_ms);
         bool gone = item != NULL && item->cancel_asked && promise_holds(&item->cancel);
         if (!known || gone)
             verdict_add(
@@ -889,10 +904,7 @@ client_try_again(struct delay_client *client, const struct qlog_delay_message *m
     move->move.due_ms = client->clock.wall_ms;
     move->move.request =
         (struct qlog_delay_request){ QLOG_DELAY_RESCHEDULE, on_moved, move, { NULL } };
-    item->move_asked = true;
-    item->moves++;
-    item->move_due_ms = move->move.due_ms;
-    item->move = promise_new(simdisk_now(client->disk));
+    item_asked_to_move(client, item, move->move.due_ms);
     client->outstanding++;
     enum q_err err = qlog_delay_submit(client->delay, &move->move.request);
     Q_ASSERT(err == Q_OK);

@@ -16,7 +16,8 @@
 
 enum {
     DELAY_TARGETS = 2,
-    DELAY_SENDS_MAX = 64
+    DELAY_SENDS_MAX = 64,
+    DELAY_MOVES_MAX = 32
 };
 
 struct delay_plan {
@@ -51,8 +52,9 @@ struct delay_item {
     bool cancel_asked;
     struct promise cancel;
     bool move_asked;
-    unsigned moves; /* ever asked for; only the last one is remembered */
-    uint64_t move_due_ms;
+    uint64_t moved_to[DELAY_MOVES_MAX]; /* every time that was ever asked for */
+    unsigned moves;
+    uint64_t move_due_ms; /* the last one */
     uint64_t move_sequence;
     struct promise move;
 };
