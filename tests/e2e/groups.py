@@ -11,6 +11,14 @@ def objects(out):
     return [json.loads(line) for line in out.splitlines()]
 
 
+def rot(node, body):
+    """Flip the first byte of where that is stored first."""
+    with open(os.path.join(node.store, "message", "segment-000000"), "r+b") as file:
+        at = file.read().index(body)
+        file.seek(at)
+        file.write(bytes([body[0] ^ 1]))
+
+
 with lib.Test() as t:
     node = t.node()
     node.start()
@@ -148,3 +156,19 @@ with lib.Test() as t:
     t.check([(m["body"], m["attempt"]) for m in again] == [("first", 1), ("second", 1)], "%s" % again)
     t.check("sent again  2 messages" in qmq("dlq", "resend", "-g", "post", "--again")[1], "all again")
     refused(3, "no broker group knows a group", "dlq", "resend", "-g", "nobody")
+
+    # Originals that are cold are read back, and rotten ones come as copies.
+    for body in ("cold", "rotten"):
+        qmq("pub", "old", body)
+    qmq("sub", "old", "-g", "attic", "-n", "2", "--batch", "1", "--ack", "none")
+    qmq("group", "set", "attic", "--attempts", "1")
+    qmq("group", "seek", "attic", "--to", "earliest", "--yes")
+    qmq("sub", "old", "-g", "attic", "-n", "2", "--batch", "1", "--ack", "reject")
+    wait_for("dead letters", lambda: lag("attic")["dead"] == 2)
+    node.stop()
+    rot(node, b"rotten")
+    node.start()
+    said = qmq("dlq", "resend", "-g", "attic")[1]
+    t.check("sent again  2 messages; 1 of them as copies" in said, said)
+    again = objects(qmq("sub", "old", "-g", "attic", "-n", "2", "-o", "json")[0])
+    t.check([(m["body"], m["attempt"]) for m in again] == [("cold", 1), ("rotten", 1)], "%s" % again)

@@ -8,6 +8,7 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <qbase/bytes.h>
 #include <qbase/clock.h>
@@ -26,6 +27,8 @@ enum {
     TIME_SIZE = 32,
     BATCH = 512,
     WAIT_MS = 100,
+    COLD_PAUSE_MS = 10, /* a broker reads an original back from its disk */
+    COLD_MAX_MS = 30 * 1000,
     EXIT_SIGNAL_BASE = 128,
     TAGS_MAX = 10, /* of a message */
     KEYS_MAX = 8,
@@ -58,6 +61,7 @@ struct dlq {
     uint64_t sent;
     uint64_t there;                /* the group had them, so they come anyhow */
     uint64_t gone;                 /* nobody says from where */
+    uint64_t left_there;           /* their originals can't be read now */
     struct qmq_producer *producer; /* of copies; made with the first */
     uint64_t copied;
 };
@@ -74,7 +78,12 @@ static bool read_number(const struct qmq_message *message, const char *key, uint
 static int resend_one(struct dlq *dlq, const struct group_row *row, const char *dead_subject);
 static int resend_all(struct dlq *dlq, const struct group_row *row, struct qmq_consumer *consumer);
 static int resend_letter(
-    struct dlq *dlq, const struct group_row *row, const struct qmq_message *message);
+    struct dlq *dlq,
+    const struct group_row *row,
+    const struct qmq_message *message,
+    bool *ret_done);
+static int resend_original(
+    struct dlq *dlq, const struct group_row *row, const struct qmq_control *control);
 static int publish_copy(
     struct dlq *dlq, const struct group_row *row, const struct qmq_message *message);
 static bool is_written(struct q_bytes key);
@@ -334,8 +343,10 @@ resend_all(struct dlq *dlq, const struct group_row *row, struct qmq_consumer *co
         if (code != QMQ_OK) return report_error("take dead letters of \"%s\"", row->group);
         int exit_code = EXIT_OK;
         for (size_t index = 0; index < qmq_batch_count(batch) && exit_code == EXIT_OK; index++) {
-            exit_code = resend_letter(dlq, row, qmq_batch_message(batch, index));
+            bool is_done;
+            exit_code = resend_letter(dlq, row, qmq_batch_message(batch, index), &is_done);
             if (exit_code != EXIT_OK) break;
+            if (!is_done) continue;
             dlq->left -= dlq->is_limited;
             code = qmq_ack(consumer, batch, index, 1);
             if (code != QMQ_OK && code != QMQ_EXPIRED)
@@ -347,8 +358,10 @@ resend_all(struct dlq *dlq, const struct group_row *row, struct qmq_consumer *co
     return EXIT_OK;
 }
 
+/* Not done: the letter stays with the resend group, and the next run takes it up again. */
 static int
-resend_letter(struct dlq *dlq, const struct group_row *row, const struct qmq_message *message)
+resend_letter(
+    struct dlq *dlq, const struct group_row *row, const struct qmq_message *message, bool *ret_done)
 {
     struct letter letter = read_letter(message);
     const struct qmq_control control = {
@@ -357,17 +370,33 @@ resend_letter(struct dlq *dlq, const struct group_row *row, const struct qmq_mes
         .first = letter.sequence,
         .last = letter.sequence,
     };
+    *ret_done = true;
     if (!letter.is_sound) {
         dlq->gone++;
         return EXIT_OK;
     }
-    int code =
-        qmq_group_control(dlq->client, row->subject, row->group, &control, count_resent, dlq);
+    int code = resend_original(dlq, row, &control);
     if (code == QMQ_OK) return EXIT_OK;
-    if (code != QMQ_GONE)
-        return report_error(
-            "send message %llu of \"%s\" again", (unsigned long long)letter.sequence, row->subject);
-    return publish_copy(dlq, row, message);
+    if (code == QMQ_GONE || code == QMQ_E_CORRUPT) return publish_copy(dlq, row, message);
+    int exit_code = report_error(
+        "send message %llu of \"%s\" again", (unsigned long long)letter.sequence, row->subject);
+    if (code != QMQ_E_IO && code != QMQ_BUSY) return exit_code;
+    *ret_done = false;
+    dlq->left_there++;
+    return EXIT_OK;
+}
+
+static int
+resend_original(struct dlq *dlq, const struct group_row *row, const struct qmq_control *control)
+{
+    const struct timespec pause = { .tv_nsec = COLD_PAUSE_MS * Q_NS_PER_MS };
+    int code = QMQ_BUSY;
+    for (unsigned waited = 0; waited <= COLD_MAX_MS; waited += COLD_PAUSE_MS) {
+        code = qmq_group_control(dlq->client, row->subject, row->group, control, count_resent, dlq);
+        if (code != QMQ_BUSY || interrupt_signal()) break;
+        (void)nanosleep(&pause, NULL);
+    }
+    return code;
 }
 
 /* What the message brought, without what was written onto its dead letter. */
@@ -441,6 +470,10 @@ say_resent(const struct dlq *dlq)
     if (dlq->gone)
         (void)fprintf(
             stderr, "; %llu do not say where they are from", (unsigned long long)dlq->gone);
+    if (dlq->left_there)
+        (void)fprintf(
+            stderr, "; %llu can't be read now: try again later",
+            (unsigned long long)dlq->left_there);
     (void)fprintf(stderr, "\n");
-    return dlq->gone ? EXIT_PARTLY : EXIT_OK;
+    return dlq->gone + dlq->left_there ? EXIT_PARTLY : EXIT_OK;
 }

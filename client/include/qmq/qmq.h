@@ -60,6 +60,7 @@ enum qmq_code {
     QMQ_DUE_TOO_FAR = 30,     /* later than a delay group takes */
     QMQ_BEING_DELIVERED = 31, /* too late to cancel or move it */
     QMQ_E_NOMEM = -1,
+    QMQ_E_IO = -2, /* a broker's disk */
     QMQ_E_CORRUPT = -4,
     QMQ_E_CONNECTION = -13, /* lost; the outcome is unknown */
 };
