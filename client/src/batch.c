@@ -13,6 +13,7 @@ enum {
     HELD_BYTES_PER_MESSAGE = 96, /* note and envelope entry */
 };
 
+static void count_outcome(const struct batch *batch);
 static void deliver_batch(const struct batch *batch);
 static enum q_err fail_in_doubt(enum q_err err);
 static struct q_fault *copy_fault(enum q_err err);
@@ -73,6 +74,7 @@ batch_add(struct batch *batch, const struct qbatch_message *message, const struc
         qbatch_builder_content_bytes(batch->builder) - before + HELD_BYTES_PER_MESSAGE;
     batch->held_bytes += grown_by;
     batch->producer->held_bytes += grown_by;
+    batch->producer->held_messages++;
     return Q_OK;
 }
 
@@ -101,9 +103,21 @@ batch_finish(struct batch *batch, enum q_err err, struct broker *broker)
     if (err != Q_OK && batch->maybe_duplicate) err = fail_in_doubt(err);
     batch->err = err;
     batch->broker = broker;
+    count_outcome(batch);
     batch->fault = err == Q_OK ? NULL : copy_fault(err);
     q_list_remove(&batch->node);
     q_list_push_back(&batch->producer->finished, &batch->node);
+}
+
+static void
+count_outcome(const struct batch *batch)
+{
+    struct qmq_producer_counts *counts = &batch->producer->counts;
+    uint64_t *counter = &counts->unsent;
+    if (batch->is_refused) counter = &counts->refused;
+    if (batch->err == Q_OUTCOME_UNKNOWN) counter = &counts->unknown;
+    if (batch->err == Q_OK) counter = &counts->stored;
+    *counter += qbatch_builder_count(batch->builder);
 }
 
 /* It went on to where it failed from a broker group that may have stored it. */
@@ -197,7 +211,8 @@ deliver_batch(const struct batch *batch)
         .maybe_duplicate = batch->maybe_duplicate,
     };
     struct hooks *hooks = &batch->producer->client->hooks;
-    hooks_count(hooks, batch->err == Q_OK ? COUNT_stored : COUNT_failed, count);
+    enum counter good = batch->producer->one_way ? COUNT_handed_over : COUNT_stored;
+    hooks_count(hooks, batch->err == Q_OK ? good : COUNT_failed, count);
     if (batch->duplicate) hooks_count(hooks, COUNT_duplicates, count);
     if (batch->maybe_duplicate) hooks_count(hooks, COUNT_maybe_duplicates, count);
 
@@ -232,6 +247,9 @@ batch_recycle(struct batch *batch)
     struct qmq_producer *producer = batch->producer;
 
     producer->held_bytes -= batch->held_bytes;
+    producer->held_messages -= qbatch_builder_count(batch->builder);
+    /* Something goes through: what comes next may be waited for again. */
+    if (batch->err == Q_OK && batch->broker) producer->is_jammed = false;
     if (producer->spare_count >= SPARE_MAX) {
         batch_free(batch);
         return;

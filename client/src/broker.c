@@ -16,9 +16,12 @@ static enum q_err name_broker(
     struct qmq_client *client, const char *group, struct broker **ret_broker);
 static struct broker *find_broker(struct qmq_client *client, const char *group);
 static struct broker *broker_new(struct qmq_client *client, const char *group);
-static enum q_err broker_move(struct broker *broker, const char *address);
+static enum q_err broker_move(struct broker *broker, const char *address, const char *one_way);
+static bool is_text(const char *text, const char *wanted);
 static enum q_err retire(struct qmq_client *client, struct broker *broker);
 static bool is_broker(const Qmq__Wire__RouteGroup *group);
+static const char *address_of(const struct broker *broker, enum broker_link which);
+static enum q_err fail_without_address(const struct broker *broker);
 
 enum q_err
 route_build(const char *subject, struct qnet_buffer **ret_buffer)
@@ -42,6 +45,7 @@ route_read(struct qmq_client *client, struct qnet_buffer *buffer, struct route *
         const Qmq__Wire__RouteGroup *group = route->groups[index];
         if (!is_broker(group) || ret_route->count == ROUTE_GROUPS_MAX) continue;
         ret_route->is_writable[ret_route->count] = group->writable;
+        ret_route->takes_one_way[ret_route->count] = group->one_way_address[0] != '\0';
         err = get_broker(client, group, &ret_route->brokers[ret_route->count]);
         if (err == Q_OK) ret_route->count++;
     }
@@ -85,6 +89,17 @@ route_find(
 }
 
 enum q_err
+route_check_one_way(const struct route *route)
+{
+    for (uint32_t index = 0; index < route->count; index++)
+        if (route->takes_one_way[index]) return Q_OK;
+    return Q_FAIL(
+        Q_UNAVAILABLE,
+        .what = q_text("none of %u broker groups takes one-way messages", route->count),
+        .hint = "start brokers without --one-way none; brokers and meta must be of this version");
+}
+
+enum q_err
 route_narrow(struct route *route, const char *broker_group)
 {
     if (!broker_group) return Q_OK;
@@ -92,6 +107,7 @@ route_narrow(struct route *route, const char *broker_group)
         if (strcmp(route->brokers[index]->group, broker_group) != 0) continue;
         route->brokers[0] = route->brokers[index];
         route->is_writable[0] = route->is_writable[index];
+        route->takes_one_way[0] = route->takes_one_way[index];
         route->count = 1;
         return Q_OK;
     }
@@ -142,7 +158,7 @@ get_broker(
 {
     struct broker *broker;
     Q_TRY(name_broker(client, group->broker_group, &broker));
-    Q_TRY(broker_move(broker, group->address));
+    Q_TRY(broker_move(broker, group->address, group->one_way_address));
     *ret_broker = broker;
     return Q_OK;
 }
@@ -187,20 +203,31 @@ broker_new(struct qmq_client *client, const char *group)
 }
 
 static enum q_err
-broker_move(struct broker *broker, const char *address)
+broker_move(struct broker *broker, const char *address, const char *one_way)
 {
     enum q_err err = Q_OK;
 
     pthread_mutex_lock(&broker->lock);
-    if (!broker->address || strcmp(broker->address, address) != 0) {
-        char *copy = strdup(address);
-        err = copy ? retire(broker->client, broker) : Q_FAIL(Q_E_NOMEM);
-        char *obsolete = err == Q_OK ? broker->address : copy;
-        if (err == Q_OK) broker->address = copy;
-        free(obsolete);
+    if (!is_text(broker->address, address) || !is_text(broker->one_way, one_way)) {
+        char *copies[] = { strdup(address), strdup(one_way) };
+        err = copies[0] && copies[1] ? retire(broker->client, broker) : Q_FAIL(Q_E_NOMEM);
+        char *obsolete[] = { broker->address, broker->one_way };
+        if (err == Q_OK) {
+            broker->address = copies[0];
+            broker->one_way = copies[1];
+        }
+        for (unsigned index = 0; index < 2; index++)
+            free(err == Q_OK ? obsolete[index] : copies[index]);
     }
     pthread_mutex_unlock(&broker->lock);
     return err;
+}
+
+/* `text` may be NULL. */
+static bool
+is_text(const char *text, const char *wanted)
+{
+    return text && strcmp(text, wanted) == 0;
 }
 
 /* Hand the broker's links to the client's thread: closing one waits for its calls to end. */
@@ -232,8 +259,10 @@ brokers_free(struct qmq_client *client)
         struct broker *broker = q_container_of(node, struct broker, node);
         link_close(broker->links[BROKER_CALLS]);
         link_close(broker->links[BROKER_BULK]);
+        link_close(broker->links[BROKER_ONE_WAY]);
         pthread_mutex_destroy(&broker->lock);
         free(broker->address);
+        free(broker->one_way);
         free(broker);
     }
 }
@@ -257,19 +286,37 @@ broker_submit(struct broker *broker, enum broker_link which, struct call *call)
     enum q_err err = Q_OK;
 
     pthread_mutex_lock(&broker->lock);
-    if (!broker->address)
-        err = Q_FAIL(
-            Q_UNAVAILABLE, .what = q_text("where broker group %s is, is not known", broker->group));
+    const char *address = address_of(broker, which);
+    if (!address)
+        err = fail_without_address(broker);
     else if (!broker->links[which])
         err = link_open(
-            broker->address, broker->client->program, &broker->client->hooks,
-            &broker->links[which]);
+            address, broker->client->program, &broker->client->hooks, &broker->links[which]);
     if (err == Q_OK)
         err = link_submit(broker->links[which], call);
     else
         qnet_buffer_free(call->net.buffer);
     pthread_mutex_unlock(&broker->lock);
     return err;
+}
+
+/* NULL: there is none. */
+static const char *
+address_of(const struct broker *broker, enum broker_link which)
+{
+    const char *address = which == BROKER_ONE_WAY ? broker->one_way : broker->address;
+    return address && *address ? address : NULL;
+}
+
+static enum q_err
+fail_without_address(const struct broker *broker)
+{
+    if (!broker->address)
+        return Q_FAIL(
+            Q_UNAVAILABLE, .what = q_text("where broker group %s is, is not known", broker->group));
+    return Q_FAIL(
+        Q_UNAVAILABLE, .what = q_text("broker group %s takes no one-way messages", broker->group),
+        .hint = "start it without --one-way none; it and meta must be of this version");
 }
 
 enum q_err
@@ -279,9 +326,12 @@ broker_check_link(struct broker *broker, enum broker_link which)
 
     pthread_mutex_lock(&broker->lock);
     struct link *link = broker->links[which];
-    if (!broker->address || (link && link_is_lost(link)))
+    const char *address = address_of(broker, which);
+    if (!address)
+        err = fail_without_address(broker);
+    else if (link && link_is_lost(link))
         err = Q_FAIL(
-            Q_UNAVAILABLE, .path = broker->address,
+            Q_UNAVAILABLE, .path = address,
             .what = q_text("broker group %s is away", broker->group));
     pthread_mutex_unlock(&broker->lock);
     return err;

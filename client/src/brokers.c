@@ -33,6 +33,12 @@ ask_who(struct broker *broker, void *context)
         .node_id = header->node_id,
         .roles = header->roles,
         .cpu_us = header->cpu_us,
+        .one_way_came = header->one_way_came,
+        .one_way_stored = header->one_way_stored,
+        .one_way_busy = header->one_way_busy,
+        .one_way_full = header->one_way_full,
+        .one_way_refused = header->one_way_refused,
+        .one_way_invalid = header->one_way_invalid,
     };
     tell->each(tell->context, &info);
     answer_close(&answer);

@@ -34,13 +34,16 @@ struct broker {
 
     pthread_mutex_t lock;  /* guards what follows */
     char *address;         /* NULL: meta has not told yet */
-    struct link *links[2]; /* by enum broker_link; NULL until used */
+    char *one_way;         /* where it takes one-way messages; "": nowhere. NULL as `address` is */
+    struct link *links[3]; /* by enum broker_link; NULL until used */
 };
 
-/* Bulk has a connection of its own, so that it does not delay small calls. */
+/* Bulk has a connection of its own, so that it does not delay small calls. One-way messages go to another
+ * address. */
 enum broker_link {
     BROKER_CALLS,
     BROKER_BULK,
+    BROKER_ONE_WAY,
 };
 
 /* Something that wants to be called when time has passed. */
@@ -111,6 +114,7 @@ Q_MUST_CHECK enum q_err route_build(const char *subject, struct qnet_buffer **re
 struct route {
     struct broker *brokers[ROUTE_GROUPS_MAX];
     bool is_writable[ROUTE_GROUPS_MAX];
+    bool takes_one_way[ROUTE_GROUPS_MAX];
     uint32_t count;
     /* Whose the slots below `until` are, as far as the ones before leave them; ROUTE_SLOTS in all, or
      * none is told of. A home need not be alive, nor in `brokers`. */
@@ -127,6 +131,8 @@ Q_MUST_CHECK enum q_err route_read(
 /* Ask and wait: where a subject is served, or ("") all broker groups. As route_read(). */
 Q_MUST_CHECK enum q_err route_find(
     struct qmq_client *client, const char *subject, uint64_t timeout_ms, struct route *ret_route);
+/* Q_OK, or Q_UNAVAILABLE: there are broker groups, and none of them takes one-way messages. */
+Q_MUST_CHECK enum q_err route_check_one_way(const struct route *route);
 /* Leave only the broker group of this name, unless it is NULL. Q_OK or Q_NOT_FOUND. */
 Q_MUST_CHECK enum q_err route_narrow(struct route *route, const char *broker_group);
 

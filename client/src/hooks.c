@@ -43,7 +43,8 @@ qmq_metrics(struct qmq_client *client, qmq_metric_fn *each, void *context)
 
     /* An outcome may have been counted after its message was. */
     uint64_t sent = metrics[COUNT_sent].value;
-    uint64_t over = metrics[COUNT_stored].value + metrics[COUNT_failed].value;
+    uint64_t over = metrics[COUNT_stored].value + metrics[COUNT_handed_over].value +
+                    metrics[COUNT_failed].value;
     const struct qmq_metric in_flight = {
         .name = "in_flight",
         .meaning = "messages without an outcome",

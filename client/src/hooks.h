@@ -17,6 +17,8 @@
 #define HOOKS_COUNTERS(X)                                                                          \
     X(sent, "messages that producers took")                                                        \
     X(stored, "messages that are stored; with those that failed, all that have an outcome")        \
+    X(handed_over, "one-way messages that a broker has got: their outcome")                        \
+    X(not_taken, "one-way messages that were dropped since a queue was full")                      \
     X(failed, "messages that are not stored, or perhaps")                                          \
     X(duplicates, "stored messages that a repeated call was recognised for")                       \
     X(maybe_duplicates, "messages that may be stored twice")                                       \

@@ -15,6 +15,9 @@
  *
  * A number whose request went elsewhere is not used again: the broker passes over it by what later
  * calls say of what is settled.
+ *
+ * One way, requests have no number and go to another address, one at a time, which keeps their order.
+ * Their answer says that they came, which is their outcome. One that may have come is never sent again.
  */
 #include <stdlib.h>
 
@@ -47,14 +50,18 @@ struct request {
     bool may_be_stored; /* an answer was lost, and it will be asked for */
     uint64_t sent_ns;   /* the last time */
     uint64_t lost_ns;   /* since when it may be stored */
+    bool is_refused;    /* the last try was, for good */
     enum q_err err;     /* of the last try */
     struct q_fault fault;
 };
 
+static uint32_t on_air_max(const struct lane *lane);
 static struct request *seal(struct lane *lane);
 static enum q_err take_batches(struct lane *lane, struct request *request);
 static enum q_err submit(struct request *request);
 static enum q_err build(struct request *request);
+static enum broker_link link_of(const struct lane *lane);
+static unsigned op_of(const struct lane *lane);
 static uint64_t settled_below(const struct lane *lane);
 static void write_batches(struct request *request, uint8_t *payload);
 static void on_published(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffer);
@@ -104,12 +111,18 @@ void
 lane_pump(struct lane *lane)
 {
     while (!lane->is_stalled && !q_list_is_empty(&lane->waiting)) {
-        bool is_full = lane->waiting_bytes >= REQUEST_BYTES;
-        if (lane->on_air >= (is_full ? ON_AIR_FULL : ON_AIR_SMALL)) return;
+        if (lane->on_air >= on_air_max(lane)) return;
 
         struct request *request = seal(lane);
         if (!request || submit(request) != Q_OK) stall(lane);
     }
+}
+
+static uint32_t
+on_air_max(const struct lane *lane)
+{
+    if (lane->producer->one_way) return 1;
+    return lane->waiting_bytes >= REQUEST_BYTES ? ON_AIR_FULL : ON_AIR_SMALL;
 }
 
 static struct request *
@@ -126,7 +139,7 @@ seal(struct lane *lane)
         free(request);
         return NULL;
     }
-    request->sequence = lane->next_sequence++;
+    request->sequence = lane->producer->one_way ? 0 : lane->next_sequence++;
     q_list_push_back(&lane->requests, &request->node);
     return request;
 }
@@ -173,9 +186,9 @@ submit(struct request *request)
     uint64_t timeout_ms = q_min_u64(rest_ns / Q_NS_PER_MS + 1, TRY_TIMEOUT_MS);
 
     request->call.net = (struct qnet_request){ .timeout_ms = timeout_ms, .done = on_published };
-    enum q_err err = broker_check_link(lane->broker, BROKER_CALLS);
+    enum q_err err = broker_check_link(lane->broker, link_of(lane));
     if (err == Q_OK) err = build(request);
-    if (err == Q_OK) err = broker_submit(lane->broker, BROKER_CALLS, &request->call);
+    if (err == Q_OK) err = broker_submit(lane->broker, link_of(lane), &request->call);
     if (err == Q_OK) {
         hooks_count(&lane->producer->client->hooks, COUNT_requests, 1);
         if (request->sent_ns != 0) hooks_count(&lane->producer->client->hooks, COUNT_retried, 1);
@@ -206,9 +219,22 @@ build(struct request *request)
 
     uint8_t *payload;
     size_t size = (size_t)request->envelopes_size + request->payloads_size;
-    Q_TRY(call_build(QPROTO_PUBLISH, &header.base, size, &request->call.net.buffer, &payload));
+    unsigned op = op_of(request->lane);
+    Q_TRY(call_build(op, &header.base, size, &request->call.net.buffer, &payload));
     write_batches(request, payload);
     return Q_OK;
+}
+
+static enum broker_link
+link_of(const struct lane *lane)
+{
+    return lane->producer->one_way ? BROKER_ONE_WAY : BROKER_CALLS;
+}
+
+static unsigned
+op_of(const struct lane *lane)
+{
+    return lane->producer->one_way ? QPROTO_PUBLISH_ONE_WAY : QPROTO_PUBLISH;
 }
 
 /* All requests of the lane below have their outcome. */
@@ -251,9 +277,9 @@ on_published(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffe
     struct qmq_producer *producer = lane->producer;
     struct answer answer;
 
-    if (err == Q_OK) err = answer_open(&answer, buffer, QPROTO_PUBLISH);
+    if (err == Q_OK) err = answer_open(&answer, buffer, op_of(lane));
     bool has_answer = err == Q_OK;
-    if (has_answer) err = check_answer(request, &answer);
+    if (has_answer && !producer->one_way) err = check_answer(request, &answer);
 
     pthread_mutex_lock(&producer->lock);
     lane->on_air--;
@@ -263,7 +289,7 @@ on_published(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffe
         breaker_succeeded(&lane->breaker);
         if (lane->was_open) client_wake(producer->client);
         lane->backoff_ms = 0;
-        settle(request, (const Qmq__Wire__PublishAnswer *)answer.header);
+        settle(request, producer->one_way ? NULL : (const Qmq__Wire__PublishAnswer *)answer.header);
     } else {
         request->fault = *q_fault_last();
         take_failure(request, err);
@@ -299,6 +325,11 @@ take_failure(struct request *request, enum q_err err)
     request->may_be_stored |= may_be_stored;
 
     bool can_pass = is_passing(err) || err == Q_E_BROKEN;
+    if (producer->one_way && request->may_be_stored) {
+        /* Nothing is sent twice that may be stored. What comes next waits until it may be better. */
+        if (can_pass) stall(lane);
+        can_pass = false;
+    }
     bool is_mislaid = false;
     if (err == Q_UNKNOWN_PRODUCER && producer->duplicates == QMQ_DUPLICATES_MAYBE) {
         /* Said of one that does not claim to have been sent before, it is not the producer that is
@@ -308,6 +339,7 @@ take_failure(struct request *request, enum q_err err)
         can_pass = true;
     }
     bool is_late = now_ns >= request->deadline_ns || producer->is_stopping;
+    request->is_refused = !can_pass && !request->may_be_stored;
     if (can_pass && !is_late)
         stall(lane);
     else if (is_of_a_batch(request) && !producer->is_stopping)
@@ -383,7 +415,7 @@ part(struct request *request)
     seal_again(request);
 }
 
-/* `answer` NULL: it failed for good. */
+/* `answer` NULL: it failed for good, or it went one way, and no sequences are told. */
 static void
 settle(struct request *request, const Qmq__Wire__PublishAnswer *answer)
 {
@@ -392,6 +424,7 @@ settle(struct request *request, const Qmq__Wire__PublishAnswer *answer)
     request->is_settled = true;
     q_list_for_each(node, &request->batches) {
         struct batch *batch = q_container_of(node, struct batch, node);
+        if (!answer) batch->first_sequence = UINT64_MAX;
         if (answer) batch->first_sequence = answer->first_sequences[index++];
         if (answer) batch->duplicate = answer->duplicate;
     }
@@ -430,6 +463,7 @@ finish(struct request *request)
     if (request->err != Q_OK) q_fault_adopt(&request->fault);
     q_list_for_each_safe(node, &request->batches) {
         struct batch *batch = q_container_of(node, struct batch, node);
+        batch->is_refused = request->is_refused;
         if (request->batch_count == 1) batch->subject->goes_alone = request->err == Q_TOO_BIG;
         batch_finish(batch, request->err, request->lane->broker);
     }
@@ -488,7 +522,7 @@ lane_tick(struct lane *lane, uint64_t now_ns)
     if (!lane->is_stalled) return due_ns;
     if (now_ns < lane->resume_ns) return q_min_u64(due_ns, lane->resume_ns);
     give_up_late(lane, now_ns);
-    if (broker_check_link(lane->broker, BROKER_CALLS) == Q_OK)
+    if (broker_check_link(lane->broker, link_of(lane)) == Q_OK)
         resume(lane);
     else
         lane->resume_ns = now_ns + BROKER_LOST_PAUSE_NS;

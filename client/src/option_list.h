@@ -24,9 +24,14 @@
     X(NUMBER, batch_messages_max, "512", "messages in a batch")                                    \
     X(SIZE, batch_bytes_max, "64KiB", "bytes in a batch; a larger message has one of its own")     \
     X(SIZE64, memory_bytes_max, "32MiB", "of messages without an outcome")                         \
-    X(NUMBER, block_ms, "10000", "how long a send waits for memory, or for a route")               \
+    X(NUMBER, block_ms, "10000",                                                                   \
+      "how long a send waits for memory, or for a route; one way it does not unless told")         \
     X(NUMBER, deadline_ms, "30000", "how long a message is tried")                                 \
-    X(FLAG, foreign_loop, "false", "callbacks run in qmq_producer_dispatch() alone")
+    X(FLAG, foreign_loop, "false", "callbacks run in qmq_producer_dispatch() alone")               \
+    X(FLAG, one_way, "false",                                                                      \
+      "for what may be lost: nothing is sent twice, and a send that can't be taken is dropped")    \
+    X(NUMBER, queue_messages_max, "0",                                                             \
+      "messages without an outcome; 0: as many as the memory takes")
 
 #define CONSUMER_OPTIONS(X)                                                                        \
     X(TEXT, subject, "", "what to consume")                                                        \

@@ -34,6 +34,7 @@ struct send_waiter {
     struct q_fault fault;
 };
 
+static enum q_err check_one_way(struct qmq_client *client);
 static uint64_t tick(struct member *member, uint64_t now_ns);
 static void tell_breaker(struct lane *lane);
 static enum q_err send_message(
@@ -43,10 +44,12 @@ static enum q_err send_message(
     qmq_sent_fn *sent,
     void *context);
 static enum q_err translate(const struct qmq_outgoing *outgoing, struct translation *translation);
+static void count_not_taken(struct qmq_producer *producer);
 static bool is_bound(const struct subject *subject, const struct qbatch_message *message);
 static enum q_err wait_for_ways(struct subject *subject);
 static enum q_err fail_without_route(const struct qmq_producer *producer);
 static enum q_err wait_for_memory(struct qmq_producer *producer, size_t size);
+static enum q_err fail_full(const struct qmq_producer *producer, bool has_memory);
 static enum q_err add(
     struct subject *subject,
     struct qbatch_message *message,
@@ -79,6 +82,7 @@ qmq_producer_new(
     static const struct qmq_producer_options defaults;
     if (!options) options = &defaults;
     enum q_err here = client_check(client);
+    if (here == Q_OK && options->one_way) here = check_one_way(client);
     if (here != Q_OK) return here;
 
     struct qmq_producer *producer = calloc(1, sizeof(*producer));
@@ -89,13 +93,17 @@ qmq_producer_new(
         free(producer);
         return err;
     }
-    uint32_t block_ms = options->block_ms ? options->block_ms : BLOCK_MS_DEFAULT;
+    uint32_t block_ms = options->block_ms;
+    if (block_ms == 0 && !options->one_way) block_ms = BLOCK_MS_DEFAULT;
     uint32_t deadline_ms = options->deadline_ms ? options->deadline_ms : DEADLINE_MS_DEFAULT;
     producer->member.tick = tick;
     producer->client = client;
     uint32_t unknown_ms = options->unknown_ms ? options->unknown_ms : UNKNOWN_MS_DEFAULT;
     producer->mode = options->mode;
     producer->duplicates = options->duplicates;
+    producer->one_way = options->one_way;
+    producer->queue_messages_max =
+        options->queue_messages_max ? options->queue_messages_max : UINT64_MAX;
     producer->unknown_ns = (uint64_t)unknown_ms * Q_NS_PER_MS;
     producer->memory_bytes_max =
         options->memory_bytes_max ? options->memory_bytes_max : MEMORY_BYTES_DEFAULT;
@@ -117,6 +125,15 @@ qmq_producer_new(
     client_join(client, &producer->member);
     *ret_producer = producer;
     return Q_OK;
+}
+
+/* Better now than by messages that are dropped. Where nobody is there, or says so, it may change. */
+static enum q_err
+check_one_way(struct qmq_client *client)
+{
+    struct route route;
+    enum q_err err = route_find(client, "", client->timeout_ms, &route);
+    return err == Q_OK ? route_check_one_way(&route) : Q_OK;
 }
 
 static uint64_t
@@ -179,12 +196,17 @@ send_message(
     struct translation translation;
     Q_TRY(client_check(producer->client));
     Q_TRY(translate(outgoing, &translation));
+    if (producer->one_way && outgoing->due_ms != 0)
+        return Q_FAIL(
+            Q_INVALID, .what = "a one-way message can't be delayed",
+            .hint = "send it by a producer without one_way");
 
     pthread_mutex_lock(&producer->lock);
     struct subject *subject;
     enum q_err err = subject_get(producer, name, outgoing->due_ms != 0, &subject);
     if (err == Q_OK) err = wait_for_memory(producer, outgoing->body.size);
     if (err == Q_OK && is_bound(subject, &translation.message)) err = wait_for_ways(subject);
+    if (is_passing(err)) count_not_taken(producer);
     struct lane *lane = NULL;
     if (err == Q_OK)
         err = add(subject, &translation.message, outgoing->due_ms, sent, context, &lane);
@@ -193,6 +215,13 @@ send_message(
     if (lane && subject->route_changes != producer->route_changes) subject_refresh(subject);
     pthread_mutex_unlock(&producer->lock);
     return err;
+}
+
+static void
+count_not_taken(struct qmq_producer *producer)
+{
+    producer->counts.not_taken++;
+    if (producer->one_way) hooks_count(&producer->client->hooks, COUNT_not_taken, 1);
 }
 
 /* It goes where its order key is at home, and nowhere else. */
@@ -294,20 +323,31 @@ wait_for_memory(struct qmq_producer *producer, size_t size)
             return Q_FAIL(Q_STOPPING, .what = "the producer is being freed", .hint = "");
         /* One message is taken however large it is. */
         if (producer->held_bytes == 0) return Q_OK;
-        if (producer->held_bytes + size <= producer->memory_bytes_max) return Q_OK;
+        bool has_memory = producer->held_bytes + size <= producer->memory_bytes_max;
+        bool has_place = producer->held_messages < producer->queue_messages_max;
+        if (has_memory && has_place) return Q_OK;
         if (until_ns == 0) {
             /* In a callback nothing can become free: it is the thread that frees. So is a foreign loop. */
             until_ns = client_now_ns(producer->client);
-            bool can_wait = !is_in_callback() && producer->event_fd < 0;
+            bool can_wait = !is_in_callback() && producer->event_fd < 0 && !producer->is_jammed;
             if (can_wait) until_ns += producer->block_ns;
         }
-        if (!condition_wait(&producer->changed, &producer->lock, until_ns))
-            return Q_FAIL(
-                Q_BUSY, .what = q_text(
-                            "%llu bytes wait for their outcome, %llu may",
-                            (unsigned long long)producer->held_bytes,
-                            (unsigned long long)producer->memory_bytes_max));
+        if (!condition_wait(&producer->changed, &producer->lock, until_ns)) {
+            producer->is_jammed = producer->one_way;
+            return fail_full(producer, has_memory);
+        }
     }
+}
+
+static enum q_err
+fail_full(const struct qmq_producer *producer, bool has_memory)
+{
+    uint64_t held = has_memory ? producer->held_messages : producer->held_bytes;
+    uint64_t max = has_memory ? producer->queue_messages_max : producer->memory_bytes_max;
+    return Q_FAIL(
+        Q_BUSY, .what = q_text(
+                    "%llu %s wait for their outcome, %llu may", (unsigned long long)held,
+                    has_memory ? "messages" : "bytes", (unsigned long long)max));
 }
 
 static enum q_err
@@ -347,6 +387,7 @@ add(struct subject *subject,
         return err;
     }
     producer->counter++;
+    producer->counts.sent++;
     hooks_count(&producer->client->hooks, COUNT_sent, 1);
     (*open)->is_ordered |= bound;
     if (lane) lane->waiting_bytes += (*open)->held_bytes - held_before;
@@ -471,6 +512,17 @@ flush(struct qmq_producer *producer, uint32_t timeout_ms)
     }
     pthread_mutex_unlock(&producer->lock);
     return err;
+}
+
+void
+qmq_producer_counts(struct qmq_producer *producer, struct qmq_producer_counts *ret_counts)
+{
+    pthread_mutex_lock(&producer->lock);
+    *ret_counts = producer->counts;
+    const struct qmq_producer_counts *at = ret_counts;
+    ret_counts->waiting = at->sent - at->stored - at->unknown - at->refused - at->unsent;
+    ret_counts->held_bytes = producer->held_bytes;
+    pthread_mutex_unlock(&producer->lock);
 }
 
 void

@@ -70,6 +70,7 @@ struct batch {
     uint32_t payload_size;
     bool maybe_duplicate;
     bool duplicate;
+    bool is_refused; /* a broker refused it for good */
 
     /* The outcome. */
     enum q_err err;
@@ -118,9 +119,11 @@ struct qmq_producer {
     struct qmq_client *client;
     enum qmq_mode mode;
     enum qmq_duplicates duplicates;
+    bool one_way;
     uint64_t unknown_ns;
     struct qbatch_builder_options batch_options;
     uint64_t memory_bytes_max;
+    uint64_t queue_messages_max;
     uint64_t block_ns;
     uint64_t deadline_ns;
     uint64_t together_ns; /* messages sent so far apart may be given up together */
@@ -139,6 +142,9 @@ struct qmq_producer {
     struct q_list spare;    /* batches */
     uint32_t spare_count;
     uint64_t held_bytes;
+    uint64_t held_messages;
+    bool is_jammed; /* one way: a send has waited in vain, and later ones don't */
+    struct qmq_producer_counts counts;
     bool is_delivering;
     int event_fd;               /* of a foreign loop, which delivers; -1: we do */
     uint64_t route_changes;     /* of the client, as last seen */

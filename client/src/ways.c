@@ -54,9 +54,11 @@ ways_new(
     for (uint32_t index = 0; index < route->count && err == Q_OK; index++) {
         err = add_way(ways, producer, route->brokers[index]);
         if (err != Q_OK) break;
-        ways->ways[index].is_writable = route->is_writable[index];
-        has_writable |= route->is_writable[index];
+        bool is_taken = !producer->one_way || route->takes_one_way[index];
+        ways->ways[index].is_writable = route->is_writable[index] && is_taken;
+        has_writable |= ways->ways[index].is_writable;
     }
+    if (err == Q_OK && producer->one_way) err = route_check_one_way(route);
     if (err == Q_OK && !has_writable)
         err = Q_FAIL(
             Q_NO_ROUTE, .what = q_text("none of %u broker groups takes messages", route->count));

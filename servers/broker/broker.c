@@ -25,10 +25,15 @@ enum {
 static enum q_err start_answerer(struct broker *broker);
 static enum q_err start_store(struct broker *broker);
 static enum q_err start_listener(struct broker *broker);
+static enum q_err start_one_way(struct broker *broker);
 static enum q_err start_registrar(struct broker *broker);
 static void on_registered(void *context);
 static void on_store_failed(void *context, const struct q_fault *fault);
 static void wait_for_calls(struct broker *broker);
+
+static const struct srv_op one_way_ops[] = {
+    { QPROTO_PUBLISH_ONE_WAY, broker_on_one_way, NULL },
+};
 
 static const struct srv_op ops[] = {
     { QPROTO_PUBLISH, broker_on_call, &broker_publish_route },
@@ -50,12 +55,15 @@ broker_start(const struct broker_options *options, struct broker **ret_broker)
     struct broker *broker = calloc(1, sizeof(*broker));
     if (!broker) return Q_FAIL(Q_E_NOMEM);
     broker->options = *options;
+    if (options->one_way_bytes_max == 0)
+        broker->options.one_way_bytes_max = BROKER_ONE_WAY_BYTES_DEFAULT;
     broker_pool_init(broker);
     broker_waiting_init(broker);
 
     enum q_err err = start_answerer(broker);
     if (err == Q_OK) err = start_store(broker);
     if (err == Q_OK) err = start_listener(broker);
+    if (err == Q_OK) err = start_one_way(broker);
     if (err == Q_OK) err = start_registrar(broker);
     if (err != Q_OK) {
         struct q_fault fault = *q_fault_last();
@@ -106,9 +114,29 @@ start_listener(struct broker *broker)
         .ops = ops,
         .op_count = sizeof(ops) / sizeof(ops[0]),
         .context = broker,
+        .on_hello = broker_on_hello,
         .on_gone = broker_on_gone,
     };
     return srv_listener_new(&options, &broker->listener);
+}
+
+/* Sockets of its own: what nobody waits for does not stand in the way of what somebody waits for. */
+static enum q_err
+start_one_way(struct broker *broker)
+{
+    if (!broker->options.one_way_url) return Q_OK;
+    const struct srv_listener_options options = {
+        .url = broker->options.one_way_url,
+        .role = "one-way",
+        .roles = broker->options.roles,
+        .program = broker->options.program,
+        .node_id = broker->options.node_id,
+        .ops = one_way_ops,
+        .op_count = sizeof(one_way_ops) / sizeof(one_way_ops[0]),
+        .context = broker,
+        .on_hello = broker_on_hello,
+    };
+    return srv_listener_new(&options, &broker->one_way_listener);
 }
 
 static enum q_err
@@ -117,6 +145,10 @@ start_registrar(struct broker *broker)
     if (!broker->options.meta_url) return Q_OK;
     srv_url_dial(
         broker_url(broker), broker->options.advertise, broker->address, sizeof(broker->address));
+    if (broker->one_way_listener)
+        srv_url_dial(
+            broker_one_way_url(broker), broker->options.advertise, broker->one_way_address,
+            sizeof(broker->one_way_address));
     const struct srv_registrar_options options = {
         .meta_url = broker->options.meta_url,
         .node_id = broker->options.node_id,
@@ -124,6 +156,7 @@ start_registrar(struct broker *broker)
         .broker_group = broker->options.broker_group,
         .role = "broker",
         .address = broker->address,
+        .one_way = broker->one_way_listener ? broker->one_way_address : NULL,
         .version = broker->options.version,
         .context = broker,
         .on_registered = on_registered,
@@ -163,6 +196,7 @@ broker_stop(struct broker *broker)
     }
     broker_archive_free(broker->archive);
     srv_worker_stop(broker->answerer);
+    srv_listener_free(broker->one_way_listener);
     srv_listener_free(broker->listener);
     broker_waiting_fini(broker);
     broker_pool_fini(broker);
@@ -186,6 +220,12 @@ const char *
 broker_url(const struct broker *broker)
 {
     return srv_listener_url(broker->listener);
+}
+
+const char *
+broker_one_way_url(const struct broker *broker)
+{
+    return broker->one_way_listener ? srv_listener_url(broker->one_way_listener) : NULL;
 }
 
 const char *

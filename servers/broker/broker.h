@@ -17,10 +17,11 @@
 struct broker;
 
 struct broker_options {
-    const char *directory; /* of the store; made when it does not exist */
-    const char *url;       /* to listen on; port 0: any */
-    const char *advertise; /* host that clients use; NULL: the one of the url */
-    const char *meta_url;  /* NULL: don't register */
+    const char *directory;   /* of the store; made when it does not exist */
+    const char *url;         /* to listen on; port 0: any */
+    const char *one_way_url; /* the same for one-way messages; NULL: it takes none */
+    const char *advertise;   /* host that clients use; NULL: the one of the url */
+    const char *meta_url;    /* NULL: don't register */
     const char *node_id;
     const char *cluster;
     const char *broker_group;
@@ -29,6 +30,7 @@ struct broker_options {
     const char *roles;
     struct qlog_store_options store; /* clock, observer and archive are the broker's */
     const char *archive;             /* directory for what retention drops; NULL: none */
+    uint64_t one_way_bytes_max;      /* under way; above: BUSY. 0: 16 MiB */
     void *context;
     /* Registered: the route is published. Once. May be NULL. */
     void (*on_ready)(void *context);
@@ -43,6 +45,8 @@ Q_MUST_CHECK enum q_err broker_start(
 enum q_err broker_stop(struct broker *broker);
 /* With the real port. */
 const char *broker_url(const struct broker *broker);
+/* The same for one-way messages; NULL: it takes none. */
+const char *broker_one_way_url(const struct broker *broker);
 /* What the store said about its way to the kernel: "io_uring". */
 const char *broker_io_text(const struct broker *broker);
 

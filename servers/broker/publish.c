@@ -11,9 +11,9 @@ static enum q_err publish_on_net(
     struct broker_request *request, const ProtobufCMessage *header, struct q_bytes payload);
 static enum q_err publish_on_answer(
     struct broker_request *request, struct qnet_buffer **ret_answer);
+static enum q_err count_bytes(struct broker_request *request, size_t size);
 static enum q_err read_subjects(
     struct broker_request *request, const Qmq__Wire__PublishRequest *header);
-static enum q_err count_bytes(struct broker_request *request, size_t size);
 
 const struct broker_route broker_publish_route = {
     .op = QPROTO_PUBLISH,
@@ -24,6 +24,25 @@ const struct broker_route broker_publish_route = {
 
 static enum q_err
 publish_on_net(
+    struct broker_request *request, const ProtobufCMessage *any_header, struct q_bytes payload)
+{
+    Q_TRY(count_bytes(request, payload.size));
+    return broker_read_publish(request, any_header, payload);
+}
+
+/* Given back with the request. */
+static enum q_err
+count_bytes(struct broker_request *request, size_t size)
+{
+    struct broker *broker = request->broker;
+    size_t before = atomic_fetch_add(&broker->publish_bytes, size);
+    request->publish_bytes = (uint32_t)size;
+    if (before + size <= BROKER_PUBLISH_BYTES_MAX) return Q_OK;
+    return Q_FAIL(Q_BUSY, .what = q_text("%zu bytes wait to be stored", before));
+}
+
+enum q_err
+broker_read_publish(
     struct broker_request *request, const ProtobufCMessage *any_header, struct q_bytes payload)
 {
     const Qmq__Wire__PublishRequest *header = (const Qmq__Wire__PublishRequest *)any_header;
@@ -37,8 +56,6 @@ publish_on_net(
             Q_INVALID, .what = q_text(
                            "envelopes of %u bytes in a payload of %zu", header->envelopes_length,
                            payload.size));
-    Q_TRY(count_bytes(request, payload.size));
-
     /* The payload is part of the call's bytes, which are ours to write to until it is answered. */
     size_t start = (size_t)(payload.data - qnet_call_request(request->call).data);
     publish->envelopes = qnet_call_request_data(request->call) + start;
@@ -74,17 +91,6 @@ read_subjects(struct broker_request *request, const Qmq__Wire__PublishRequest *h
     publish->batch_count = (uint32_t)count;
     publish->ret_first_sequences = first_sequences;
     return Q_OK;
-}
-
-/* Given back with the request. */
-static enum q_err
-count_bytes(struct broker_request *request, size_t size)
-{
-    struct broker *broker = request->broker;
-    size_t before = atomic_fetch_add(&broker->publish_bytes, size);
-    request->publish_bytes = (uint32_t)size;
-    if (before + size <= BROKER_PUBLISH_BYTES_MAX) return Q_OK;
-    return Q_FAIL(Q_BUSY, .what = q_text("%zu bytes wait to be stored", before));
 }
 
 static enum q_err

@@ -66,6 +66,11 @@ struct broker_request {
     struct broker_request *next_free;
     uint32_t publish_bytes; /* of the bound on bytes under way */
 
+    /* Of a one-way publish, whose call is over already. */
+    struct qnet_buffer *bytes; /* of the call: the store works on them */
+    uint32_t one_way_bytes;
+    enum q_err one_way_err;
+
     /* To the answer thread, when the store is done. */
     struct srv_job finish;
 
@@ -101,6 +106,9 @@ enum {
     BROKER_REQUESTS_MAX = 16 * 1024,              /* under way; above: BUSY */
     BROKER_REQUESTS_KEPT = 256,                   /* free ones that are not given back */
     BROKER_PUBLISH_BYTES_MAX = 128 * 1024 * 1024, /* under way; above: BUSY */
+    /* One-way publishes under way; above: BUSY. A small part of what others may have. */
+    BROKER_ONE_WAY_MAX = BROKER_REQUESTS_MAX / 16,
+    BROKER_ONE_WAY_BYTES_DEFAULT = BROKER_PUBLISH_BYTES_MAX / 8,
     BROKER_WAITING_BUCKETS = 256,
 };
 
@@ -118,9 +126,22 @@ struct broker_waiting {
     struct q_list buckets[BROKER_WAITING_BUCKETS];
 };
 
+/* One-way messages, and what became of them. */
+struct broker_one_way {
+    atomic_uint requests; /* under way */
+    atomic_size_t bytes;  /* of them */
+    atomic_uint_fast64_t came;
+    atomic_uint_fast64_t stored;
+    atomic_uint_fast64_t busy;    /* sent back, to be tried again: more came than the store took */
+    atomic_uint_fast64_t full;    /* dropped: too little space */
+    atomic_uint_fast64_t refused; /* dropped for any other reason */
+    atomic_uint_fast64_t invalid; /* calls of which nothing could be counted */
+};
+
 struct broker {
     struct broker_options options;
     char address[SRV_URL_MAX]; /* for clients */
+    char one_way_address[SRV_URL_MAX];
 
     /* Any thread. */
     struct srv_gate gate;       /* in front of new calls */
@@ -128,13 +149,15 @@ struct broker {
     struct broker_pool pool;
     struct broker_waiting waiting;
     atomic_size_t publish_bytes; /* under way */
-    atomic_bool has_failed;      /* the store */
+    struct broker_one_way one_way;
+    atomic_bool has_failed; /* the store */
 
     /* Each its own thread. */
     struct broker_store *store;
     struct broker_archive *archive; /* NULL: what goes is gone */
     struct srv_worker *answerer;
     struct srv_listener *listener;
+    struct srv_listener *one_way_listener; /* NULL: none are taken */
     struct srv_registrar *registrar;
 
     /* The answer thread's. */
@@ -172,6 +195,17 @@ void broker_on_call(
     const struct srv_op *op,
     struct qnet_call *call,
     const struct qproto_message *message);
+/* publish.c: check `header` and `payload`, which lies in the call's bytes, and fill the store's request. */
+Q_MUST_CHECK enum q_err broker_read_publish(
+    struct broker_request *request, const ProtobufCMessage *header, struct q_bytes payload);
+/* one_way.c: srv_call_fn of PUBLISH_ONE_WAY. */
+void broker_on_one_way(
+    void *context,
+    const struct srv_op *op,
+    struct qnet_call *call,
+    const struct qproto_message *message);
+/* Adds the counts of one-way messages. */
+void broker_on_hello(void *context, Qmq__Wire__HelloAnswer *answer);
 /* NULL: BROKER_REQUESTS_MAX are under way. */
 struct broker_request *broker_request_take(struct broker *broker);
 void broker_request_give_back(struct broker_request *request);

@@ -33,6 +33,7 @@ role_start(struct srv_node *node, void **ret_state)
     const struct broker_options options = {
         .directory = state->directory,
         .url = view->url,
+        .one_way_url = view->one_way_url,
         .advertise = view->advertise,
         .meta_url = view->meta_url,
         .node_id = view->node_id,
@@ -109,6 +110,7 @@ role_url(void *any_state)
 const struct srv_role broker_role = {
     .name = "broker",
     .port_offset = 1,
+    .one_way_port_offset = 3,
     .start = role_start,
     .stop = role_stop,
     .url = role_url,

@@ -136,6 +136,7 @@ answer_hello(
     answer.node_id = (char *)listener->options.node_id;
     answer.roles = (char *)listener->options.roles;
     answer.cpu_us = cpu_us();
+    if (listener->options.on_hello) listener->options.on_hello(listener->options.context, &answer);
     srv_answer(call, message->op, &answer.base);
 }
 

@@ -37,6 +37,8 @@ struct srv_listener_options {
     const struct srv_op *ops;
     size_t op_count;
     void *context;
+    /* Adds to the answer of a HELLO what the role counts. May be NULL. */
+    void (*on_hello)(void *context, Qmq__Wire__HelloAnswer *answer);
     /* May be NULL. See qnet/server.h. */
     void (*on_gone)(void *context, uint64_t connection);
 };

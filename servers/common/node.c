@@ -46,6 +46,7 @@ struct srv_node {
     char roles_text[NAME_MAX_SIZE];
     char program_text[NAME_MAX_SIZE];
     char url[SRV_URL_MAX];
+    char one_way_url[SRV_URL_MAX];
     char meta_url[SRV_URL_MAX];
     struct srv_node_view view;
     struct running_role running[SRV_ROLES_MAX];
@@ -65,6 +66,7 @@ static void tame_memory(void);
 static void raise_file_limit(void);
 static enum q_err start(struct srv_node *node);
 static enum q_err start_role(struct srv_node *node, const struct srv_role *role);
+static unsigned one_way_port(const struct srv_node *node, const struct srv_role *role);
 static void prepare_view(struct srv_node *node);
 static int open_signals(void);
 static enum q_err run(struct srv_node *node, int signal_file);
@@ -148,6 +150,8 @@ start(struct srv_node *node)
     for (size_t i = 0; i < options->role_count && options->port_base; i++) {
         unsigned port = (unsigned)options->port_base + options->roles[i]->port_offset;
         Q_TRY(srv_url_probe(options->listen, port));
+        unsigned one_way = one_way_port(node, options->roles[i]);
+        if (one_way) Q_TRY(srv_url_probe(options->listen, one_way));
     }
     Q_TRY(srv_home_make(&node->home));
     prepare_view(node);
@@ -159,6 +163,15 @@ start(struct srv_node *node)
     for (size_t i = 0; i < options->role_count; i++)
         Q_TRY(start_role(node, options->roles[i]));
     return Q_OK;
+}
+
+/* Of the port base; 0: any, its own url's, or none. */
+static unsigned
+one_way_port(const struct srv_node *node, const struct srv_role *role)
+{
+    const struct srv_options *options = &node->options;
+    if (!role->one_way_port_offset || options->one_way || !options->port_base) return 0;
+    return (unsigned)options->port_base + role->one_way_port_offset;
 }
 
 static void
@@ -203,6 +216,11 @@ start_role(struct srv_node *node, const struct srv_role *role)
     const struct srv_options *options = &node->options;
     unsigned port = options->port_base ? (unsigned)options->port_base + role->port_offset : 0;
     srv_url_make(options->listen, port, node->url, sizeof(node->url));
+    srv_url_make(
+        options->listen, one_way_port(node, role), node->one_way_url, sizeof(node->one_way_url));
+    node->view.one_way_url = options->one_way ? options->one_way : node->one_way_url;
+    bool is_none = options->one_way && strcmp(options->one_way, "none") == 0;
+    if (is_none || !role->one_way_port_offset) node->view.one_way_url = NULL;
 
     void *state;
     Q_TRY(role->start(node, &state));

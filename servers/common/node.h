@@ -22,8 +22,9 @@
 struct srv_node;
 
 struct srv_role {
-    const char *name;     /* "broker": as in --roles */
-    unsigned port_offset; /* from the port base */
+    const char *name;             /* "broker": as in --roles */
+    unsigned port_offset;         /* from the port base */
+    unsigned one_way_port_offset; /* 0: it takes no one-way messages */
     /* Comes back recovered and listening. A failure ends the process; its fault is told. */
     enum q_err (*start)(struct srv_node *node, void **ret_state);
     /* Q_OK, or why the stop was not clean. */
@@ -62,8 +63,9 @@ struct srv_storage {
 struct srv_node_view {
     const char *node_id;
     const char *directory;
-    const char *url;      /* to listen on, for this role */
-    const char *meta_url; /* to register at */
+    const char *url;         /* to listen on, for this role */
+    const char *one_way_url; /* the same for one-way messages; NULL: nowhere */
+    const char *meta_url;    /* to register at */
     const char *broker_group;
     const char *cluster;
     const char *advertise; /* host for clients, or NULL: the one that is listened on */

@@ -98,7 +98,7 @@ collect(const struct srv_program *program, struct words *words, struct q_opt *op
         { NULL,     { "dir", 0, Q_OPT_TEXT, &to->directory, "DIR",
                       "data directory; made when it does not exist", 0, 0 } },
         { NULL,     { "port-base", 0, Q_OPT_NUMBER, &to->port_base, "N",
-                      "port of meta; broker N+1, delay N+2 (20880; 0: any free ports)",
+                      "port of meta; broker N+1, delay N+2, one-way N+3 (20880; 0: any free ports)",
                       0, PORT_BASE_MAX } },
         { NULL,     { "listen", 0, Q_OPT_TEXT, &to->listen, "ADDR",
                       "IP address to listen on (127.0.0.1: this machine only)", 0, 0 } },
@@ -115,6 +115,8 @@ collect(const struct srv_program *program, struct words *words, struct q_opt *op
         { "broker", { "durability", 0, Q_OPT_TEXT, &words->durability, "MODE",
                       "sync: flushed before it is acknowledged and seen; async: written (sync)",
                       0, 0 } },
+        { "broker", { "one-way", 0, Q_OPT_TEXT, &to->one_way, "URL",
+                      "where one-way messages are taken, or none (tcp://LISTEN:PORT-BASE+3)", 0, 0 } },
         { "broker", { "memory-max", 0, Q_OPT_SIZE, &to->storage.memory_max, "SIZE",
                       "of the store; what can take less is made to fit (no limit)", 1, 0 } },
         { "broker", { "group-memory", 0, Q_OPT_SIZE, &to->storage.group_bytes_max, "SIZE",
@@ -243,6 +245,13 @@ check(const struct srv_program *program, struct words *words)
         return Q_FAIL(
             Q_INVALID,
             .what = q_text("--meta: '%s' is no url; use tcp://HOST:PORT", options->meta_url));
+    if (options->one_way && strcmp(options->one_way, "none") != 0 &&
+        !strstr(options->one_way, "://"))
+        return Q_FAIL(
+            Q_INVALID, .what = q_text(
+                           "--one-way: '%s' is no url; use tcp://IP:PORT, or none to take no "
+                           "one-way messages",
+                           options->one_way));
     if (words->log_level && srv_log_parse_level(words->log_level, &options->log_level) != Q_OK)
         return Q_FAIL(Q_INVALID, .what = q_text("--log-level: %s", q_fault_last()->what));
     options->storage.async = words->durability && strcmp(words->durability, "async") == 0;

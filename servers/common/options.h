@@ -21,7 +21,8 @@ struct srv_options {
     uint64_t port_base; /* 0: any free ports */
     const char *listen; /* an IP address */
     const char *advertise;
-    const char *meta_url;     /* NULL: the node's own, else the port base's */
+    const char *one_way;  /* a url to take one-way messages at; "none"; NULL: by the port base */
+    const char *meta_url; /* NULL: the node's own, else the port base's */
     const char *broker_group; /* NULL: made from the node id */
     const char *cluster;
     const char *ready_file;

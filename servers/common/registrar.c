@@ -213,6 +213,7 @@ build_request(
     record.role = (char *)options->role;
     record.address = (char *)options->address;
     record.version = (char *)options->version;
+    if (options->one_way) record.one_way_address = (char *)options->one_way;
 
     struct qnet_buffer *buffer;
     Q_TRY(qnet_buffer_new(qproto_size(&record.base, 0), &buffer));

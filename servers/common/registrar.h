@@ -23,6 +23,7 @@ struct srv_registrar_options {
     const char *broker_group;
     const char *role;
     const char *address; /* where clients reach the role */
+    const char *one_way; /* where they send one-way messages; NULL: nowhere */
     const char *version;
     void *context;
     /* Meta has admitted the node, so its route is published. Once. */

@@ -322,6 +322,7 @@ answer_route(struct meta_call *call, const struct meta_route *route)
         groups[i].address = record->address;
         groups[i].writable = !record->read_only;
         groups[i].role = record->role;
+        groups[i].one_way_address = record->one_way_address;
         pointers[i] = &groups[i];
     }
     Qmq__Wire__RouteSlots slots[META_ROUTE_GROUPS_MAX];

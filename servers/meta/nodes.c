@@ -123,6 +123,11 @@ check_record(const Qmq__Wire__NodeRecord *record)
         return Q_FAIL(
             Q_INVALID, .what = q_text("the address '%.80s' is no url", record->address),
             .hint = "use tcp://HOST:PORT");
+    const char *one_way = record->one_way_address;
+    if (*one_way && (!strstr(one_way, "://") || strlen(one_way) > ADDRESS_MAX))
+        return Q_FAIL(
+            Q_INVALID, .what = q_text("the address '%.80s' is no url", one_way),
+            .hint = "use tcp://HOST:PORT");
     if (strlen(record->version) > SHORT_TEXT_MAX)
         return Q_FAIL(Q_INVALID, .what = "the version is too long");
     return Q_OK;
@@ -227,7 +232,7 @@ is_same(const Qmq__Wire__NodeRecord *a, const Qmq__Wire__NodeRecord *b)
     return strcmp(a->node_id, b->node_id) == 0 && strcmp(a->cluster, b->cluster) == 0 &&
            strcmp(a->broker_group, b->broker_group) == 0 && strcmp(a->role, b->role) == 0 &&
            strcmp(a->address, b->address) == 0 && strcmp(a->version, b->version) == 0 &&
-           a->read_only == b->read_only;
+           strcmp(a->one_way_address, b->one_way_address) == 0 && a->read_only == b->read_only;
 }
 
 static struct meta_node *

@@ -217,6 +217,7 @@ route_version(const struct meta_route *route)
         uint64_t hash = hash_text(0, record->broker_group);
         hash = hash_text(hash, record->node_id);
         hash = hash_text(hash, record->address);
+        if (*record->one_way_address) hash = hash_text(hash, record->one_way_address);
         sum += hash_text(hash, record->read_only ? "read-only" : "writable");
     }
     uint64_t homes = 0;

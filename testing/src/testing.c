@@ -38,6 +38,7 @@ struct qmq_testing {
     char node_id[NODE_ID_SIZE];
     char meta_url[URL_SIZE];
     char broker_url[URL_SIZE];
+    char one_way_url[URL_SIZE];
     struct meta *meta;
     struct broker *broker;
 
@@ -140,6 +141,9 @@ choose_names(struct qmq_testing *testing)
         testing->meta_url, sizeof(testing->meta_url), "inproc://qmq-testing-%u/meta", number);
     (void)snprintf(
         testing->broker_url, sizeof(testing->broker_url), "inproc://qmq-testing-%u/broker", number);
+    (void)snprintf(
+        testing->one_way_url, sizeof(testing->one_way_url), "inproc://qmq-testing-%u/one-way",
+        number);
     /* Meta knows a broker group by it: the same for a directory that is kept. */
     (void)snprintf(testing->node_id, sizeof(testing->node_id), "%032x", 1);
 }
@@ -151,6 +155,7 @@ start_broker(struct qmq_testing *testing)
     const struct broker_options options = {
         .directory = testing->broker_directory,
         .url = testing->broker_url,
+        .one_way_url = testing->one_way_url,
         .meta_url = testing->meta_url,
         .node_id = testing->node_id,
         .cluster = "testing",

@@ -51,7 +51,7 @@ def free_port_base():
             lock.close()
             continue
         try:
-            for port in (base, base + 1, base + 2, base + 10):
+            for port in (base, base + 1, base + 2, base + 3, base + 10):
                 with socket.socket() as probe:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     probe.bind(("127.0.0.1", port))

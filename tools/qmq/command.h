@@ -60,6 +60,7 @@ int bench_e2e_run(const struct command *command, int argc, char **argv);
 int bench_backlog_run(const struct command *command, int argc, char **argv);
 int bench_fanout_run(const struct command *command, int argc, char **argv);
 int bench_delay_run(const struct command *command, int argc, char **argv);
+int brokers_run(const struct command *command, int argc, char **argv);
 int delay_list_run(const struct command *command, int argc, char **argv);
 int delay_show_run(const struct command *command, int argc, char **argv);
 int delay_cancel_run(const struct command *command, int argc, char **argv);

@@ -46,6 +46,13 @@ static const struct command commands[] = {
     { "dlq list", "[SUBJECT]", "messages that became dead letters", NULL, dlq_list_run },
     { "dlq resend", "[SUBJECT]", "give a group its dead letters again, each once",
       "What was sent again before is left out, unless --again.", dlq_resend_run },
+    { "brokers", "", "who the brokers are, and what became of one-way messages",
+      "Of one-way messages that came: stored; sent back, since more came than the store took "
+      "(BUSY);\n"
+      "dropped for lack of space, or for any other reason. What is none of these is in hand. Bad "
+      "calls\n"
+      "are those of which nothing could be counted.",
+      brokers_run },
     { "bench pub", "", "measure publishing", NULL, bench_pub_run },
     { "bench sub", "", "measure consuming what `bench pub` has published", NULL, bench_sub_run },
     { "bench e2e", "", "measure messages from producers to consumers, at a rate", NULL,

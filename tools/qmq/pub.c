@@ -21,6 +21,7 @@ enum {
     BODY_MAX = 4 * 1024 * 1024, /* what the broker takes, properties included */
     FLUSH_MS = 60 * 1000,       /* more than a message's deadline */
     FLUSH_INTERRUPTED_MS = 5 * 1000,
+    BLOCK_MS_DEFAULT = 1000,
     TAGS_MAX = 10,
     TAG_MAX = 255, /* bytes of one */
     EXIT_SIGNAL_BASE = 128,
@@ -38,6 +39,8 @@ struct pub {
     struct qmq_bytes key;
     struct qmq_bytes order_key;
     uint64_t order_key_field; /* 0: none */
+    bool one_way;
+    uint64_t block_ns; /* one way: how long a line waits for room in memory */
     struct qmq_producer *producer;
 
     uint64_t lines;
@@ -66,6 +69,7 @@ static int send_lines(struct pub *pub, struct input *input);
 static int send_line(struct pub *pub, struct q_bytes line);
 static void on_sent(void *context, const struct qmq_sent *sent);
 static int finish(struct pub *pub, int exit_code, uint64_t begin_ns);
+static int finish_one_way(struct pub *pub, int exit_code, uint64_t begin_ns);
 static enum q_err fill(struct input *input);
 static bool next_line(struct input *input, struct q_bytes *ret_line);
 static struct qmq_bytes field(struct q_bytes line, uint64_t number);
@@ -94,6 +98,10 @@ pub_run(const struct command *command, int argc, char **argv)
           "messages with the same one are handed out one after another", 0, 0 },
         { "order-key-field", 0, Q_OPT_NUMBER, &pub.order_key_field, "N",
           "with --from: the N-th word of a line is its order key", 1, UINT32_MAX },
+        { "one-way", 0, Q_OPT_FLAG, &pub.one_way, NULL,
+          "for what may be lost: don't wait for answers, drop what can't be sent, count it", 0, 0 },
+        { "block", 0, Q_OPT_DURATION, &pub.block_ns, "D",
+          "with --one-way: wait for room so long, once, before lines are dropped (1s)", 0, 0 },
         { "duplicates", 0, Q_OPT_TEXT, &duplicates, "MODE",
           "when a broker group keeps its answer: maybe: send to another one; never: wait (maybe)",
           0, 0 },
@@ -122,6 +130,12 @@ pub_run(const struct command *command, int argc, char **argv)
         producer_options.duplicates = QMQ_DUPLICATES_NEVER;
     else if (strcmp(duplicates, "maybe") != 0)
         return usage_error(command, "--duplicates is maybe or never, not \"%s\"", duplicates);
+    if (pub.one_way && (pub.at || pub.delay_ns > 0))
+        return usage_error(command, "a one-way message can't be delayed: drop --one-way");
+    if (pub.block_ns > 0 && !pub.one_way) return usage_error(command, "--block needs --one-way");
+    uint64_t block_ms = pub.block_ns > 0 ? pub.block_ns / Q_NS_PER_MS : BLOCK_MS_DEFAULT;
+    producer_options.one_way = pub.one_way;
+    if (pub.one_way) producer_options.block_ms = (uint32_t)q_min_u64(block_ms, UINT32_MAX);
     if (pub.at && pub.delay_ns > 0) return usage_error(command, "either --delay or --at, not both");
     if (pub.at && when_parse(pub.at, q_clock_wall_ms(q_clock_system()), &pub.due_ms) != Q_OK)
         return usage_error(command, "--at: %s", q_fault_last()->what);
@@ -176,6 +190,11 @@ send_one(struct pub *pub, struct q_bytes body)
     uint64_t begin_ns = q_clock_monotonic_ns(q_clock_system());
     struct qmq_outgoing message = message_of(pub, body);
     struct qmq_sent sent;
+    if (pub->one_way) {
+        if (qmq_send(pub->producer, pub->subject, &message, on_sent, pub) != QMQ_OK)
+            return report_error("publish to \"%s\"", pub->subject);
+        return finish_one_way(pub, EXIT_OK, begin_ns);
+    }
     if (qmq_send_wait(pub->producer, pub->subject, &message, &sent) != QMQ_OK)
         return report_error("publish to \"%s\"", pub->subject);
 
@@ -213,7 +232,8 @@ pub_lines(struct pub *pub)
     int exit_code = send_lines(pub, &input);
     if (!is_stdin) (void)close(input.fd);
     free(input.data);
-    return finish(pub, exit_code, begin_ns);
+    return pub->one_way ? finish_one_way(pub, exit_code, begin_ns)
+                        : finish(pub, exit_code, begin_ns);
 }
 
 static int
@@ -226,7 +246,7 @@ send_lines(struct pub *pub, struct input *input)
         while (next_line(input, &line)) {
             if (interrupt_signal()) return EXIT_SIGNAL_BASE + interrupt_signal();
             /* Told by finish(). */
-            if (atomic_load(&pub->has_failed)) return EXIT_OK;
+            if (atomic_load(&pub->has_failed) && !pub->one_way) return EXIT_OK;
             int exit_code = send_line(pub, line);
             if (exit_code != EXIT_OK) return exit_code;
         }
@@ -250,10 +270,13 @@ send_line(struct pub *pub, struct q_bytes line)
     int code;
     do {
         code = qmq_send(pub->producer, pub->subject, &message, on_sent, pub);
-    } while (code == QMQ_BUSY && !interrupt_signal() && !atomic_load(&pub->has_failed));
+    } while (code == QMQ_BUSY && !pub->one_way && !interrupt_signal() &&
+             !atomic_load(&pub->has_failed));
 
     if (code == QMQ_OK) pub->lines++;
     if (code == QMQ_OK || code == QMQ_BUSY) return EXIT_OK;
+    /* Dropped, and counted. */
+    if (pub->one_way && qmq_last_error().retryable) return EXIT_OK;
     return report_error(
         "publish line %llu to \"%s\"", (unsigned long long)pub->lines + 1, pub->subject);
 }
@@ -295,6 +318,35 @@ finish(struct pub *pub, int exit_code, uint64_t begin_ns)
             (unsigned long long)pub->maybe_duplicate);
     (void)fprintf(stderr, "\n");
     return exit_code;
+}
+
+/* What was dropped, and where. A broker may have dropped some that it got: it counts those itself. */
+static int
+finish_one_way(struct pub *pub, int exit_code, uint64_t begin_ns)
+{
+    (void)qmq_flush(pub->producer, interrupt_signal() ? FLUSH_INTERRUPTED_MS : FLUSH_MS);
+    double took_s =
+        (double)(q_clock_monotonic_ns(q_clock_system()) - begin_ns) / (double)Q_NS_PER_S;
+    struct qmq_producer_counts counts;
+    qmq_producer_counts(pub->producer, &counts);
+    uint64_t dropped = counts.not_taken + counts.refused + counts.unsent + counts.waiting;
+
+    (void)fprintf(
+        stderr, "sent  %s  one way: %llu messages came to a broker in %.2f s; dropped %llu",
+        pub->subject, (unsigned long long)counts.stored, took_s, (unsigned long long)dropped);
+    if (dropped > 0)
+        (void)fprintf(
+            stderr, " (no room %llu, too late %llu, refused %llu)",
+            (unsigned long long)counts.not_taken,
+            (unsigned long long)(counts.unsent + counts.waiting),
+            (unsigned long long)counts.refused);
+    (void)fprintf(stderr, "; lost on the way, or not, %llu\n", (unsigned long long)counts.unknown);
+    if (atomic_load(&pub->has_failed) && exit_code == EXIT_OK) {
+        q_fault_adopt(&pub->first_failure);
+        exit_code = report_error("publish some of it to \"%s\"", pub->subject);
+    }
+    bool is_partly = counts.stored > 0 && (dropped > 0 || counts.unknown > 0);
+    return is_partly && !interrupt_signal() ? EXIT_PARTLY : exit_code;
 }
 
 /* The word with this number, from 1; empty for 0, when the line has fewer, and for what can't be a

@@ -124,8 +124,8 @@ struct qmq_metric {
 };
 
 typedef void qmq_metric_fn(void *context, const struct qmq_metric *metric);
-/* Call `each` for all that the client has counted: sent, stored, failed, duplicates, maybe_duplicates, requests,
- * retried, pulls, pulled, acked, nacked, connects, reconnects, lost, in_flight. Never blocks. */
+/* Call `each` for all that the client has counted: sent, stored, handed_over, not_taken, failed, duplicates, maybe_duplicates,
+ * requests, retried, pulls, pulled, acked, nacked, connects, reconnects, lost, in_flight. Never blocks. */
 QMQ_API void qmq_metrics(struct qmq_client *client, qmq_metric_fn *each, void *context);
 
 /* A broker that takes calls. Texts live as long as the callback. */
@@ -135,6 +135,14 @@ struct qmq_broker_info {
     const char *node_id;
     const char *roles; /* of its node: "meta,broker" */
     uint64_t cpu_us;   /* processor time that its process has taken since it began */
+    /* One-way messages since then. What came is in hand, or one of the next four. */
+    uint64_t one_way_came;
+    uint64_t one_way_stored;
+    uint64_t one_way_busy;    /* sent back, to be tried again: more came than the store took */
+    uint64_t one_way_full;    /* dropped: too little space */
+    uint64_t one_way_refused; /* dropped for any other reason */
+    uint64_t
+        one_way_invalid; /* calls of which nothing could be counted: damaged, or beyond a limit */
 };
 
 typedef void qmq_broker_fn(void *context, const struct qmq_broker_info *broker);
@@ -200,6 +208,16 @@ struct qmq_producer_options {
     /* Callbacks run inside qmq_producer_dispatch() and nowhere else. A send never waits then: QMQ_BUSY comes
      * at once, and the file descriptor is readable when it may go. */
     bool foreign_loop;
+    /*
+     * For what may be lost, as lines of a log. The outcome QMQ_OK says that a broker has got the message, not
+     * that it is stored. Nothing is sent twice that may be stored: what was on its way when a connection was
+     * lost ends as QMQ_OUTCOME_UNKNOWN. What no broker takes waits in memory until its deadline. A send that finds the
+     * memory full waits block_ms (0: not at all), once: later ones don't until something has gone through;
+     * then it is QMQ_BUSY, and dropped. qmq_producer_counts() has all that was. `mode` and `duplicates`
+     * mean nothing, and nothing can be delayed.
+     */
+    bool one_way;
+    uint32_t queue_messages_max; /* messages without an outcome. 0: as many as the memory takes */
 };
 
 struct qmq_outgoing {
@@ -220,10 +238,12 @@ struct qmq_outgoing {
 
 /* The outcome of one message. */
 struct qmq_sent {
-    int code; /* QMQ_OK: stored in the mode asked for. Else qmq_last_error() tells more */
+    int code; /* QMQ_OK: stored in the mode asked for; one way: a broker has got it. Else
+               * qmq_last_error() tells more */
     const char *subject;
     const char *broker_group; /* "" when it was never sent */
-    uint64_t sequence;        /* set when stored; UINT64_MAX: retention has dropped it already */
+    uint64_t
+        sequence; /* set when stored; UINT64_MAX: retention has dropped it already, or one way */
     struct qmq_id id;
     bool duplicate; /* an earlier try had stored it, its answer was lost: it is stored once */
     bool
@@ -236,7 +256,10 @@ struct qmq_sent {
  */
 typedef void qmq_sent_fn(void *context, const struct qmq_sent *sent);
 
-/* `options` may be NULL. */
+/*
+ * `options` may be NULL. With `one_way` it blocks for one call to meta, and answers QMQ_UNAVAILABLE when there
+ * are brokers and none of them takes one-way messages.
+ */
 QMQ_API int qmq_producer_new(
     struct qmq_client *client,
     const struct qmq_producer_options *options,
@@ -271,6 +294,24 @@ QMQ_API int qmq_send_wait(
     struct qmq_sent *ret_sent);
 /* Wait until every message has its outcome, good or bad. QMQ_OK or QMQ_TIMED_OUT. */
 QMQ_API int qmq_flush(struct qmq_producer *producer, uint32_t timeout_ms);
+
+/* Messages since the producer's start. What was sent waits, or has one of the four outcomes behind that. */
+struct qmq_producer_counts {
+    uint64_t sent; /* taken by qmq_send() */
+    uint64_t waiting;
+    uint64_t stored;  /* one way: a broker has got them, and may still have dropped them */
+    uint64_t unknown; /* may be stored: an answer was lost */
+    uint64_t refused; /* a broker's answer; not stored */
+    uint64_t
+        unsent; /* no broker took them before their deadline, or the producer's end; not stored */
+    uint64_t
+        not_taken; /* by qmq_send(), since the memory was full or there was no route; not in `sent` */
+    uint64_t held_bytes; /* of memory, until the callbacks have run */
+};
+
+/* Never blocks. */
+QMQ_API void qmq_producer_counts(
+    struct qmq_producer *producer, struct qmq_producer_counts *ret_counts);
 
 /*
  * For event loops, with `foreign_loop` set: a file descriptor that poll() finds readable while outcomes wait;

@@ -1,5 +1,5 @@
 /*
- * qnet/pipeline.h: messages that want no answer: one-way publishes, replication.
+ * qnet/pipeline.h: messages that want no answer, as those of replication.
  *
  * At most once: what was under way when the connection was lost is lost without notice. For what
  * may be lost, or is acknowledged by other means. A pusher and a puller only understand each other.

@@ -17,6 +17,7 @@
     X(ACK,             19, AckRequest,     AckAnswer,      "broker") \
     X(KEEP_ALIVE,      20, SessionRequest, Empty,          "broker") \
     X(LEAVE,           21, SessionRequest, Empty,          "broker") \
+    X(PUBLISH_ONE_WAY, 22, PublishRequest, Empty,          "broker") \
     X(DELAY_CANCEL,    32, DelayNameRequest, Empty,        "delay") \
     X(DELAY_RESCHEDULE,33, DelayRescheduleRequest, DelayRescheduleAnswer, "delay") \
     X(DELAY_SHOW,      34, DelayNameRequest, DelayMessage, "delay") \
