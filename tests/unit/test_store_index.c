@@ -622,6 +622,19 @@ Test(store_index, times)
     cr_assert_eq(position, fixture.store->messages->tail);
 }
 
+/* Of an earlier second nothing is given, however long ago that was. */
+Test(store_index, times_apart)
+{
+    publish_some(ROUNDS);
+    q_clock_manual_advance_ns(&fixture.clock, 3600 * (uint64_t)Q_NS_PER_S);
+    uint64_t from = fixture.store->messages->tail;
+    uint64_t ms = fixture.clock.wall_ms - 10;
+    publish_some(ROUNDS);
+    uint64_t position;
+    cr_assert_eq(ql_index_time(&fixture.store->index, ms, &position), Q_OK);
+    cr_assert_geq(position, from);
+}
+
 /* Take everything that is there, some of it without a word. */
 static void
 consume_some(const char *group)

@@ -434,7 +434,8 @@ enum qmq_start {
     QMQ_START_DEFAULT = 0, /* earliest; latest with `broadcast` */
     QMQ_START_EARLIEST = 1,
     QMQ_START_LATEST = 2,
-    QMQ_START_TIME = 3,     /* the first message stored at or after a time */
+    QMQ_START_TIME =
+        3, /* what was stored at or after a time; up to a second of earlier ones before */
     QMQ_START_SEQUENCE = 4, /* this one; if it is no longer stored, the next that is */
 };
 

@@ -38,7 +38,8 @@ struct qlog_consumer {
 enum qlog_start {
     QLOG_START_EARLIEST,
     QLOG_START_LATEST,
-    QLOG_START_TIME,     /* the first message that was stored at or after `at` ms since 1970 */
+    QLOG_START_TIME, /* messages stored at or after `at` ms since 1970; up to a second of earlier
+                          * ones comes before them */
     QLOG_START_SEQUENCE, /* `at`; one that is dropped: the next that is stored */
 };
 

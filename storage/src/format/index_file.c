@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include <qbase/assert.h>
+#include <qbase/clock.h>
 #include <qlog/guard.h>
 
 #include "planted.h"
@@ -289,7 +290,7 @@ ql_index_view_find(
 enum q_err
 ql_index_view_time(struct ql_index_view *view, uint64_t wall_ms, uint64_t *ret_position)
 {
-    /* The row before the first one that is later: what was stored at that time begins there. */
+    /* The first row that is not earlier, or the one before it: its second may reach up to that time. */
     uint32_t low = 0;
     uint32_t high = view->header.time_count;
     if (high == 0 || wall_ms > view->header.wall_ms) return Q_NOT_FOUND;
@@ -308,6 +309,12 @@ ql_index_view_time(struct ql_index_view *view, uint64_t wall_ms, uint64_t *ret_p
     uint32_t at = low == 0 ? 0 : low - 1;
     Q_TRY(view_row(
         view, view->layout.times_at + (uint64_t)at * QL_INDEX_TIME_SIZE, QL_INDEX_TIME_SIZE, &row));
+    /* A row is the first batch of its second: later ones of it count, those of later seconds don't. */
+    bool over = q_load_le64(row + QL_INDEX_TIME_MS) / Q_MS_PER_S < wall_ms / Q_MS_PER_S;
+    if (over && low < view->header.time_count)
+        Q_TRY(view_row(
+            view, view->layout.times_at + (uint64_t)low * QL_INDEX_TIME_SIZE, QL_INDEX_TIME_SIZE,
+            &row));
     *ret_position = q_load_le64(row + QL_INDEX_TIME_POSITION);
     return Q_OK;
 }
