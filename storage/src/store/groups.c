@@ -267,9 +267,7 @@ group_is_forgotten(struct qlog_store *store, struct ql_group *group, uint64_t *d
     uint64_t seen_ns = group->seen_ns;
     for (uint32_t i = 0; i < group->consumer_count; i++)
         if (group->consumers[i] != NULL)
-            seen_ns = q_max_u64(
-                seen_ns, group->consumers[i]->session != 0 ? store->now_ns
-                                                           : group->consumers[i]->last_seen_ns);
+            seen_ns = q_max_u64(seen_ns, group->consumers[i]->last_seen_ns);
     group->seen_ns = seen_ns;
     *due_ns = seen_ns + BROADCAST_KEEP_NS;
     if (*due_ns > store->now_ns) return false;
