@@ -33,7 +33,7 @@ on_done(struct qlog_request *request, enum q_err err)
 }
 
 void
-machine_start(struct machine *machine, struct ramdisk *disk)
+machine_start(struct machine *machine, struct ramdisk *disk, uint64_t keep_ms)
 {
     static const struct image nothing = { 0 };
     *machine = (struct machine){ .disk = disk };
@@ -49,6 +49,7 @@ machine_start(struct machine *machine, struct ramdisk *disk)
             .frame_bytes_max = 64 * 1024,
             .create = true,
         },
+        .retention_ms = keep_ms,
         .disk_soft_bytes = 1,
         .disk_hard_bytes = 1,
         .scrub_bytes_per_s = UINT64_MAX,

@@ -54,8 +54,8 @@ enum machine_end {
 
 extern const char machine_subject[];
 
-/* `disk` is emptied. */
-void machine_start(struct machine *machine, struct ramdisk *disk);
+/* `disk` is emptied. What is older than `keep_ms` may be dropped. */
+void machine_start(struct machine *machine, struct ramdisk *disk, uint64_t keep_ms);
 void machine_stop(struct machine *machine);
 /* Stop in this way, and open again. */
 void machine_restart(struct machine *machine, enum machine_end end);

@@ -72,6 +72,10 @@ main(int argc, char **argv)
         for (uint64_t j = 0; j < operations; j++)
             ops[j] = play_random(&random);
         if (!run_sequence(ops, (unsigned)operations, differences < show)) differences++;
+        if (isatty(STDERR_FILENO))
+            (void)fprintf(
+                stderr, "\r%llu of %llu sequences%s", (unsigned long long)i + 1,
+                (unsigned long long)sequences, i + 1 == sequences ? "\n" : "");
     }
     (void)printf(
         "sequences %llu  operations %llu  differences %llu  (seed %llu)\n",

@@ -6,7 +6,7 @@
 
 #include "play_inside.h"
 
-const char *const play_groups[REF_GROUPS] = { "g", "h" };
+const char *const play_groups[REF_GROUPS] = { "g", "h", "every" };
 
 const struct qlog_group_settings play_group_settings[PLAY_SETTINGS] = {
     { .attempts_max = 3,
@@ -107,7 +107,7 @@ play(
     play.text = text;
     play.plain = true;
     text[0] = '\0';
-    machine_start(&play.machine, disk);
+    machine_start(&play.machine, disk, REF_KEEP_MS);
     play.ref.dead = play.dead;
     play.ref.dead_max = PLAY_DEAD_MAX;
     play.ref.state.now_ms = play.machine.clock.wall_ms;
@@ -191,6 +191,7 @@ compare_group(struct play *play, uint32_t number)
     SAME(play, "lag: expired", lag.expired, group->expired);
     SAME(play, "lag: skipped", lag.skipped, group->skipped);
     SAME(play, "lag: paused", lag.paused, group->paused);
+    SAME(play, "lag: broadcast", lag.broadcast, group->broadcast);
     SAME(play, "lag: held", lag.held, model.held);
     SAME(play, "lag: members", lag.member_count, model.members);
     SAME(play, "lag: filters", lag.filter_count, model.filters);

@@ -26,6 +26,7 @@
     X(nack, 9, "group, client, from, length, delay, error")                                        \
     X(time, 14, "milliseconds")                                                                    \
     X(long_time, 1, "minutes")                                                                     \
+    X(days, 1, "two hours each")                                                                   \
     X(seek, 2, "group, start, at")                                                                 \
     X(skip, 2, "group, from the cursor back, length")                                              \
     X(resend, 2, "group, from the cursor back, length")                                            \

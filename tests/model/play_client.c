@@ -9,7 +9,8 @@
 
 enum {
     FILTERS = 8,
-    FRAME = 4096 /* the smallest */
+    ONLY_GROUPS = 2, /* that copies are for */
+    FRAME = 4096     /* the smallest */
 };
 
 static const char *const consumer_names[REF_CONSUMERS] = { "a", "b", "c" };
@@ -81,7 +82,8 @@ random_message(struct random_source *random)
     struct ref_message message = {
         .tags = (uint8_t)(random_below(random, 3) == 0 ? 0 : random_below(random, 16)),
         .key = (uint8_t)(random_below(random, 2) == 0 ? 0 : random_below(random, 4)),
-        .only = (uint8_t)(random_below(random, 16) == 0 ? 1 + random_below(random, REF_GROUPS) : 0),
+        .only =
+            (uint8_t)(random_below(random, 16) == 0 ? 1 + random_below(random, ONLY_GROUPS) : 0),
     };
     return message;
 }
@@ -107,16 +109,50 @@ play_publish(struct play *play, const struct play_op *op)
     play_same_err(play, "publish", machine_publish(&play->machine, sent, count), Q_OK);
 }
 
-static struct ref_answer
-model_join(struct play *play, const struct play_op *op, const struct asked *asked, uint64_t next)
+uint64_t
+play_moment_ms(const struct play *play, uint32_t number)
 {
+    uint64_t end = play->ref.state.end;
+    if (end == 0) return play->ref.state.now_ms;
+    return play->ref.messages[number % end].stored_ms + number % 3 - 1;
+}
+
+void
+play_check_start(struct play *play, uint64_t at_ms, uint64_t cursor)
+{
+    uint64_t early = ref_start_at(&play->ref, at_ms / Q_MS_PER_S * Q_MS_PER_S);
+    uint64_t late = ref_start_at(&play->ref, at_ms);
+    if (cursor < early || cursor > late)
+        play_differ(
+            play, "a start by time: the machine says %llu, the model %llu to %llu",
+            (unsigned long long)cursor, (unsigned long long)early, (unsigned long long)late);
+}
+
+static enum qlog_start
+join_start(const struct play_op *op)
+{
+    if (op->numbers[3] % 4 == 0) return QLOG_START_LATEST;
+    return op->numbers[3] % 4 == 3 ? QLOG_START_TIME : QLOG_START_EARLIEST;
+}
+
+static struct ref_answer
+model_join(
+    struct play *play,
+    const struct play_op *op,
+    const struct asked *asked,
+    uint64_t next,
+    uint64_t cursor)
+{
+    enum qlog_start start = join_start(op);
     const struct ref_join join = {
         .who = asked->who,
         .token = asked->client->token,
         .next = next,
         .tags = filters[op->numbers[2] % FILTERS].tags,
         .all = filters[op->numbers[2] % FILTERS].all,
-        .start = op->numbers[3] % 4 == 0 ? QLOG_START_LATEST : QLOG_START_EARLIEST,
+        .broadcast = asked->who.group == PLAY_BROADCAST,
+        .start = start == QLOG_START_TIME ? QLOG_START_SEQUENCE : start,
+        .at = cursor,
         .settings = &play_group_settings[op->numbers[4] % PLAY_SETTINGS],
     };
     return ref_join(&play->ref, &join);
@@ -133,7 +169,9 @@ play_join(struct play *play, const struct play_op *op)
         .request = { .kind = QLOG_JOIN },
         .who = consumer_name(&asked),
         .tags_all = filters[op->numbers[2] % FILTERS].all,
-        .start = op->numbers[3] % 4 == 0 ? QLOG_START_LATEST : QLOG_START_EARLIEST,
+        .broadcast = asked.who.group == PLAY_BROADCAST,
+        .start = join_start(op),
+        .start_at = play_moment_ms(play, op->numbers[3]),
         .settings = &play_group_settings[op->numbers[4] % PLAY_SETTINGS],
     };
     join.tag_count = machine_tags(filters[op->numbers[2] % FILTERS].tags, join.tags);
@@ -143,7 +181,9 @@ play_join(struct play *play, const struct play_op *op)
     asked.who.session = join.session;
     uint64_t next = machine_next_pull(
         &play->machine, play_groups[asked.who.group], consumer_names[asked.who.consumer]);
-    struct ref_answer model = model_join(play, op, &asked, next);
+    struct ref_answer model = model_join(play, op, &asked, next, join.cursor);
+    if (join.start == QLOG_START_TIME && model.created)
+        play_check_start(play, join.start_at, join.cursor);
     if (play_same_err(play, "join", err, model.err)) {
         uint64_t session =
             play->ref.state.groups[asked.who.group].consumers[asked.who.consumer].session;
@@ -160,7 +200,9 @@ play_join(struct play *play, const struct play_op *op)
         if (!again) client->received = client->received_before = 0;
     }
     play_note(play, op, &before, join.session);
-    if (play->plain) play->log[play->log_count - 1].next = next;
+    if (!play->plain) return;
+    play->log[play->log_count - 1].next = next;
+    play->log[play->log_count - 1].cursor = join.cursor;
 }
 
 void
@@ -407,7 +449,7 @@ static uint64_t
 nack_delay_ms(const struct play_op *op)
 {
     static const uint64_t delays_ms[] = {
-        QLOG_DELAY_BACKOFF, QLOG_DELAY_BACKOFF, QLOG_DELAY_BACKOFF, 0, 1500, 96 * 3600 * 1000,
+        QLOG_DELAY_BACKOFF, QLOG_DELAY_BACKOFF, QLOG_DELAY_BACKOFF, 0, 1500, REF_KEEP_MS + 1,
     };
     return delays_ms[op->numbers[4] % 6];
 }
@@ -482,7 +524,7 @@ play_again(struct play *play, struct logged *logged)
     switch (op.kind) {
     case PLAY_join:
         asked.who.session = logged->session;
-        (void)model_join(play, &op, &asked, logged->next);
+        (void)model_join(play, &op, &asked, logged->next, logged->cursor);
         break;
     case PLAY_leave:
         (void)ref_leave(&play->ref, &asked.who);

@@ -34,6 +34,12 @@ play_long_time(struct play *play, const struct play_op *op)
     time_passes(play, (1 + op->numbers[0] % 15) * UINT64_C(60000));
 }
 
+void
+play_days(struct play *play, const struct play_op *op)
+{
+    time_passes(play, (1 + op->numbers[0] % 30) * UINT64_C(7200000));
+}
+
 /* --- Groups as a whole. */
 
 static void
@@ -43,6 +49,12 @@ control(struct play *play, uint32_t group, struct qlog_control *request)
     request->subject = q_bytes_from_text(machine_subject);
     request->group = q_bytes_from_text(play_groups[group]);
     enum q_err err = machine_run(&play->machine, &request->request);
+    bool by_time = request->kind == QLOG_CONTROL_SEEK && request->start == QLOG_START_TIME;
+    if (by_time && err == Q_OK) {
+        play_check_start(play, request->at, request->cursor);
+        request->start = QLOG_START_SEQUENCE;
+        request->at = request->cursor;
+    }
     struct ref_answer model = ref_control(&play->ref, group, request);
     play->plain = false;
     if (!play_same_err(play, "control", err, model.err)) return;
@@ -67,13 +79,14 @@ play_seek(struct play *play, const struct play_op *op)
         QLOG_START_EARLIEST,
         QLOG_START_LATEST,
         QLOG_START_SEQUENCE,
-        QLOG_START_SEQUENCE,
+        QLOG_START_TIME,
     };
     struct qlog_control request = {
         .kind = QLOG_CONTROL_SEEK,
         .start = starts[op->numbers[1] % 4],
         .at = op->numbers[2] % (play->ref.state.end + 2),
     };
+    if (request.start == QLOG_START_TIME) request.at = play_moment_ms(play, op->numbers[2]);
     control(play, op->numbers[0] % REF_GROUPS, &request);
 }
 

@@ -19,7 +19,8 @@ enum {
     PLAY_KNOWN_MAX = 48,
     PLAY_DEAD_MAX = 4096,
     PLAY_LOG_MAX = 256,
-    PLAY_SETTINGS = 4
+    PLAY_SETTINGS = 4,
+    PLAY_BROADCAST = 2 /* the group that is one */
 };
 
 /* A process that consumes, and what it knows. */
@@ -39,7 +40,8 @@ struct logged {
     uint64_t end;         /* of the subject */
     uint64_t tail;        /* of the action log, after it */
     uint64_t session;     /* that a join gave, */
-    uint64_t next;        /* … and where its pull sequences begin */
+    uint64_t next;        /* … where its pull sequences begin, */
+    uint64_t cursor;      /* … and where a new group does */
     struct client client; /* before it */
 };
 
@@ -63,6 +65,11 @@ struct play {
 extern const char *const play_groups[REF_GROUPS];
 /* All of it, as defaults are the machine's. */
 extern const struct qlog_group_settings play_group_settings[PLAY_SETTINGS];
+
+/* A time at which, or near which, something was stored. --- play_client.c */
+uint64_t play_moment_ms(const struct play *play, uint32_t number);
+/* A start by time: the machine says where, and may be up to a second early. */
+void play_check_start(struct play *play, uint64_t at_ms, uint64_t cursor);
 
 typedef void play_fn(struct play *play, const struct play_op *op);
 #define PLAY_DECLARE(name, often, what) play_fn play_##name;

@@ -16,11 +16,12 @@
 
 enum {
     REF_MESSAGES = 384,
-    REF_GROUPS = 2,
+    REF_GROUPS = 3,
     REF_CONSUMERS = 3,
     REF_PULL_MAX = 32,
-    REF_TIMEOUT_MS = 30 * 1000,         /* then a consumer is dead, */
-    REF_FORGET_MS = 20 * REF_TIMEOUT_MS /* … and forgotten */
+    REF_TIMEOUT_MS = 30 * 1000,          /* then a consumer is dead, */
+    REF_FORGET_MS = 20 * REF_TIMEOUT_MS, /* … and forgotten */
+    REF_BROADCAST_MS = 2 * 86400 * 1000, /* a broadcast group that nobody uses, too */
 };
 
 /* What is stored, for good: crashes don't change it. */
@@ -28,7 +29,11 @@ struct ref_message {
     uint8_t tags; /* a bit for each */
     uint8_t key;  /* 0: none */
     uint8_t only; /* 1 more than the group that alone is given it; 0: all */
+    uint64_t stored_ms;
 };
+
+/* Nothing is dropped by itself before. */
+#define REF_KEEP_MS (UINT64_C(1000) * 86400 * 1000)
 
 struct ref_filter {
     bool known;
@@ -79,12 +84,14 @@ struct ref_consumer {
 struct ref_group {
     bool exists;
     bool paused;
+    bool broadcast;
     struct qlog_group_settings settings;
     uint64_t cursor;
     uint64_t epoch;
     uint64_t dead;
     uint64_t expired;
     uint64_t skipped;
+    uint64_t seen_ms; /* the last of its consumers that is forgotten */
     struct ref_filter filters[QLOG_FILTERS_MAX];
     struct ref_consumer consumers[REF_CONSUMERS];
     struct ref_row rows[REF_MESSAGES];
@@ -167,6 +174,7 @@ struct ref_join {
     uint64_t next; /* pull sequence that the machine gave to a new consumer */
     uint8_t tags;
     bool all;
+    bool broadcast;
     enum qlog_start start;
     uint64_t at;
     const struct qlog_group_settings *settings;
@@ -181,6 +189,8 @@ struct ref_pull {
 };
 
 void ref_publish(struct reference *ref, const struct ref_message *messages, uint32_t count);
+/* Where what was stored at or after a time begins. */
+uint64_t ref_start_at(const struct reference *ref, uint64_t at_ms);
 struct ref_answer ref_join(struct reference *ref, const struct ref_join *join);
 struct ref_answer ref_keep_alive(struct reference *ref, const struct ref_who *who);
 struct ref_answer ref_leave(struct reference *ref, const struct ref_who *who);
