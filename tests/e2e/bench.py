@@ -37,6 +37,24 @@ with lib.Test() as t:
     fanout = bench("fanout", "--duration", "50ms", "--groups", "3", latency=False)
     t.check(fanout["messages"] == 3 * fanout["published"] > 0, "%r" % fanout)
 
+    # One way; at most once.
+    bench("pub", "--duration", "100ms", "--ack", "none", zeros=("failed",))
+    bench("sub", "--ack", "none")
+    bench("e2e", "--duration", "2s", "--rate", "100", "--ack", "none")
+
+    # Against an earlier run.
+    old = t.path("old.json")
+    with open(old, "w") as file:
+        json.dump(dict(backlog, msgs_per_s=backlog["msgs_per_s"] / 1e6), file, separators=(",", ":"))
+    again = bench("backlog", "--duration", "100ms", "--compare", old, latency=False)
+    t.check(again["msgs_per_s_ratio"] > 100 and "p50_us_ratio" not in again, "%r" % again)
+    said = t.qmq(node, "bench", "backlog", "--duration", "50ms", "--compare", old)[0].decode()
+    t.check("msgs_per_s x " in said and old in said, said)
+    for argv, words in ((("pub", "--compare", old), "not what `qmq bench pub"),
+                        (("pub", "--compare", old + ".not"), "can be read")):
+        _, said, code = t.qmq(node, "bench", *argv, codes=None)
+        t.check(code == 2 and words in said, "%s: %d %s" % (argv, code, said))
+
     # Wrong words.
     for argv in (("e2e", "--ack", "maybe"), ("fanout", "--groups", "0"), ("backlog", "--size", "8")):
         _, said, code = t.qmq(node, "bench", *argv, codes=None)

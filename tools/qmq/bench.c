@@ -11,17 +11,29 @@
 
 #define SUBJECT "bench"
 
-static void print_json(
-    const struct bench_result *result, const struct bench_field *fields, size_t field_count);
-static void print_text(
-    const struct bench_result *result, const struct bench_field *fields, size_t field_count);
-
 struct figure {
     const char *name;
     double value;
 };
 
+static void print_json(
+    const struct bench_result *result,
+    const struct bench_field *fields,
+    size_t field_count,
+    const struct bench_output *output);
+static void print_text(
+    const struct bench_result *result,
+    const struct bench_field *fields,
+    size_t field_count,
+    const struct bench_output *output);
+static void print_ratios(
+    const struct bench_result *result,
+    const struct figure *figures,
+    const struct bench_output *output);
+static void print_ratio(const struct bench_output *output, const char *name, double value);
+
 enum {
+    ONE_WAY_BLOCK_MS = 60 * 1000,
     FIGURE_COUNT = 4,
     QUANTILE_COUNT = 4
 };
@@ -98,11 +110,15 @@ fill_figures(const struct bench_result *result, struct figure *figures)
 }
 
 bool
-bench_mode(const struct command *command, const char *ack, enum qmq_mode *ret_mode)
+bench_ack(const struct command *command, const char *ack, struct qmq_producer_options *options)
 {
-    *ret_mode = strcmp(ack, "async") == 0 ? QMQ_MODE_ASYNC : QMQ_MODE_SYNC;
-    if (*ret_mode == QMQ_MODE_ASYNC || strcmp(ack, "sync") == 0) return true;
-    (void)usage_error(command, "--ack '%s': sync or async", ack);
+    options->one_way = strcmp(ack, "none") == 0;
+    options->mode = strcmp(ack, "async") == 0 ? QMQ_MODE_ASYNC : QMQ_MODE_SYNC;
+    /* What is measured is what brokers take, not what a full memory drops. */
+    if (options->one_way) options->block_ms = ONE_WAY_BLOCK_MS;
+    if (options->one_way || options->mode == QMQ_MODE_ASYNC || strcmp(ack, "sync") == 0)
+        return true;
+    (void)usage_error(command, "--ack '%s': sync, async or none", ack);
     return false;
 }
 
@@ -119,16 +135,20 @@ bench_print(
     const struct bench_result *result,
     const struct bench_field *fields,
     size_t field_count,
-    bool is_json)
+    const struct bench_output *output)
 {
-    if (is_json)
-        print_json(result, fields, field_count);
+    if (output->is_json)
+        print_json(result, fields, field_count, output);
     else
-        print_text(result, fields, field_count);
+        print_text(result, fields, field_count, output);
 }
 
 static void
-print_json(const struct bench_result *result, const struct bench_field *fields, size_t field_count)
+print_json(
+    const struct bench_result *result,
+    const struct bench_field *fields,
+    size_t field_count,
+    const struct bench_output *output)
 {
     struct figure figures[FIGURE_COUNT];
     fill_figures(result, figures);
@@ -145,11 +165,16 @@ print_json(const struct bench_result *result, const struct bench_field *fields, 
         (void)printf(",\"%s\":%.1f", quantiles[index].name, quantile_us(result, index));
     for (size_t index = 0; index < field_count; index++)
         (void)printf(",\"%s\":%llu", fields[index].name, (unsigned long long)fields[index].value);
+    if (output->old) print_ratios(result, figures, output);
     (void)printf("}\n");
 }
 
 static void
-print_text(const struct bench_result *result, const struct bench_field *fields, size_t field_count)
+print_text(
+    const struct bench_result *result,
+    const struct bench_field *fields,
+    size_t field_count,
+    const struct bench_output *output)
 {
     struct figure figures[FIGURE_COUNT];
     fill_figures(result, figures);
@@ -171,4 +196,33 @@ print_text(const struct bench_result *result, const struct bench_field *fields, 
         (void)printf(
             " %s %llu%s", fields[index].name, (unsigned long long)fields[index].value,
             index + 1 < field_count ? "," : "\n");
+    if (!output->old) return;
+    (void)printf("  of %s:", output->old_path);
+    print_ratios(result, figures, output);
+    (void)printf("\n");
+}
+
+/* Only what both runs told. */
+static void
+print_ratios(
+    const struct bench_result *result,
+    const struct figure *figures,
+    const struct bench_output *output)
+{
+    for (size_t index = 0; index < FIGURE_COUNT; index++)
+        print_ratio(output, figures[index].name, figures[index].value);
+    size_t quantile_count = result->latency.count > 0 ? QUANTILE_COUNT : 0;
+    for (size_t index = 0; index < quantile_count; index++)
+        print_ratio(output, quantiles[index].name, quantile_us(result, index));
+}
+
+static void
+print_ratio(const struct bench_output *output, const char *name, double value)
+{
+    double old;
+    if (!bench_old_figure(output, name, &old) || old <= 0) return;
+    if (output->is_json)
+        (void)printf(",\"%s_ratio\":%.3f", name, value / old);
+    else
+        (void)printf("  %s x %.2f", name, value / old);
 }

@@ -53,7 +53,7 @@ struct flow {
     uint64_t group_count;
     uint64_t clients;
     uint64_t duration_ns;
-    enum qmq_mode mode;
+    struct qmq_producer_options producer;
     const char *meta;
 
     uint64_t run;
@@ -98,7 +98,7 @@ struct consumer {
     struct qmq_push *push;
 };
 
-static int flow_run(struct flow *flow, bool is_json);
+static int flow_run(struct flow *flow, const struct bench_output *output);
 static bool open_all(struct flow *flow);
 static void close_all(struct flow *flow);
 static bool open_client(const struct flow *flow, struct qmq_client **ret_client);
@@ -112,7 +112,8 @@ static int handle(void *context, const struct qmq_message *message, struct qmq_d
 static bool note(struct group *group, const struct body *body, uint64_t now_ns);
 static void on_trouble(void *context, const struct qmq_trouble *trouble);
 static uint64_t stored(const struct flow *flow);
-static int report(struct flow *flow, struct bench_result *result, bool is_json);
+static int report(
+    struct flow *flow, struct bench_result *result, const struct bench_output *output);
 
 static uint64_t
 now_ns(void)
@@ -124,6 +125,7 @@ static int
 parse_and_run(const struct command *command, struct flow *flow, int argc, char **argv)
 {
     const char *format = "text";
+    const char *compare = NULL;
     const char *ack = "sync";
     flow->meta = meta_default();
     const struct q_opt options[] = {
@@ -139,22 +141,28 @@ parse_and_run(const struct command *command, struct flow *flow, int argc, char *
         { "clients", 0, Q_OPT_NUMBER, &flow->clients, "N",
           "producers, and consumers of each group and subject (1)", 1, CLIENTS_MAX },
         { "ack", 0, Q_OPT_TEXT, &ack, "MODE",
-          "sync: acknowledged when flushed; async: when written (sync)", 0, 0 },
+          "sync: acknowledged when flushed; async: when written; none: one way (sync)", 0, 0 },
         { "duration", 0, Q_OPT_DURATION, &flow->duration_ns, "D", "of publishing (5s)", 1, 0 },
-        { "output", 'o', Q_OPT_TEXT, &format, "FORMAT", "text or json", 0, 0 },
+        BENCH_OUTPUT_OPTIONS(format, compare),
         META_OPTION(flow->meta),
     };
     struct q_opts_result result;
     int exit_code;
-    bool is_json;
+    struct bench_output output;
     if (!command_parse(
             command, options, sizeof(options) / sizeof(options[0]), 0, 0, argc, argv, &result,
             &exit_code))
         return exit_code;
-    if (!bench_format(command, format, &is_json)) return EXIT_USAGE;
-    if (!bench_mode(command, ack, &flow->mode)) return EXIT_USAGE;
+    flow->producer = (struct qmq_producer_options){
+        .batch_messages_max = (uint32_t)flow->batch,
+        .memory_bytes_max = MEMORY_BYTES,
+    };
+    if (!bench_ack(command, ack, &flow->producer)) return EXIT_USAGE;
+    if (!bench_open_output(command, format, flow->name, compare, &output)) return EXIT_USAGE;
     interrupt_block();
-    return flow_run(flow, is_json);
+    exit_code = flow_run(flow, &output);
+    bench_close_output(&output);
+    return exit_code;
 }
 
 static struct flow
@@ -196,7 +204,7 @@ bench_fanout_run(const struct command *command, int argc, char **argv)
 }
 
 static int
-flow_run(struct flow *flow, bool is_json)
+flow_run(struct flow *flow, const struct bench_output *output)
 {
     struct bench_result result = { .name = flow->name };
     flow->run = q_clock_wall_ms(q_clock_system());
@@ -224,7 +232,7 @@ flow_run(struct flow *flow, bool is_json)
         result.server_ns = bench_server_ns(asked) - server_ns;
     }
     int exit_code = atomic_load(&flow->exit_code);
-    if (exit_code == EXIT_OK) exit_code = report(flow, &result, is_json);
+    if (exit_code == EXIT_OK) exit_code = report(flow, &result, output);
     close_all(flow);
     return exit_code;
 }
@@ -247,13 +255,8 @@ open_all(struct flow *flow)
         struct producer *producer = &flow->producers[i];
         producer->flow = flow;
         producer->number = i;
-        const struct qmq_producer_options options = {
-            .mode = flow->mode,
-            .batch_messages_max = (uint32_t)flow->batch,
-            .memory_bytes_max = MEMORY_BYTES,
-        };
         if (!open_client(flow, &producer->client) ||
-            qmq_producer_new(producer->client, &options, &producer->producer) != QMQ_OK)
+            qmq_producer_new(producer->client, &flow->producer, &producer->producer) != QMQ_OK)
             return fail(flow, "publish");
     }
     struct consumer *consumer = flow->consumers;
@@ -506,7 +509,7 @@ on_trouble(void *context, const struct qmq_trouble *trouble)
 /* --- What came of it. */
 
 static int
-report(struct flow *flow, struct bench_result *result, bool is_json)
+report(struct flow *flow, struct bench_result *result, const struct bench_output *output)
 {
     uint64_t lost = 0;
     uint64_t duplicate = 0;
@@ -531,7 +534,7 @@ report(struct flow *flow, struct bench_result *result, bool is_json)
         { "published", published },      { "lost", lost },
         { "duplicate", duplicate },      { "out_of_order", has_order ? out_of_order : 0 },
     };
-    bench_print(result, fields, sizeof(fields) / sizeof(fields[0]), is_json);
+    bench_print(result, fields, sizeof(fields) / sizeof(fields[0]), output);
     bool is_right = lost + duplicate == 0 && (!has_order || out_of_order == 0);
     return is_right ? EXIT_OK : EXIT_FAILED;
 }

@@ -2,7 +2,8 @@
  * bench_pub.c: `qmq bench pub`: how fast messages get a durable acknowledgement.
  *
  * One producer sends as fast as its memory is acknowledged. The latency is from qmq_send() to the
- * callback; with everything in flight that fits, it is mostly waiting.
+ * callback; with everything in flight that fits, it is mostly waiting. One way (`--ack none`) a message counts
+ * when a broker has got it.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -40,7 +41,7 @@ struct bench_pub {
     struct q_fault first_failure;
 };
 
-static int run(struct bench_pub *bench, bool is_json);
+static int run(struct bench_pub *bench, const struct bench_output *output);
 static int send_all(struct bench_pub *bench);
 static void on_sent(void *context, const struct qmq_sent *sent);
 static uint64_t now_ns(void);
@@ -60,6 +61,7 @@ bench_pub_run(const struct command *command, int argc, char **argv)
     };
     const char *meta = meta_default();
     const char *format = "text";
+    const char *compare = NULL;
     const char *ack = "sync";
     const struct q_opt options[] = {
         { "size", 0, Q_OPT_SIZE, &bench.size, "B", "bytes of a body (128)", BENCH_BODY_MIN,
@@ -70,42 +72,44 @@ bench_pub_run(const struct command *command, int argc, char **argv)
         { "subjects", 0, Q_OPT_NUMBER, &bench.subjects, "N",
           "bench, or bench-0 to bench-N-1 in turn (1)", 1, BENCH_SUBJECTS_MAX },
         { "ack", 0, Q_OPT_TEXT, &ack, "MODE",
-          "sync: acknowledged when flushed; async: when written (sync)", 0, 0 },
-        { "output", 'o', Q_OPT_TEXT, &format, "FORMAT", "text or json", 0, 0 },
+          "sync: acknowledged when flushed; async: when written; none: one way (sync)", 0, 0 },
+        BENCH_OUTPUT_OPTIONS(format, compare),
         META_OPTION(meta),
     };
     struct q_opts_result result;
     int exit_code;
-    bool is_json;
+    struct bench_output output;
     if (!command_parse(
             command, options, sizeof(options) / sizeof(options[0]), 0, 0, argc, argv, &result,
             &exit_code))
         return exit_code;
-    enum qmq_mode mode;
-    if (!bench_format(command, format, &is_json)) return EXIT_USAGE;
-    if (!bench_mode(command, ack, &mode)) return EXIT_USAGE;
-
-    interrupt_block();
-    bench.client = connect_to(meta, &exit_code);
-    if (!bench.client) return exit_code;
     struct qmq_producer_options wanted = {
-        .mode = mode,
         .batch_messages_max = (uint32_t)bench.batch,
         .memory_bytes_max = MEMORY_BYTES,
     };
+    if (!bench_ack(command, ack, &wanted)) return EXIT_USAGE;
+    if (!bench_open_output(command, format, "pub", compare, &output)) return EXIT_USAGE;
+
+    interrupt_block();
+    bench.client = connect_to(meta, &exit_code);
+    if (!bench.client) {
+        bench_close_output(&output);
+        return exit_code;
+    }
     if (qmq_producer_new(bench.client, &wanted, &bench.producer) != QMQ_OK) {
         exit_code = report_error("publish");
     } else {
         interrupt_here();
-        exit_code = run(&bench, is_json);
+        exit_code = run(&bench, &output);
     }
     qmq_producer_free(bench.producer);
     qmq_client_free(bench.client);
+    bench_close_output(&output);
     return exit_code;
 }
 
 static int
-run(struct bench_pub *bench, bool is_json)
+run(struct bench_pub *bench, const struct bench_output *output)
 {
     bench->body = malloc(bench->size);
     bench->names = calloc(bench->subjects, sizeof(*bench->names));
@@ -142,7 +146,7 @@ run(struct bench_pub *bench, bool is_json)
         { "failed", bench->failed },
         { "maybe_duplicate", bench->maybe_duplicate },
     };
-    bench_print(&bench->result, fields, sizeof(fields) / sizeof(fields[0]), is_json);
+    bench_print(&bench->result, fields, sizeof(fields) / sizeof(fields[0]), output);
     if (exit_code == EXIT_OK && bench->failed > 0) {
         q_fault_adopt(&bench->first_failure);
         exit_code = report_error("publish %llu messages", (unsigned long long)bench->failed);

@@ -37,6 +37,7 @@ struct bench_sub {
     uint64_t batch;
     uint64_t duration_ns;
     uint64_t subjects;
+    bool at_most_once;
     struct qmq_client *client;
     char group[32];
     struct bench_result result;
@@ -49,7 +50,7 @@ struct bench_sub {
     atomic_int exit_code;
 };
 
-static int run(struct bench_sub *bench, bool is_json);
+static int run(struct bench_sub *bench, const struct bench_output *output);
 static int drain(struct bench_sub *bench, const char *subject, uint64_t until_ns);
 static bool wait_drained(struct bench_sub *bench, struct qmq_push *push, uint64_t until_ns);
 static int handle(void *context, const struct qmq_message *message, struct qmq_delivery *delivery);
@@ -71,38 +72,49 @@ bench_sub_run(const struct command *command, int argc, char **argv)
     };
     const char *meta = meta_default();
     const char *format = "text";
+    const char *compare = NULL;
+    const char *ack = "async";
     const struct q_opt options[] = {
         { "batch", 0, Q_OPT_NUMBER, &bench.batch, "N", "messages held at most (8192)", 1, 10000 },
         { "duration", 0, Q_OPT_DURATION, &bench.duration_ns, "D", "not longer than this (60s)", 1,
           0 },
         { "subjects", 0, Q_OPT_NUMBER, &bench.subjects, "N",
           "bench, or bench-0 to bench-N-1 one after another (1)", 1, BENCH_SUBJECTS_MAX },
-        { "output", 'o', Q_OPT_TEXT, &format, "FORMAT", "text or json", 0, 0 },
+        { "ack", 0, Q_OPT_TEXT, &ack, "MODE",
+          "async: each is acknowledged; none: handed out at most once (async)", 0, 0 },
+        BENCH_OUTPUT_OPTIONS(format, compare),
         META_OPTION(meta),
     };
     struct q_opts_result result;
     int exit_code;
-    bool is_json;
+    struct bench_output output;
     if (!command_parse(
             command, options, sizeof(options) / sizeof(options[0]), 0, 0, argc, argv, &result,
             &exit_code))
         return exit_code;
-    if (!bench_format(command, format, &is_json)) return EXIT_USAGE;
+    bench.at_most_once = strcmp(ack, "none") == 0;
+    if (!bench.at_most_once && strcmp(ack, "async") != 0)
+        return usage_error(command, "--ack '%s': async or none", ack);
+    if (!bench_open_output(command, format, "sub", compare, &output)) return EXIT_USAGE;
 
     interrupt_block();
     bench.client = connect_to(meta, &exit_code);
-    if (!bench.client) return exit_code;
+    if (!bench.client) {
+        bench_close_output(&output);
+        return exit_code;
+    }
     interrupt_here();
-    exit_code = run(&bench, is_json);
+    exit_code = run(&bench, &output);
     qmq_client_free(bench.client);
     for (size_t index = 0; index < bench.track_count; index++)
         free(bench.tracks[index].seen);
     free(bench.tracks);
+    bench_close_output(&output);
     return exit_code;
 }
 
 static int
-run(struct bench_sub *bench, bool is_json)
+run(struct bench_sub *bench, const struct bench_output *output)
 {
     bench->tracks = calloc(RUNS_MAX * bench->subjects, sizeof(*bench->tracks));
     if (!bench->tracks) {
@@ -137,7 +149,7 @@ run(struct bench_sub *bench, bool is_json)
         { "out_of_order", bench->out_of_order },
         { "foreign", bench->foreign },
     };
-    bench_print(&bench->result, fields, sizeof(fields) / sizeof(fields[0]), is_json);
+    bench_print(&bench->result, fields, sizeof(fields) / sizeof(fields[0]), output);
     bool is_right = lost + bench->duplicate + bench->out_of_order == 0;
     return exit_code == EXIT_OK && !is_right ? EXIT_FAILED : exit_code;
 }
@@ -145,7 +157,11 @@ run(struct bench_sub *bench, bool is_json)
 static int
 drain(struct bench_sub *bench, const char *subject, uint64_t until_ns)
 {
-    const struct qmq_consumer_options wanted = { .subject = subject, .group = bench->group };
+    const struct qmq_consumer_options wanted = {
+        .subject = subject,
+        .group = bench->group,
+        .at_most_once = bench->at_most_once,
+    };
     const struct qmq_push_options options = {
         .consumer = &wanted,
         .handler = handle,
