@@ -32,6 +32,7 @@
     X(super_any, "the last copy of the superblock counts, not the newest")                         \
     X(clean_kept, "a start after a clean stop leaves the directory marked clean")                  \
     X(cut_at_damage, "a log is cut at the first damage, mark or not")                              \
+    X(look_is_short, "a newer durable mark far behind damage is not looked for")                   \
     X(frame_anywhere, "a frame counts wherever it lies, also of an earlier use")                   \
     X(incarnation_unchecked, "a frame of the right position counts in any log")                    \
     X(orphan_counts, "a frame of an older generation counts")                                      \

@@ -33,6 +33,7 @@ enum {
 enum rig_name {
     CRASH,
     DELAY,
+    END,
     EXPIRY,
     FIND,
     GROUPS,
@@ -52,6 +53,7 @@ enum rig_name {
 static const char *const rigs[RIGS][8] = {
     [CRASH] = { "planted-crash", "--images", "1200", "--failures", "1" },
     [DELAY] = { "planted-delay", "--sequences", "120", "--failures", "1" },
+    [END] = { "planted-end", "--fail-fast" },
     [EXPIRY] = { "planted-expiry", "--fail-fast" },
     [FIND] = { "planted-find", "--fail-fast" },
     [GROUPS] = { "planted-groups", "--fail-fast" },
@@ -114,6 +116,7 @@ static const struct {
     { "super_any", PROMISES },
     { "clean_kept", ROT },
     { "cut_at_damage", PROMISES },
+    { "look_is_short", END },
     { "frame_anywhere", PROMISES },
     { "incarnation_unchecked", PROMISES },
     { "orphan_counts", PROMISES },

@@ -7,13 +7,21 @@
 
 #include "planted.h"
 
-/* Frames in flight at a crash lie within this distance behind the first that is missing. */
 enum {
-    FLIGHT_BYTES_MAX = 32 * 1024 * 1024
+    /* Frames in flight at a crash lie within this distance behind the first that is missing, */
+    FLIGHT_BYTES_MAX = 32 * 1024 * 1024,
+    /* and the first of them within this one behind its end: more than the largest request. Where
+     * there is none, there are none further on. */
+    LOOK_BYTES = 10 * 1024 * 1024
 };
 
 static bool recover_at_gap(
     struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_state state);
+static bool recover_look(
+    const struct ql_recover *recover,
+    enum ql_scan_state state,
+    struct ql_scan *ahead,
+    uint64_t *ret_until);
 static uint64_t recover_torn_bytes(const struct ql_scan *scan, enum ql_scan_state state);
 
 enum q_err
@@ -100,10 +108,8 @@ recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_st
     /* Whole frames behind the gap may know a newer durable mark. */
     struct ql_scan ahead = *scan;
     ahead.linked = false;
-    uint64_t flight = recover->flight_bytes == 0 ? FLIGHT_BYTES_MAX : recover->flight_bytes;
-    uint64_t until = q_max_u64(recover->durable, gap + flight);
-    until = q_min_u64(until, scan->limit);
-    bool found = ql_scan_search(&ahead, until);
+    uint64_t until;
+    bool found = recover_look(recover, state, &ahead, &until);
     uint64_t next = ahead.position;
     uint64_t durable = recover->durable;
     bool more = found;
@@ -142,6 +148,31 @@ recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_st
     scan->position = to;
     scan->linked = false;
     return true;
+}
+
+/*
+ * The first whole frame behind the gap, where `ahead` stands. Further on, up to `until`, there is only
+ * something if there is something near: most ends have nothing behind them, and a start waits for
+ * each byte that is looked at.
+ */
+static bool
+recover_look(
+    const struct ql_recover *recover,
+    enum ql_scan_state state,
+    struct ql_scan *ahead,
+    uint64_t *ret_until)
+{
+    uint64_t gap = ahead->position;
+    bool header = state == QL_SCAN_RECORDS || state == QL_SCAN_PAYLOAD;
+    uint64_t near = gap + LOOK_BYTES + (header ? ql_frame_size(ahead->frame.body_length) : 0);
+    near = q_min_u64(q_max_u64(recover->durable, near), ahead->limit);
+    uint64_t flight = recover->flight_bytes == 0 ? FLIGHT_BYTES_MAX : recover->flight_bytes;
+    uint64_t far = q_min_u64(q_max_u64(recover->durable, gap + flight), ahead->limit);
+    *ret_until = QL_PLANTED(look_is_short) ? near : q_max_u64(near, far);
+    ahead->ahead = near;
+    bool found = ql_scan_search(ahead, near);
+    ahead->ahead = UINT64_MAX;
+    return found;
 }
 
 /* How much was there behind the end, when no whole frame follows. */

@@ -33,6 +33,7 @@ ql_scan_init(
     scan->segments = segments;
     scan->position = position;
     scan->limit = UINT64_MAX;
+    scan->ahead = UINT64_MAX;
     scan->end = UINT64_MAX;
 }
 
@@ -190,7 +191,8 @@ scan_load(
     uint64_t size,
     const uint8_t **ret_data)
 {
-    int rv = ql_window_load(scan->window, segment, position, size, scan->limit, ret_data);
+    uint64_t limit = q_min_u64(scan->limit, scan->ahead);
+    int rv = ql_window_load(scan->window, segment, position, size, limit, ret_data);
     scan->error = -rv;
     return rv == 0;
 }

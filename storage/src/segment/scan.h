@@ -38,6 +38,7 @@ struct ql_scan {
     const struct ql_segment_set *segments;
     uint64_t position; /* of the next frame */
     uint64_t limit;    /* frames must end at or below; UINT64_MAX: none */
+    uint64_t ahead;    /* nothing behind is read before it is asked for; UINT64_MAX: none */
     uint64_t end;      /* where the log was said to end, */
     uint64_t since;    /* and the generation that went on there; UINT64_MAX, 0: nobody said it */
 
