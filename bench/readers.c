@@ -2,13 +2,15 @@
  * readers: how fast are messages read back from the disk, and what does that do to the writer?
  *
  *     readers [--bytes N] [--subjects N] [--size BYTES] [--count N] [--apart N] [--seconds S]
- *             [--dir D] [-o json]
+ *             [--raw-depth N] [--raw-read N] [--dir D] [-o json]
  *
  * The log's first half has batches of many subjects in turn, of which one has a batch in each
  * `--apart`; its second half is all of one subject. Cold catch-up reader: takes and acknowledges that
  * one subject of the first half. Whole-log reader: four members of a group share the second half; beside
  * it a loop that only reads the same segments, directly, before and after. Writer: publishes of one message, flushed, four under
- * way, alone and with both readers by turns. Before each part the kernel forgets the files.
+ * way, alone and with both readers by turns; and, by turns with those, a loop that only writes 8 KiB
+ * and waits, alone and beside one that only reads 1 MiB at a time, four under way: what the disk itself
+ * makes of it. Before each part the kernel forgets the files.
  *
  * Consumers are in the store's thread and look at nothing: what a broker does with an answer is not
  * in here, but its checks against hashes are, in a thread of their own.
@@ -24,6 +26,7 @@
 #include <qbatch/build.h>
 
 #include "fill.h"
+#include "raw_beside.h"
 #include "readers_raw.h"
 
 enum {
@@ -87,6 +90,8 @@ struct bench {
     uint64_t count;
     uint64_t apart;
     uint64_t seconds;
+    uint64_t raw_depth;
+    uint64_t raw_read;
     const char *root;
     bool json;
     char directory[4096];
@@ -96,8 +101,12 @@ struct bench {
     double one_rate;   /* messages a second */
     double whole_rate; /* bytes of the log a second */
     double raw_rate;
+    double beside_rate; /* bytes a second that the readers took beside the writer */
     struct q_hist alone;
     struct q_hist beside;
+    struct raw_beside raw;
+    struct q_hist raw_alone;
+    struct q_hist raw_beside;
 };
 
 static bool parse(int argc, char **argv, struct bench *bench, int *ret_exit);
@@ -112,6 +121,7 @@ static enum q_err bench_read(
     uint64_t *ret_bytes,
     double *ret_seconds);
 static enum q_err bench_writer(struct bench *bench);
+static uint64_t readers_bytes(const struct bench *bench);
 static enum q_err store_run(struct bench *bench, uint64_t until_ns);
 static bool is_idle(const struct bench *bench);
 static void reader_begin(struct reader *reader, struct qlog_store *store);
@@ -166,6 +176,8 @@ parse(int argc, char **argv, struct bench *bench, int *ret_exit)
     bench->count = 64;
     bench->apart = 256;
     bench->seconds = 10;
+    bench->raw_depth = 4;
+    bench->raw_read = 1 << 20;
     bench->root = ".";
     const struct q_opt options[] = {
         { "bytes", 0, Q_OPT_SIZE, &bench->bytes, "N", "of messages (4 GiB)", 1, 0 },
@@ -176,6 +188,10 @@ parse(int argc, char **argv, struct bench *bench, int *ret_exit)
           "batches from one of the subject to its next (256)", 1, 0 },
         { "seconds", 0, Q_OPT_NUMBER, &bench->seconds, "S",
           "of the writer, alone and beside readers each (10)", 1, 3600 },
+        { "raw-depth", 0, Q_OPT_NUMBER, &bench->raw_depth, "N", "reads beside the raw writes (4)",
+          1, 16 },
+        { "raw-read", 0, Q_OPT_SIZE, &bench->raw_read, "N", "each of so many bytes (1 MiB)", 4096,
+          1 << 20 },
         { "dir", 0, Q_OPT_TEXT, &bench->root, "D", "disk to measure (.)", 0, 0 },
         { "output", 'o', Q_OPT_TEXT, &format, "FORMAT", "text or json (text)", 0, 0 },
     };
@@ -280,12 +296,27 @@ bench_writer(struct bench *bench)
 {
     q_hist_init(&bench->alone);
     q_hist_init(&bench->beside);
+    q_hist_init(&bench->raw_alone);
+    q_hist_init(&bench->raw_beside);
+    bench->raw = (struct raw_beside){
+        .directory = bench->directory,
+        .ns = bench->seconds * Q_NS_PER_S / ROUNDS,
+        .depth = (unsigned)bench->raw_depth,
+        .read_bytes = (uint32_t)bench->raw_read,
+        .alone = &bench->raw_alone,
+        .beside = &bench->raw_beside,
+    };
     Q_TRY(qlog_store_open(bench->directory, NULL, &bench->store));
     enum q_err err = writer_init(&bench->writer, bench->store);
+    uint64_t before = readers_bytes(bench);
+    uint64_t beside_ns = 0;
     for (unsigned i = 0; i < 2 * ROUNDS && err == Q_OK; i++) {
         bool beside = i % 2 == 1;
+        if (!beside && !raw_beside_round(&bench->raw))
+            err = Q_FAIL(Q_E_IO, .what = "the raw loops failed");
         readers_forget(bench->directory);
-        uint64_t until_ns = now() + bench->seconds * Q_NS_PER_S / ROUNDS;
+        uint64_t start_ns = now();
+        uint64_t until_ns = start_ns + bench->seconds * Q_NS_PER_S / ROUNDS;
         writer_begin(&bench->writer, beside ? &bench->beside : &bench->alone);
         for (unsigned j = 0; j < READERS && beside; j++) {
             bench->readers[j].again = true;
@@ -297,12 +328,24 @@ bench_writer(struct bench *bench)
         for (unsigned j = 0; j < READERS; j++)
             bench->readers[j].stopping = true;
         if (err == Q_OK) err = store_run(bench, UINT64_MAX);
+        if (beside) beside_ns += now() - start_ns;
         if (err == Q_OK) err = bench->writer.err;
         for (unsigned j = 0; j < READERS && err == Q_OK; j++)
             err = bench->readers[j].err;
     }
+    bench->beside_rate =
+        (double)(readers_bytes(bench) - before) * Q_NS_PER_S / (double)q_max_u64(beside_ns, 1);
     enum q_err close_err = qlog_store_close(bench->store);
     return err == Q_OK ? close_err : err;
+}
+
+static uint64_t
+readers_bytes(const struct bench *bench)
+{
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < READERS; i++)
+        bytes += bench->readers[i].bytes;
+    return bytes;
 }
 
 /* Until then, or until nobody has anything to do. */
@@ -517,6 +560,8 @@ print(const struct bench *bench)
     double share = bench->raw_rate > 0 ? bench->whole_rate / bench->raw_rate : 0;
     double alone = quantile_ms(&bench->alone, 0.999);
     double beside = quantile_ms(&bench->beside, 0.999);
+    double raw_alone = quantile_ms(&bench->raw_alone, 0.999);
+    double raw_beside = quantile_ms(&bench->raw_beside, 0.999);
     if (bench->json) {
         (void)printf(
             "{\"bench\":\"readers\",\"bytes\":%" PRIu64 ",\"subjects\":%" PRIu64
@@ -524,11 +569,19 @@ print(const struct bench *bench)
             ",\"one_messages_s\":%.0f,\"whole_bytes_s\":%.0f,\"raw_bytes_s\":%.0f,"
             "\"whole_share\":%.3f,\"writes_alone\":%" PRIu64 ",\"writes_beside\":%" PRIu64
             ",\"alone_p50_ms\":%.3f,\"beside_p50_ms\":%.3f,\"alone_p999_ms\":%.3f,"
-            "\"beside_p999_ms\":%.3f,\"p999_ratio\":%.2f}\n",
+            "\"beside_p999_ms\":%.3f,\"p999_ratio\":%.2f,\"beside_read_bytes_s\":%.0f,"
+            "\"raw_depth\":%" PRIu64 ",\"raw_read\":%" PRIu64 ",\"raw_writes_alone\":%" PRIu64
+            ",\"raw_writes_beside\":%" PRIu64
+            ",\"raw_alone_p50_ms\":%.3f,\"raw_beside_p50_ms\":%.3f,\"raw_alone_p999_ms\":%.3f,"
+            "\"raw_beside_p999_ms\":%.3f,\"raw_p999_ratio\":%.2f,\"raw_beside_read_bytes_s\":%.0f}"
+            "\n",
             bench->bytes, bench->subjects, bench->size, bench->count, bench->apart, bench->one_rate,
             bench->whole_rate, bench->raw_rate, share, bench->alone.count, bench->beside.count,
             quantile_ms(&bench->alone, 0.5), quantile_ms(&bench->beside, 0.5), alone, beside,
-            beside / alone);
+            beside / alone, bench->beside_rate, bench->raw_depth, bench->raw_read,
+            bench->raw_alone.count, bench->raw_beside.count, quantile_ms(&bench->raw_alone, 0.5),
+            quantile_ms(&bench->raw_beside, 0.5), raw_alone, raw_beside, raw_beside / raw_alone,
+            bench->raw.read_rate);
         return;
     }
     (void)printf(
@@ -536,9 +589,16 @@ print(const struct bench *bench)
         "whole log  %.0f MB/s, %.0f %% of the raw read of %.0f MB/s\n"
         "writer     %.0f/s alone, %.0f/s beside both; p50 %.2f and %.2f ms, p99.9 %.2f and %.2f "
         "ms: "
-        "%.2f times\n",
+        "%.2f times; readers take %.0f MB/s\n"
+        "raw        %.0f/s alone, %.0f/s beside %" PRIu64 " reads of %" PRIu64
+        " KiB; p50 %.2f and %.2f ms, p99.9 %.2f and %.2f ms: %.2f times; they take %.0f MB/s\n",
         bench->one_rate * 1e-3, bench->whole_rate * 1e-6, 100 * share, bench->raw_rate * 1e-6,
         (double)bench->alone.count / (double)bench->seconds,
         (double)bench->beside.count / (double)bench->seconds, quantile_ms(&bench->alone, 0.5),
-        quantile_ms(&bench->beside, 0.5), alone, beside, beside / alone);
+        quantile_ms(&bench->beside, 0.5), alone, beside, beside / alone, bench->beside_rate * 1e-6,
+        (double)bench->raw_alone.count / (double)bench->seconds,
+        (double)bench->raw_beside.count / (double)bench->seconds, bench->raw_depth,
+        bench->raw_read / 1024, quantile_ms(&bench->raw_alone, 0.5),
+        quantile_ms(&bench->raw_beside, 0.5), raw_alone, raw_beside, raw_beside / raw_alone,
+        bench->raw.read_rate * 1e-6);
 }

@@ -67,6 +67,7 @@
     X(archive_unasked, "what the archive does not have yet is dropped")                            \
     X(read_unchecked, "nobody looks at what is read back from the disk")                           \
     X(read_unpinned, "a segment that is being read can be used again")                             \
+    X(reads_unpaced, "reads are as large beside writes as without")                                \
     X(scrub_blind, "the scrubber calls everything good")                                           \
     X(read_error_ignored, "a read of messages that failed counts as read")                         \
     X(void_applied, "actions on what power loss took are applied")                                 \

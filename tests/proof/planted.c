@@ -138,6 +138,7 @@ static const struct {
     { "index_page_unchecked", ROT },
     { "read_unchecked", READ },
     { "read_unpinned", READ },
+    { "reads_unpaced", READ },
     { "scrub_blind", READ },
     { "read_error_ignored", READ },
     { "index_key_forgotten", FIND },

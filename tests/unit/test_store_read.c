@@ -20,10 +20,12 @@ static struct ramdisk *disk;
 /* What becomes of reads. */
 static enum ramdisk_fate fate;
 static unsigned times;
+static uint64_t held; /* bytes of those that are held, since it was set to 0 */
 
 enum {
     BATCHES = 150,
     BODY = 4000,
+    GENTLE = 64 * 1024, /* bytes of reads that the disk has at a time, beside writes */
 };
 
 static enum ramdisk_fate
@@ -32,6 +34,7 @@ meddle(void *context, const struct qlog_io_op *op)
     (void)context;
     if (op->kind != QLOG_IO_READ || times == 0) return RAMDISK_DO;
     times--;
+    if (fate == RAMDISK_HOLD) held += op->length;
     return fate;
 }
 
@@ -205,6 +208,56 @@ Test(store_read, nobody_else_waits)
     cr_assert_eq(asked->err, Q_OK);
     cr_assert_eq(asked->runs[0].sequence, 0);
     forget(asked);
+}
+
+/* Bytes of reads that the disk has, of somebody who begins behind. */
+static uint64_t
+bytes_under_way(struct asked **ret_asked)
+{
+    uint64_t session = fixture_join(&fixture, "g", "c", NULL);
+    fate = RAMDISK_HOLD;
+    times = 1000 * 1000;
+    *ret_asked = ask(session);
+    turn(20);
+    cr_assert_eq((*ret_asked)->answers, 0);
+    held = 0;
+    turn(1);
+    return held;
+}
+
+static void
+let_go(struct asked *asked)
+{
+    times = 0;
+    for (unsigned i = 0; i < 10000 && asked->answers == 0; i++)
+        turn(1);
+    cr_assert_eq(asked->err, Q_OK);
+    forget(asked);
+}
+
+/* A flush waits for what the disk was given before it: that is little while somebody writes, however
+ * much is wanted, and all is read all the same. A second later it is as much as before. */
+Test(store_read, reads_beside_writes_are_small)
+{
+    struct asked *asked;
+    publish_many(BATCHES);
+    fixture_reopen(&fixture);
+    cr_assert_gt(bytes_under_way(&asked), GENTLE);
+    let_go(asked);
+
+    fixture_reopen(&fixture);
+    publish_many(1);
+    uint64_t bytes = bytes_under_way(&asked);
+    cr_assert_gt(bytes, 0);
+    cr_assert_leq(bytes, GENTLE);
+    let_go(asked);
+    consume_all("all", BATCHES + 1);
+
+    fixture_reopen(&fixture);
+    publish_many(1);
+    q_clock_manual_advance_ns(&fixture.clock, 2 * Q_NS_PER_S);
+    cr_assert_gt(bytes_under_way(&asked), GENTLE);
+    let_go(asked);
 }
 
 /* One that fails once is made again, and nobody hears of it. */

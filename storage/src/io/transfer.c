@@ -41,6 +41,8 @@ transfer_step(struct ql_transfer *transfer)
 {
     transfer->op.data = transfer->data + transfer->moved;
     transfer->op.length = transfer->length - transfer->moved;
+    if (transfer->piece > 0 && transfer->op.length > transfer->piece)
+        transfer->op.length = transfer->piece;
     transfer->op.at = transfer->at + transfer->moved;
     transfer->op.done = transfer_on_done;
     transfer->io->table->submit(transfer->io, &transfer->op);

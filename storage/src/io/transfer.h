@@ -22,6 +22,7 @@ struct ql_transfer {
     /* Set by the caller: kind, durable, file, buffer, length, at, data of `op`; done. */
     struct qlog_io_op op;
     ql_transfer_done_fn *done; /* may be NULL when ql_transfer_wait() is used */
+    uint32_t piece;            /* bytes that are under way at a time, at most; 0: all of them */
 
     /* Set before `done`. */
     int error;

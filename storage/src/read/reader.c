@@ -14,9 +14,11 @@ enum {
     READ_BYTES_MAX = 1024 * 1024,
     GAP_BYTES_MAX = 64 * 1024, /* to read over costs less than a read of its own */
     DEPTH = 4,                 /* reads under way */
+    GENTLE_BYTES = 64 * 1024,  /* under way, beside writes: a fraction of a millisecond */
 };
-#define KEEP_NS  (10 * (uint64_t)Q_NS_PER_S) /* what nobody looks at is given up */
-#define RETRY_NS ((uint64_t)Q_NS_PER_S)
+#define GENTLE_NS ((uint64_t)Q_NS_PER_S)
+#define KEEP_NS   (10 * (uint64_t)Q_NS_PER_S) /* what nobody looks at is given up */
+#define RETRY_NS  ((uint64_t)Q_NS_PER_S)
 
 enum part_name {
     PART_FRAME,
@@ -55,6 +57,7 @@ struct ql_read {
     uint64_t to;
     struct ql_segment *segment; /* pinned while it is under way */
     struct ql_kept *kept;
+    uint32_t share; /* of the reader's bytes under way */
     struct q_list parts;
     bool alone;
 };
@@ -82,6 +85,7 @@ static struct ql_read *read_for(
 static uint32_t queued_behind(const struct ql_reader *reader, uint64_t position);
 static bool read_may_grow(
     const struct ql_read *read, const struct ql_segment *segment, uint64_t from, uint64_t to);
+static uint32_t read_share(const struct ql_reader *reader, const struct ql_read *read);
 static void read_on_done(struct ql_transfer *transfer);
 static void read_end(struct ql_read *read, int error);
 static void turn_give(struct ql_reader *reader);
@@ -418,6 +422,8 @@ ql_reader_submit(struct ql_reader *reader)
         struct ql_segment *segment = ql_segment_set_find(&log->segments, read->from);
         bool there = segment != NULL && read->to <= ql_segment_limit(segment);
         bool idle = reader->under_way == 0 && reader->checking == 0;
+        read->share = read_share(reader, read);
+        if (read->share == 0) return;
         if (there) {
             read->kept = ql_keep_add(
                 &reader->keep, QL_KEEP_FETCHED, read->from, read->to - read->from, read, idle);
@@ -437,6 +443,7 @@ ql_reader_submit(struct ql_reader *reader)
         if (!QL_PLANTED(read_unpinned)) ql_segment_pin(segment);
         read->segment = segment;
         reader->under_way++;
+        reader->bytes_under_way += read->share;
         reader->read_count++;
         reader->read_bytes += read->to - read->from;
         read->transfer = (struct ql_transfer){
@@ -449,9 +456,22 @@ ql_reader_submit(struct ql_reader *reader)
                 .at = ql_segment_offset(segment, read->from),
             },
             .done = read_on_done,
+            .piece = read->share,
         };
         ql_transfer_submit(log->env->io, &read->transfer);
     }
+}
+
+/* How much of it the disk is given at a time. 0: nothing now, others are under way. */
+static uint32_t
+read_share(const struct ql_reader *reader, const struct ql_read *read)
+{
+    uint64_t size = read->to - read->from;
+    if (reader->now_ns >= reader->gentle_until_ns || QL_PLANTED(reads_unpaced))
+        return (uint32_t)size;
+    uint32_t share = (uint32_t)q_min_u64(size, GENTLE_BYTES);
+    bool room = reader->under_way == 0 || reader->bytes_under_way + share <= GENTLE_BYTES;
+    return room ? share : 0;
 }
 
 static void
@@ -460,6 +480,7 @@ read_on_done(struct ql_transfer *transfer)
     struct ql_read *read = q_container_of(transfer, struct ql_read, transfer);
     struct ql_reader *reader = read->reader;
     reader->under_way--;
+    reader->bytes_under_way -= read->share;
     if (!QL_PLANTED(read_unpinned)) ql_segment_unpin(read->segment);
     int error = transfer->error;
     /* A file that was cut. */
@@ -631,6 +652,7 @@ void
 ql_reader_on_frame(void *context, uint64_t position, const uint8_t *data, uint64_t size)
 {
     struct ql_reader *reader = context;
+    reader->gentle_until_ns = reader->now_ns + GENTLE_NS;
     if (reader->now_ns >= reader->tail_until_ns) return;
     struct ql_kept *kept = ql_keep_add(&reader->keep, QL_KEEP_TAIL, position, size, NULL, false);
     if (kept != NULL) memcpy(kept->data, data, size);

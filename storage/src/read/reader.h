@@ -14,6 +14,10 @@
  *   ENDED     right: marked so. Wrong, or not to be read: once more, each part by a read of its own,
  *             past all caches. Wrong again: the batch is bad, which is told once
  *
+ * While messages are being written, and for a second after, no more than 64 KiB are under way at a
+ * time, a larger read in pieces of that: a flush waits for what the disk was given before it. Else
+ * reads are as large, and as many, as the disk is fastest with.
+ *
  * A batch that does not match is bad for as long as the store is open; one that could not be read is
  * tried again when it is asked for a second later.
  *
@@ -85,7 +89,9 @@ struct ql_reader {
     uint32_t queued_count;
     uint32_t under_way;
     uint32_t depth;
-    uint64_t swept; /* where the last read that was handed over began */
+    uint64_t bytes_under_way; /* that the disk has at a time */
+    uint64_t gentle_until_ns; /* somebody waits for what is written: until then reads are small */
+    uint64_t swept;           /* where the last read that was handed over began */
 
     struct ql_bad bad[QL_BAD_MAX];
     uint32_t bad_count;
