@@ -165,7 +165,7 @@ print(const struct round *rounds, uint64_t count, uint64_t bytes, bool given, bo
         if (json)
             (void)printf(
                 "{\"bench\":\"restart\",\"bytes\":%" PRIu64 ",\"subjects\":%" PRIu64
-                ",\"ready_s\":%.4f,\"read_bytes\":%" PRIu64 ",\"raw_s\":%.4f"
+                ",\"ready_s\":%.4f,\"cpu_s\":%.4f,\"read_bytes\":%" PRIu64 ",\"raw_s\":%.4f"
                 ",\"anonymous_bytes\":%" PRIu64 ",\"given\":%s}\n",
                 bytes, opened->counters.subjects, opened->ready_s, round->cpu_s, round->read_bytes,
                 round->raw_s, opened->anonymous, given ? "true" : "false");

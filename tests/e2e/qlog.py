@@ -109,9 +109,16 @@ def check_reading(t, qlog, directory, lines, live):
     t.check(qlog.json("grep", directory, "latin", "--in", "tag")["subject"] == "odd", "grep a tag")
     qlog("grep", directory, "no such thing anywhere", codes=(NOT_FOUND,))
 
-    stat = qlog.json("stat", directory)
-    t.check(stat["all"]["messages"] == len(lines) + 1, "stat: %s" % stat["all"])
-    t.check(stat["frame_body_bytes"] <= stat["frame_bytes"], "stat: %s" % stat)
+    stat = qlog.json("stat", directory, "--deep")
+    t.check(stat["all"]["messages"] == len(lines) + 1, "stat --deep: %s" % stat["all"])
+    t.check(stat["frame_body_bytes"] <= stat["frame_bytes"], "stat --deep: %s" % stat)
+    t.check("bytes for each message" in qlog("stat", directory, "--deep"), "stat --deep")
+    short = qlog.json("stat", directory)
+    for name in ("messages", "batches", "envelope_bytes"):
+        t.check(short["all"][name] == stat["all"][name], "stat: %s is not %s" % (short, stat))
+    t.check([(row["subject"], row["messages"]) for row in short["subjects"]] ==
+            [(row["subject"], row["messages"]) for row in stat["subjects"]], "stat: %s" % short)
+    t.check(short["log_bytes"] >= stat["frame_bytes"], "stat: %s, %s" % (short, stat))
     t.check("bytes for each message" in qlog("stat", directory), "stat")
 
 

@@ -31,8 +31,11 @@ static const struct command commands[] = {
       WHAT_STORE "PATTERN is an extended regular expression (POSIX), or with -F a fixed string.\n"
                  "Exit code 3 when nothing matches.\n" MESSAGES_HELP,
       "qlog grep qmq-data 'invoice-(17|18)' -s orders --in body,key", grep_run, false },
-    { "stat", "DIR", "counts, sizes, rates and space of all subjects",
-      WHAT_STORE "Space is what the message log takes: bodies, envelopes, frame headers, padding.",
+    { "stat", "DIR", "counts, rates and space of all subjects",
+      WHAT_STORE
+      "Space is what the message log takes: bodies, envelopes, frame headers, padding.\n"
+      "Told from index files; with --deep the log is read, and sizes of messages and how\n"
+      "full frames are is told, too.",
       "qlog stat qmq-data -o json", stat_run, false },
     { "verify", "DIR", "check all logs of a directory, and one against the other; writes nothing",
       WHAT_DIR

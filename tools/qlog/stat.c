@@ -1,15 +1,20 @@
 /*
  * stat.c: `qlog stat`: how much of what a store's message log holds, and what it costs.
+ *
+ * What index files know is told from those, and costs their reading; sizes of messages, and how full
+ * frames are, are in the log alone: --deep reads it.
  */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include <qbase/clock.h>
 #include <qbase/text.h>
 
 #include "command.h"
 #include "format/record.h"
 #include "json.h"
+#include "look/audit.h"
 #include "names.h"
 
 enum {
@@ -44,30 +49,48 @@ struct stat_report {
     struct qlog_log_state state;
 };
 
+static enum tool_exit stat_deep(const struct command_line *line);
 static enum q_err read_all(struct stat_report *stat, const char *directory);
 static enum q_err add_record(struct stat_report *stat, const struct qlog_record *record);
 static void add_batch(struct subject_stat *subject, const struct qbatch *batch);
 static uint32_t class_quantile(const struct subject_stat *subject, double quantile);
-static void print_text(const struct stat_report *stat);
-static void print_json(const struct stat_report *stat);
+static void print_text_deep(const struct stat_report *stat);
+static void print_json_deep(const struct stat_report *stat);
+static enum tool_exit stat_index(const struct command_line *line);
+static void print_text(const struct ql_audit *audit, const struct ql_audit_source *source);
+static void print_json(const struct ql_audit *audit, const struct ql_audit_source *source);
 
 enum tool_exit
 stat_run(const struct command *command, int argc, char **argv)
 {
     const char *format = "text";
-    const struct q_opt options[] = { FORMAT_OPTION(format) };
+    bool deep = false;
+    const struct q_opt options[] = {
+        { "deep", 0, Q_OPT_FLAG, &deep, NULL, "read the log: sizes of messages, fill of frames", 0,
+          0 },
+        FORMAT_OPTION(format),
+    };
     struct command_line line;
     enum tool_exit code;
-    if (!command_parse(command, options, 1, &format, argc, argv, &line, &code)) return code;
+    if (!command_parse(command, options, 2, &format, argc, argv, &line, &code)) return code;
+    return deep ? stat_deep(&line) : stat_index(&line);
+}
+
+/* --- By reading the log. */
+
+static enum tool_exit
+stat_deep(const struct command_line *line)
+{
     struct stat_report stat = { 0 };
-    enum q_err err = read_all(&stat, line.directory);
+    enum tool_exit code;
+    enum q_err err = read_all(&stat, line->directory);
     if (err != Q_OK) {
-        code = report(err, line.json);
+        code = report(err, line->json);
     } else {
-        if (line.json)
-            print_json(&stat);
+        if (line->json)
+            print_json_deep(&stat);
         else
-            print_text(&stat);
+            print_text_deep(&stat);
         code = stat.damages > 0 ? TOOL_EXIT_CORRUPT : TOOL_EXIT_OK;
     }
     free(stat.subjects);
@@ -191,7 +214,7 @@ print_row(struct q_bytes name, const struct subject_stat *subject)
 }
 
 static void
-print_text(const struct stat_report *stat)
+print_text_deep(const struct stat_report *stat)
 {
     char size[TEXT_SIZE];
     (void)printf(
@@ -248,7 +271,7 @@ json_subject(struct json *json, const struct subject_stat *subject)
 }
 
 static void
-print_json(const struct stat_report *stat)
+print_json_deep(const struct stat_report *stat)
 {
     struct json json = { 0 };
     json_open(&json, NULL, '{');
@@ -270,6 +293,157 @@ print_json(const struct stat_report *stat)
     json_number(&json, "frame_body_bytes", stat->frame_body);
     json_number(&json, "damages", stat->damages);
     json_bool(&json, "live", stat->state.live);
+    json_close(&json, '}');
+    (void)putchar('\n');
+}
+
+/* --- By index files. */
+
+static enum tool_exit
+stat_index(const struct command_line *line)
+{
+    struct ql_audit audit;
+    struct ql_audit_source source;
+    ql_audit_init(&audit);
+    enum q_err err = ql_audit_read(&audit, line->directory, &source);
+    if (err == Q_NOT_FOUND)
+        err = Q_FAIL(
+            Q_NOT_FOUND, .path = line->directory, .what = "this is no store: it has no message log",
+            .hint = "qlog info DIR tells what it is");
+    enum tool_exit code = TOOL_EXIT_OK;
+    if (err != Q_OK) {
+        code = report(err, line->json);
+    } else {
+        if (line->json)
+            print_json(&audit, &source);
+        else
+            print_text(&audit, &source);
+        if (source.unindexed > 0)
+            (void)fprintf(
+                stderr, "qlog: %u of %u segments have no good index file, and were read\n",
+                source.unindexed, source.segments);
+        if (source.damages > 0) code = TOOL_EXIT_CORRUPT;
+    }
+    ql_audit_fini(&audit);
+    return code;
+}
+
+static struct q_bytes
+audit_name(const struct ql_audit_subject *subject)
+{
+    if (subject->name_size > 0) return ql_audit_name(subject);
+    return q_bytes_from_text(q_text("#%u", subject->id));
+}
+
+/* An index file tells times to the second. */
+static uint64_t
+second_of(uint64_t ms)
+{
+    return ms - ms % Q_MS_PER_S;
+}
+
+static double
+audit_rate(const struct ql_audit_subject *subject)
+{
+    return ratio(
+        subject->messages * Q_MS_PER_S, second_of(subject->last_ms) - second_of(subject->first_ms));
+}
+
+static struct ql_audit_subject
+sum_of(const struct ql_audit *audit)
+{
+    struct ql_audit_subject all = { .first_ms = UINT64_MAX };
+    for (uint32_t i = 0; i < audit->subject_count; i++) {
+        const struct ql_audit_subject *subject = audit->subjects[i];
+        if (subject == NULL || subject->messages == 0) continue;
+        all.messages += subject->messages;
+        all.batches += subject->batches;
+        all.stored_bytes += subject->stored_bytes;
+        all.envelope_bytes += subject->envelope_bytes;
+        all.first_ms = q_min_u64(all.first_ms, subject->first_ms);
+        all.last_ms = q_max_u64(all.last_ms, subject->last_ms);
+    }
+    if (all.messages == 0) all.first_ms = 0;
+    return all;
+}
+
+static void
+print_audit_row(struct q_bytes name, const struct ql_audit_subject *subject)
+{
+    char stored[TEXT_SIZE];
+    print_name(stdout, name);
+    (void)printf(
+        "%*s %12" PRIu64 " %10" PRIu64 " %10s %10.1f %8.0f %7.1f\n",
+        name.size < 24 ? 24 - (int)name.size : 0, "", subject->messages, subject->batches,
+        q_text_format_size(subject->stored_bytes, stored, sizeof(stored)), audit_rate(subject),
+        ratio(subject->stored_bytes, subject->messages),
+        ratio(subject->messages, subject->batches));
+}
+
+static void
+print_text(const struct ql_audit *audit, const struct ql_audit_source *source)
+{
+    char size[TEXT_SIZE];
+    (void)printf(
+        "%-24s %12s %10s %10s %10s %8s %7s\n", "SUBJECT", "MESSAGES", "BATCHES", "STORED",
+        "PER SEC", "MEAN", "/BATCH");
+    for (uint32_t i = 0; i < audit->subject_count; i++)
+        if (audit->subjects[i] != NULL && audit->subjects[i]->messages > 0)
+            print_audit_row(audit_name(audit->subjects[i]), audit->subjects[i]);
+    struct ql_audit_subject all = sum_of(audit);
+    print_audit_row(q_bytes_from_text("all"), &all);
+    uint64_t own = all.stored_bytes + all.envelope_bytes;
+    (void)printf(
+        "\nthe log takes %s: %.1f bytes for each message, of which %.1f are its own, %.1f "
+        "envelope, %.1f frames and padding\n",
+        q_text_format_size(source->log_bytes, size, sizeof(size)),
+        ratio(source->log_bytes, all.messages), ratio(all.stored_bytes, all.messages),
+        ratio(all.envelope_bytes, all.messages),
+        ratio(source->log_bytes > own ? source->log_bytes - own : 0, all.messages));
+    if (source->damages > 0)
+        (void)fprintf(
+            stderr, "qlog: %" PRIu64 " damaged ranges: what they held is not counted\n",
+            source->damages);
+    if (audit->live)
+        (void)fprintf(stderr, "qlog: the directory is in use; read up to its durable mark\n");
+}
+
+static void
+json_audit_subject(struct json *json, const struct ql_audit_subject *subject)
+{
+    json_number(json, "messages", subject->messages);
+    json_number(json, "batches", subject->batches);
+    json_number(json, "stored_bytes", subject->stored_bytes);
+    json_number(json, "envelope_bytes", subject->envelope_bytes);
+    json_real(json, "messages_per_second", audit_rate(subject));
+    if (subject->messages == 0) return;
+    json_time(json, "first_stored", second_of(subject->first_ms));
+    json_time(json, "last_stored", second_of(subject->last_ms));
+}
+
+static void
+print_json(const struct ql_audit *audit, const struct ql_audit_source *source)
+{
+    struct json json = { 0 };
+    json_open(&json, NULL, '{');
+    json_open(&json, "subjects", '[');
+    for (uint32_t i = 0; i < audit->subject_count; i++) {
+        if (audit->subjects[i] == NULL || audit->subjects[i]->messages == 0) continue;
+        json_open(&json, NULL, '{');
+        json_bytes(&json, "subject", audit_name(audit->subjects[i]));
+        json_audit_subject(&json, audit->subjects[i]);
+        json_close(&json, '}');
+    }
+    json_close(&json, ']');
+    struct ql_audit_subject all = sum_of(audit);
+    json_open(&json, "all", '{');
+    json_audit_subject(&json, &all);
+    json_close(&json, '}');
+    json_number(&json, "log_bytes", source->log_bytes);
+    json_number(&json, "segments", source->segments);
+    json_number(&json, "unindexed_segments", source->unindexed);
+    json_number(&json, "damages", source->damages);
+    json_bool(&json, "live", audit->live);
     json_close(&json, '}');
     (void)putchar('\n');
 }

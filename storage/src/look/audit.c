@@ -82,6 +82,7 @@ ql_digest_of(const struct qlog_record *record, uint64_t segment, struct ql_diges
     digest->sequence = batch.first_sequence;
     digest->count = batch.message_count;
     digest->stored_bytes = (uint32_t)q_align_up(batch.payload_length, 8);
+    digest->envelope_bytes = batch.envelope_length;
     digest->store_ms = batch.store_time_ms;
     return Q_OK;
 }
@@ -175,12 +176,17 @@ audit_batch(
             audit, "message", digest->position,
             "subject %u: sequences %" PRIu64 " to %" PRIu64 " are missing", subject->id,
             subject->next_sequence, digest->sequence - 1);
-    if (subject->messages == 0) subject->first_sequence = digest->sequence;
+    if (subject->messages == 0) {
+        subject->first_sequence = digest->sequence;
+        subject->first_ms = digest->store_ms;
+    }
     subject->next_sequence = q_max_u64(subject->next_sequence, digest->sequence + digest->count);
     subject->generation = digest->generation;
     subject->last_ms = digest->store_ms;
     subject->messages += digest->count;
+    subject->batches++;
     subject->stored_bytes += digest->stored_bytes;
+    subject->envelope_bytes += digest->envelope_bytes;
 }
 
 enum q_err
@@ -189,12 +195,17 @@ ql_audit_batches(struct ql_audit *audit, const struct ql_audit_batches *batches)
     struct ql_audit_subject *subject;
     if (batches->subject_id >= IDS_MAX) return Q_OK;
     Q_TRY(audit_need_subject(audit, batches->subject_id, &subject));
-    if (subject->messages == 0) subject->first_sequence = batches->first_sequence;
+    if (subject->messages == 0) {
+        subject->first_sequence = batches->first_sequence;
+        subject->first_ms = batches->first_ms;
+    }
     subject->next_sequence = q_max_u64(subject->next_sequence, batches->next_sequence);
     subject->generation = batches->generation;
     subject->last_ms = batches->last_ms;
     subject->messages += batches->messages;
+    subject->batches += batches->batches;
     subject->stored_bytes += batches->stored_bytes;
+    subject->envelope_bytes += batches->envelope_bytes;
     return Q_OK;
 }
 

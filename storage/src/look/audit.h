@@ -35,6 +35,7 @@ struct ql_digest {
     uint64_t sequence; /* SUBJECT: its next one */
     uint32_t count;
     uint32_t stored_bytes; /* payload and padding */
+    uint32_t envelope_bytes;
     uint64_t store_ms;
     struct q_bytes name; /* SUBJECT: in the record */
 };
@@ -48,8 +49,11 @@ struct ql_audit_subject {
     uint64_t next_sequence;
     uint64_t generation; /* of the newest batch */
     uint64_t messages;
+    uint64_t batches;
     uint64_t stored_bytes; /* of payloads */
-    uint64_t last_ms;      /* store time of the last batch; from an index file: its second */
+    uint64_t envelope_bytes;
+    uint64_t first_ms; /* store time of the first batch, */
+    uint64_t last_ms;  /* and of the last; from an index file: its second */
 };
 
 struct ql_audit_group {
@@ -103,7 +107,10 @@ struct ql_audit_batches {
     uint64_t first_sequence;
     uint64_t next_sequence;
     uint64_t messages;
+    uint64_t batches;
     uint64_t stored_bytes;
+    uint64_t envelope_bytes;
+    uint64_t first_ms;
     uint64_t last_ms;
     uint64_t generation;
 };
@@ -115,6 +122,7 @@ struct ql_audit_source {
     uint64_t damages;
     uint32_t segments;  /* of the message log */
     uint32_t unindexed; /* of them, that were read for want of a good index file */
+    uint64_t log_bytes; /* of the message log, from its first frame to its end */
 };
 /*
  * What both logs of a directory hold (look/audit_read.c): the message log as its index files tell it, and

@@ -65,6 +65,9 @@ read_messages(struct reading *reading, const char *directory)
     }
     ql_index_files_fini(&files);
     (void)ql_home_close(home);
+    struct qlog_log_state state;
+    qlog_cursor_state(reading->cursor, &state);
+    if (state.end > state.first) reading->source->log_bytes = state.end - state.first;
     return err;
 }
 
@@ -111,9 +114,14 @@ tell_view(void *context)
         };
         for (uint32_t j = 0; j < row.count; j++) {
             Q_TRY(ql_index_view_entry(view, row.first + j, &entry));
-            if (j == 0) batches.first_sequence = entry.first_sequence;
+            if (j == 0) {
+                batches.first_sequence = entry.first_sequence;
+                Q_TRY(ql_index_view_second(view, entry.frame, &batches.first_ms));
+            }
+            batches.batches++;
             batches.messages += entry.count;
             batches.stored_bytes += entry.payload_size;
+            batches.envelope_bytes += entry.envelope_size;
         }
         if (row.count > 0) Q_TRY(ql_index_view_second(view, entry.frame, &batches.last_ms));
         Q_TRY(ql_audit_batches(reading->audit, &batches));
