@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 
 import lib
 
@@ -71,7 +72,12 @@ def check_reading(t, qlog, directory, lines, live):
     for text in ("identity", "generation", "superblock", "message", "active"):
         t.check(text in qlog("info", directory), "info does not say %s" % text)
 
+    # What a group did is flushed a moment after it was answered, and a reader ends at the mark.
+    deadline = time.monotonic() + lib.PATIENCE
     listed = qlog.json("ls", directory)
+    while not listed["groups"] and time.monotonic() < deadline:
+        time.sleep(0.02)
+        listed = qlog.json("ls", directory)
     subjects = {subject["subject"]: subject for subject in listed["subjects"]}
     t.check(subjects["orders"]["messages"] == len(lines), "ls: %s" % subjects)
     t.check(subjects["orders"]["next"] == len(lines), "ls: %s" % subjects)
