@@ -50,6 +50,13 @@
     X(NUMBER, pull_messages_min, "1", "wait for so many, as long as a pull waits")                 \
     X(NUMBER, invisible_ms, "0", "unacknowledged for so long, a message goes to others; 0: never")
 
+/* What it consumes is a consumer's options. */
+#define PUSH_OPTIONS(X)                                                                            \
+    X(NUMBER, threads, "1", "how many handlers run at the same time")                              \
+    X(NUMBER, prefetch_messages, "2000", "messages held at most, fetched and not acknowledged")    \
+    X(SIZE64, prefetch_bytes, "8MiB", "the same in bytes of memory")                               \
+    X(FLAG, is_paused, "false", "handles nothing before it is told to")
+
 #define READER_OPTIONS(X)                                                                          \
     X(TEXT, subject, "", "what to read")                                                           \
     X(START, start, "default", "default (earliest), earliest, latest, time, sequence")             \

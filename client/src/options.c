@@ -62,12 +62,15 @@ static const struct words words[] = {
     { #field, kind, offsetof(struct qmq_producer_options, field) },
 #define CONSUMER_ROW(kind, field, fallback, meaning)                                               \
     { #field, kind, offsetof(struct qmq_consumer_options, field) },
+#define PUSH_ROW(kind, field, fallback, meaning)                                                   \
+    { #field, kind, offsetof(struct qmq_push_options, field) },
 #define READER_ROW(kind, field, fallback, meaning)                                                 \
     { #field, kind, offsetof(struct qmq_reader_options, field) },
 
 static const struct option client_options[] = { CLIENT_OPTIONS(CLIENT_ROW) };
 static const struct option producer_options[] = { PRODUCER_OPTIONS(PRODUCER_ROW) };
 static const struct option consumer_options[] = { CONSUMER_OPTIONS(CONSUMER_ROW) };
+static const struct option push_options[] = { PUSH_OPTIONS(PUSH_ROW) };
 static const struct option reader_options[] = { READER_OPTIONS(READER_ROW) };
 
 #define TABLE(of, options)                                                                         \
@@ -77,6 +80,7 @@ static const struct option reader_options[] = { READER_OPTIONS(READER_ROW) };
 static const struct table client_table = TABLE("client", client_options);
 static const struct table producer_table = TABLE("producer", producer_options);
 static const struct table consumer_table = TABLE("consumer", consumer_options);
+static const struct table push_table = TABLE("push consumer", push_options);
 static const struct table reader_table = TABLE("reader", reader_options);
 
 /* A connection string, taken apart in its own copy. */
@@ -129,6 +133,12 @@ int
 qmq_consumer_option_set(struct qmq_consumer_options *options, const char *name, const char *value)
 {
     return set(&consumer_table, options, name, value);
+}
+
+int
+qmq_push_option_set(struct qmq_push_options *options, const char *name, const char *value)
+{
+    return set(&push_table, options, name, value);
 }
 
 int

@@ -42,6 +42,16 @@ Test(client_options, each_kind_is_set, .timeout = 60)
     cr_assert_eq(consumer.start, QMQ_START_TIME);
     cr_assert_eq(consumer.start_at, UINT64_C(1767225600000));
 
+    struct qmq_push_options push = { .threads = 1 };
+    cr_assert_eq(qmq_push_option_set(&push, "threads", "8"), QMQ_OK);
+    cr_assert_eq(qmq_push_option_set(&push, "prefetch_messages", "500"), QMQ_OK);
+    cr_assert_eq(qmq_push_option_set(&push, "prefetch_bytes", "1GiB"), QMQ_OK);
+    cr_assert_eq(qmq_push_option_set(&push, "is_paused", "true"), QMQ_OK);
+    cr_assert_eq(push.threads, 8);
+    cr_assert_eq(push.prefetch_messages, 500);
+    cr_assert_eq(push.prefetch_bytes, UINT64_C(1) << 30);
+    cr_assert(push.is_paused);
+
     struct qmq_reader_options reader = { .subject = NULL };
     cr_assert_eq(qmq_reader_option_set(&reader, "subject", "orders"), QMQ_OK);
     cr_assert_str_eq(reader.subject, "orders");
@@ -69,6 +79,14 @@ Test(client_options, mistakes_are_named, .timeout = 60)
     expect_mistake(code, "batch_bytes_max", "a size");
     code = qmq_producer_option_set(&options, "compress", "yes");
     expect_mistake(code, "compress", "one of false true");
+    struct qmq_push_options push = { .threads = 3 };
+    code = qmq_push_option_set(&push, "thread", "4");
+    expect_mistake(code, "a push consumer has no option \"thread\"", "did you mean \"threads\"?");
+    code = qmq_push_option_set(&push, "subject", "orders");
+    expect_mistake(code, "a push consumer has no option \"subject\"", "");
+    code = qmq_push_option_set(&push, "threads", "many");
+    expect_mistake(code, "option threads can't be \"many\"", "a number");
+    cr_assert_eq(push.threads, 3, "what is wrong changes nothing");
     cr_assert_eq(options.block_ms, 7, "what is wrong changes nothing");
 }
 

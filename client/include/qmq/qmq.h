@@ -830,6 +830,9 @@ QMQ_API int qmq_producer_option_set(
     struct qmq_producer_options *options, const char *name, const char *value);
 QMQ_API int qmq_consumer_option_set(
     struct qmq_consumer_options *options, const char *name, const char *value);
+/* What it consumes is set by qmq_consumer_option_set(), handler and filters not by name. */
+QMQ_API int qmq_push_option_set(
+    struct qmq_push_options *options, const char *name, const char *value);
 QMQ_API int qmq_reader_option_set(
     struct qmq_reader_options *options, const char *name, const char *value);
 
