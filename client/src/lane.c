@@ -47,6 +47,7 @@ struct request {
     bool is_bound;        /* some of its messages have an order key */
     bool is_on_air;
     bool is_settled;    /* has an outcome; waits for those before it */
+    bool is_parting;    /* its batches are to go one by one */
     bool may_be_stored; /* an answer was lost, and it will be asked for */
     uint64_t sent_ns;   /* the last time */
     uint64_t lost_ns;   /* since when it may be stored */
@@ -71,7 +72,9 @@ static bool is_lost(enum q_err err);
 static void doubt(struct request *request);
 static bool is_of_a_batch(const struct request *request);
 static void seal_again(struct request *request);
-static void part(struct request *request);
+static void part_now(struct lane *lane);
+static bool is_kept(const struct request *request);
+static struct request *first_parting(struct lane *lane);
 static void settle(struct request *request, const Qmq__Wire__PublishAnswer *answer);
 static void settle_failed(struct request *request);
 static void finish_settled(struct lane *lane);
@@ -110,7 +113,7 @@ lane_get(struct qmq_producer *producer, struct broker *broker, struct lane **ret
 void
 lane_pump(struct lane *lane)
 {
-    while (!lane->is_stalled && !q_list_is_empty(&lane->waiting)) {
+    while (!lane->is_stalled && !lane->is_parting && !q_list_is_empty(&lane->waiting)) {
         if (lane->on_air >= on_air_max(lane)) return;
 
         struct request *request = seal(lane);
@@ -295,6 +298,7 @@ on_published(struct qnet_request *net, enum q_err err, struct qnet_buffer *buffe
         take_failure(request, err);
         if (err == Q_E_CONNECTION) call_back_unsent(lane);
     }
+    part_now(lane);
     finish_settled(lane);
     expire_waiting(lane);
     lane_pump(lane);
@@ -343,7 +347,7 @@ take_failure(struct request *request, enum q_err err)
     if (can_pass && !is_late)
         stall(lane);
     else if (is_of_a_batch(request) && !producer->is_stopping)
-        part(request);
+        request->is_parting = lane->is_parting = true;
     else
         settle_failed(request);
     if (is_mislaid && !is_late) seal_again(request);
@@ -405,14 +409,47 @@ is_of_a_batch(const struct request *request)
     return is_refused && request->batch_count > 1 && !request->may_be_stored;
 }
 
-/* Each of its batches goes by itself, before all that waits, so that each has its own outcome. */
+/*
+ * Each batch of a request that is parted goes by itself, before all that waits, so that each has its own
+ * outcome. Requests behind it that are on the air come back first: the broker holds them until it has this
+ * number, which nobody calls settled, and sends them back after a second. So they are not stored, whether
+ * their answers come or not, and follow as new ones.
+ */
 static void
-part(struct request *request)
+part_now(struct lane *lane)
 {
-    q_list_for_each(node, &request->batches) {
-        q_container_of(node, struct batch, node)->is_alone = true;
+    if (!lane->is_parting || lane->on_air > 0) return;
+    lane->is_parting = false;
+
+    struct request *first = first_parting(lane);
+    struct q_list *at = first ? lane->requests.prev : &lane->requests;
+    for (struct q_list *before; at != &lane->requests; at = before) {
+        struct request *request = q_container_of(at, struct request, node);
+        before = request == first ? &lane->requests : at->prev;
+        if (request->is_settled || is_kept(request)) continue;
+        q_list_for_each(node, &request->batches) {
+            q_container_of(node, struct batch, node)->is_alone |= request->is_parting;
+        }
+        seal_again(request);
     }
-    seal_again(request);
+}
+
+/* Delay groups know no numbers, and hold nothing: it is asked for as it is. There is no order to keep. */
+static bool
+is_kept(const struct request *request)
+{
+    const struct batch *batch = q_container_of(request->batches.next, struct batch, node);
+    return request->may_be_stored && batch->subject->is_delayed;
+}
+
+static struct request *
+first_parting(struct lane *lane)
+{
+    q_list_for_each(node, &lane->requests) {
+        struct request *request = q_container_of(node, struct request, node);
+        if (request->is_parting && !request->is_settled) return request;
+    }
+    return NULL;
 }
 
 /* `answer` NULL: it failed for good, or it went one way, and no sequences are told. */
@@ -655,6 +692,7 @@ resume(struct lane *lane)
     lane->is_stalled = false;
     q_list_for_each(node, &lane->requests) {
         struct request *request = q_container_of(node, struct request, node);
+        if (request->is_parting && !request->is_settled) return;
         if (!request->is_settled && !request->is_on_air && submit(request) != Q_OK) {
             stall(lane);
             return;

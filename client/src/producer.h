@@ -19,8 +19,9 @@
  *   (1) a batch is in exactly one of the five lists
  *   (2) lane.on_air == requests of the lane between submit and the begin of their `done`
  *   (3) lane.is_stalled: nothing is submitted until the client's thread resumes the lane
- *   (4) subject.open is in subject.unrouted, way.open in its lane's waiting; neither is closed
- *   (5) an ordered batch is in no subject.unrouted
+ *   (4) lane.is_parting: nothing is submitted that lies behind the request that is being parted
+ *   (5) subject.open is in subject.unrouted, way.open in its lane's waiting; neither is closed
+ *   (6) an ordered batch is in no subject.unrouted
  *
  * Deadlines: a message is given up with its request, and not before its own deadline. So that this is
  * not much later either, a batch takes messages, and a request batches, that were sent within
@@ -110,6 +111,7 @@ struct lane {
     bool was_open;    /* as the log was told */
     bool is_unwanted; /* a subject has it as a way no more: what waits may have to leave */
     bool is_stalled;
+    bool is_parting; /* one of its requests is to go batch by batch, and nothing may overtake it */
     uint32_t backoff_ms;
     uint64_t resume_ns;
 };

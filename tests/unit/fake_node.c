@@ -64,6 +64,7 @@ struct fake_node {
     unsigned refuse_op;
     enum q_err refuse_err;
     unsigned refuse_times;
+    enum q_err refuse_many; /* Q_OK: not */
 
     struct stored stored[STORED_MAX];
     uint32_t stored_count;
@@ -99,6 +100,7 @@ static void answer(struct qnet_call *call, const ProtobufCMessage *header);
 static void answer_error(struct qnet_call *call, unsigned op, enum q_err err);
 static unsigned op_of(const struct qnet_call *call);
 static void publish(struct fake_node *fake, struct qnet_call *call);
+static void let_through(struct fake_node *fake);
 static enum q_err judge(
     const struct fake_node *fake,
     const struct qbatch *batch,
@@ -479,6 +481,10 @@ publish(struct fake_node *fake, struct qnet_call *call)
     cr_assert_eq(qbatch_open(walk.envelopes, &batch), Q_OK);
     const struct known *known;
     enum q_err err = judge(fake, &batch, request, &known);
+    if (err == Q_OK && request->n_subjects > 1) {
+        err = fake->refuse_many;
+        fake->refuse_many = Q_OK;
+    }
     if (err != Q_OK) {
         qproto_arena_reset(&arena);
         answer_error(call, QPROTO_PUBLISH, err);
@@ -701,6 +707,14 @@ fake_refuse(struct fake_node *fake, unsigned op, enum q_err err, unsigned times)
 }
 
 void
+fake_refuse_many(struct fake_node *fake, enum q_err err)
+{
+    pthread_mutex_lock(&fake->lock);
+    fake->refuse_many = err;
+    pthread_mutex_unlock(&fake->lock);
+}
+
+void
 fake_lose_answer(struct fake_node *fake, unsigned away_ms)
 {
     pthread_mutex_lock(&fake->lock);
@@ -722,11 +736,25 @@ fake_release(struct fake_node *fake)
 {
     pthread_mutex_lock(&fake->lock);
     fake->is_holding = false;
+    let_through(fake);
+    pthread_mutex_unlock(&fake->lock);
+}
+
+void
+fake_let_through(struct fake_node *fake)
+{
+    pthread_mutex_lock(&fake->lock);
+    let_through(fake);
+    pthread_mutex_unlock(&fake->lock);
+}
+
+static void
+let_through(struct fake_node *fake)
+{
     for (unsigned index = 0; index < HELD_MAX; index++) {
         if (fake->waiting[index].call) publish(fake, fake->waiting[index].call);
         fake->waiting[index].call = NULL;
     }
-    pthread_mutex_unlock(&fake->lock);
 }
 
 void

@@ -27,6 +27,8 @@ void fake_start(struct fake_node *fake);
 
 /* Answer the next `times` calls of this operation with this error. */
 void fake_refuse(struct fake_node *fake, unsigned op, enum q_err err, unsigned times);
+/* Answer the next publish of more than one batch with this error, in its turn. */
+void fake_refuse_many(struct fake_node *fake, enum q_err err);
 /* Do what the next publish asks, then die instead of answering; come back after `away_ms`. */
 void fake_lose_answer(struct fake_node *fake, unsigned away_ms);
 /* Come back now. */
@@ -34,6 +36,8 @@ void fake_end_death(struct fake_node *fake);
 /* Hold publishes back until fake_release(). */
 void fake_hold(struct fake_node *fake);
 void fake_release(struct fake_node *fake);
+/* Let through what is held, and go on holding. */
+void fake_let_through(struct fake_node *fake);
 /* Forget all producers, so that a publish that is sent again gets UNKNOWN_PRODUCER. */
 void fake_forget_producers(struct fake_node *fake);
 /* Answer UNKNOWN_PRODUCER to whatever is stored already. */

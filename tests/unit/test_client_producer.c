@@ -315,6 +315,45 @@ Test(client_producer, a_refused_subject_goes_by_itself, .timeout = 60)
     fake_free(fake);
 }
 
+static void
+wait_for_publishes(struct fake_node *fake, uint64_t count)
+{
+    while (fake_publish_count(fake) < count)
+        usleep(1000);
+}
+
+/* The batches of a request that is refused for one of them go one by one, and before what was sent after it and
+ * is on its way already. */
+Test(client_producer, a_parted_request_is_not_overtaken, .timeout = 60)
+{
+    struct fake_node *fake = fake_new("a");
+    struct qmq_client *client = connect_to(fake);
+    struct qmq_producer *producer;
+    struct qmq_producer_options options = { .batch_messages_max = 1 };
+    cr_assert_eq(qmq_producer_new(client, &options, &producer), QMQ_OK);
+
+    fake_hold(fake);
+    send_numbers(producer, 0, 1);
+    wait_for_publishes(fake, 1);
+    send_numbers(producer, 1, 1);
+    wait_for_publishes(fake, 2);
+    send_numbers(producer, 2, 8);
+    fake_let_through(fake);
+    wait_for_publishes(fake, 3);
+    send_numbers(producer, 10, 1);
+    wait_for_publishes(fake, 4);
+    fake_refuse_many(fake, Q_TOO_BIG);
+    fake_release(fake);
+
+    cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);
+    cr_assert_eq(outcomes.count, 11);
+    cr_assert_eq(outcomes.failed, 0);
+    check_stored(fake, 11, false);
+    qmq_producer_free(producer);
+    qmq_client_free(client);
+    fake_free(fake);
+}
+
 Test(client_producer, memory_is_bounded, .timeout = 60)
 {
     struct fake_node *fake = fake_new("a");
