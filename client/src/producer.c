@@ -44,8 +44,10 @@ static enum q_err send_message(
     qmq_sent_fn *sent,
     void *context);
 static enum q_err translate(const struct qmq_outgoing *outgoing, struct translation *translation);
+static enum q_err check_delay(
+    const struct qmq_producer *producer, const struct qmq_outgoing *outgoing);
 static void count_not_taken(struct qmq_producer *producer);
-static bool is_bound(const struct subject *subject, const struct qbatch_message *message);
+static bool is_bound(const struct qbatch_message *message);
 static enum q_err wait_for_ways(struct subject *subject);
 static enum q_err fail_without_route(const struct qmq_producer *producer);
 static enum q_err wait_for_memory(struct qmq_producer *producer, size_t size);
@@ -196,16 +198,13 @@ send_message(
     struct translation translation;
     Q_TRY(client_check(producer->client));
     Q_TRY(translate(outgoing, &translation));
-    if (producer->one_way && outgoing->due_ms != 0)
-        return Q_FAIL(
-            Q_INVALID, .what = "a one-way message can't be delayed",
-            .hint = "send it by a producer without one_way");
+    Q_TRY(check_delay(producer, outgoing));
 
     pthread_mutex_lock(&producer->lock);
     struct subject *subject;
     enum q_err err = subject_get(producer, name, outgoing->due_ms != 0, &subject);
     if (err == Q_OK) err = wait_for_memory(producer, outgoing->body.size);
-    if (err == Q_OK && is_bound(subject, &translation.message)) err = wait_for_ways(subject);
+    if (err == Q_OK && is_bound(&translation.message)) err = wait_for_ways(subject);
     if (is_passing(err)) count_not_taken(producer);
     struct lane *lane = NULL;
     if (err == Q_OK)
@@ -217,6 +216,21 @@ send_message(
     return err;
 }
 
+/* A delay group delivers to whichever broker group there is, not to the home of a key. */
+static enum q_err
+check_delay(const struct qmq_producer *producer, const struct qmq_outgoing *outgoing)
+{
+    if (outgoing->due_ms == 0) return Q_OK;
+    if (producer->one_way)
+        return Q_FAIL(
+            Q_INVALID, .what = "a one-way message can't be delayed",
+            .hint = "send it by a producer without one_way");
+    if (outgoing->order_key.size == 0) return Q_OK;
+    return Q_FAIL(
+        Q_INVALID, .what = "a delayed message can't have an order key",
+        .hint = "leave the key out, or send the message when it is due");
+}
+
 static void
 count_not_taken(struct qmq_producer *producer)
 {
@@ -226,9 +240,9 @@ count_not_taken(struct qmq_producer *producer)
 
 /* It goes where its order key is at home, and nowhere else. */
 static bool
-is_bound(const struct subject *subject, const struct qbatch_message *message)
+is_bound(const struct qbatch_message *message)
 {
-    return message->order_key.size > 0 && !subject->is_delayed;
+    return message->order_key.size > 0;
 }
 
 /*
@@ -368,7 +382,7 @@ add(struct subject *subject,
     message->time_ms = note.time_ms;
     message->counter = note.counter;
 
-    bool bound = is_bound(subject, message);
+    bool bound = is_bound(message);
     struct batch **open;
     struct lane *lane;
     uint64_t held_before;
@@ -407,8 +421,7 @@ find_open(
     *ret_lane = NULL;
     if (!subject->ways) return Q_OK;
 
-    struct q_bytes key = is_bound(subject, message) ? message->order_key : q_bytes_from(NULL, 0);
-    struct way *way = ways_choose(subject->ways, key);
+    struct way *way = ways_choose(subject->ways, message->order_key);
     if (!way)
         return Q_FAIL(
             Q_NO_ROUTE, .what = q_text("meta names no home for order keys of %s", subject->name));

@@ -47,6 +47,7 @@ static void on_done(struct qlog_delay_request *request, enum q_err err);
 static void call_free(struct delay_call *call);
 static enum q_err publish_on_net(
     struct delay_call *call, const ProtobufCMessage *header, struct q_bytes payload);
+static enum q_err refuse_order_keys(const struct qlog_publish *publish);
 static void publish_on_answer(struct delay_call *call);
 static enum q_err cancel_on_net(
     struct delay_call *call, const ProtobufCMessage *header, struct q_bytes payload);
@@ -217,7 +218,28 @@ publish_on_net(struct delay_call *call, const ProtobufCMessage *base, struct q_b
     publish->batch_count = (uint32_t)count;
     publish->ret_first_sequences = first_sequences;
     publish->mode = (enum qlog_mode)header->mode;
-    return qlog_publish_check(publish);
+    Q_TRY(qlog_publish_check(publish));
+    return refuse_order_keys(publish);
+}
+
+/*
+ * It would go to whichever broker group there is, and be handed out beside its key's other messages, which
+ * are at the home of the key.
+ */
+static enum q_err
+refuse_order_keys(const struct qlog_publish *publish)
+{
+    struct q_bytes rest = q_bytes_from(publish->envelopes, publish->envelopes_size);
+    for (uint32_t i = 0; i < publish->batch_count; i++) {
+        struct qbatch batch;
+        Q_TRY(qbatch_open_trusted(rest, &batch)); /* it was checked just before */
+        if (qbatch_is_ordered(&batch))
+            return Q_FAIL(
+                Q_INVALID, .what = "a delayed message can't have an order key",
+                .hint = "leave the key out, or send the message when it is due");
+        rest = q_bytes_from(rest.data + batch.envelope_length, rest.size - batch.envelope_length);
+    }
+    return Q_OK;
 }
 
 static void

@@ -51,6 +51,8 @@ with lib.Test() as t:
     t.qmq(meta, "pub", "orders", "moved", "--at", "2027-12-31T23:59:59Z")
     refused = t.qmq(meta, "pub", "orders", "too late", "--at", "2040-01-01", codes=None)
     t.check(refused[2] == 1 and "limit" in refused[1], "a message for 2040: %s" % refused[1])
+    refused = t.qmq(meta, "pub", "orders", "x", "--delay", "1h", "--order-key", "k", codes=None)
+    t.check(refused[2] != 0 and "order key" in refused[1], "a delayed message with a key: %s" % refused[1])
     never, moved = listed(t, meta)[-2:]
     shown = json.loads(t.qmq(meta, "delay", "show", never["handle"], "-o", "json")[0])
     t.check(shown == never, "show %s, list %s" % (shown, never))

@@ -226,6 +226,9 @@ Test(client_producer, what_can_not_pass_is_told_at_once, .timeout = 60)
     cr_assert_eq(fake_publish_count(fake), 0);
 
     cr_assert_eq(qmq_send_wait(producer, "no spaces", &message, NULL), QMQ_INVALID);
+    struct qmq_outgoing late = { .body = { "x", 1 }, .order_key = { "k", 1 }, .due_ms = 1 };
+    cr_assert_eq(qmq_send(producer, FAKE_SUBJECT, &late, NULL, NULL), QMQ_INVALID);
+    cr_assert_str_eq(qmq_last_error().message, "a delayed message can't have an order key");
     struct qmq_bytes tags[11] = { { "t", 1 } };
     struct qmq_outgoing many = { .body = { "x", 1 }, .tags = tags, .tag_count = 11 };
     cr_assert_eq(qmq_send_wait(producer, FAKE_SUBJECT, &many, NULL), QMQ_TOO_BIG);

@@ -132,6 +132,8 @@ pub_run(const struct command *command, int argc, char **argv)
         return usage_error(command, "--duplicates is maybe or never, not \"%s\"", duplicates);
     if (pub.one_way && (pub.at || pub.delay_ns > 0))
         return usage_error(command, "a one-way message can't be delayed: drop --one-way");
+    if ((*order_key || pub.order_key_field) && (pub.at || pub.delay_ns > 0))
+        return usage_error(command, "a delayed message can't have an order key");
     if (pub.block_ns > 0 && !pub.one_way) return usage_error(command, "--block needs --one-way");
     uint64_t block_ms = pub.block_ns > 0 ? pub.block_ns / Q_NS_PER_MS : BLOCK_MS_DEFAULT;
     producer_options.one_way = pub.one_way;

@@ -228,7 +228,8 @@ struct qmq_outgoing {
     size_t property_count;
     const struct qmq_bytes *keys; /* up to 8 */
     size_t key_count;
-    /* Size 0: none. Else it is handed out after those that were sent before with the same one. */
+    /* Size 0: none. Else it is handed out after those that were sent before with the same one; it can't be
+     * delayed then. */
     struct qmq_bytes order_key;
     struct qmq_bytes only; /* the one group that is given it; size 0: every group */
     /* ms since 1970: it goes to a delay group, which publishes it to its subject then; with
