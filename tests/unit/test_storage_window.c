@@ -62,7 +62,9 @@ disk_enter(struct qlog_io *io, uint64_t wait_ns)
     uint8_t *data = op->data;
     for (uint32_t i = 0; i < op->length; i += 64)
         data[i] = byte_at(op->at + i);
-    op->result = bad ? -EIO : (int64_t)op->length;
+    /* The second is what a direct read of a bad sector is told. */
+    int error = disk.read_bytes / QL_BLOCK % 2 == 0 ? EIO : ENODATA;
+    op->result = bad ? -error : (int64_t)op->length;
     op->done(op);
     return 0;
 }

@@ -9,6 +9,7 @@
 
 static void transfer_step(struct ql_transfer *transfer);
 static void transfer_on_done(struct qlog_io_op *op);
+static bool is_of_the_disk(int64_t result);
 static void transfer_finish(struct ql_transfer *transfer, int error);
 
 void
@@ -59,7 +60,8 @@ transfer_on_done(struct qlog_io_op *op)
     /* A direct read that goes on at the odd end of a cut file: that is its end. */
     if (op->result == -EINVAL && op->kind == QLOG_IO_READ && transfer->moved > 0) op->result = 0;
     if (op->result < 0) {
-        transfer_finish(transfer, (int)op->result);
+        bool unreadable = op->kind == QLOG_IO_READ && is_of_the_disk(op->result);
+        transfer_finish(transfer, unreadable ? -EIO : (int)op->result);
         return;
     }
     if (op->kind == QLOG_IO_FLUSH) {
@@ -78,6 +80,18 @@ transfer_on_done(struct qlog_io_op *op)
     } else {
         transfer_finish(transfer, -EIO);
     }
+}
+
+/* A direct read is told what the driver knows: a medium error is ENODATA then, and so on. */
+static bool
+is_of_the_disk(int64_t result)
+{
+    static const int errors[] = {
+        EIO, ENODATA, EREMOTEIO, EILSEQ, ETIMEDOUT, ENOLINK, EBADE, ENXIO
+    };
+    for (unsigned i = 0; i < sizeof(errors) / sizeof(errors[0]); i++)
+        if (result == -errors[i]) return true;
+    return false;
 }
 
 static void

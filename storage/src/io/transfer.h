@@ -8,7 +8,8 @@
  * Blocking: _submit() never; _wait() until done.
  * Memory:   the struct is the caller's, until `done`.
  * Failure:  `error` is 0 or negative errno. A write that moves nothing is -EIO; a read that meets
- *           the end of the file succeeds with the rest of the buffer zeroed (`moved` tells).
+ *           the end of the file succeeds with the rest of the buffer zeroed (`moved` tells). What
+ *           the kernel says of a bad sector or a lost disk beside EIO is -EIO, too.
  */
 #ifndef QL_IO_TRANSFER_H
 #define QL_IO_TRANSFER_H
