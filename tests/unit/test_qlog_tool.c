@@ -10,6 +10,7 @@
 
 #include <qlog/log.h>
 
+#include "delay/delay.h"
 #include "store/store.h"
 #include "store_fixture.h"
 
@@ -377,6 +378,72 @@ Test(qlog_tool, gc_does_not_touch_a_running_store)
     cr_assert_eq(qlog("gc", "--apply"), 10);
     assert_says("another process has the directory open");
     cr_assert_eq(qlog("repair", "--apply"), 10);
+}
+
+/* The same of a disk with a bad block: the second frame. */
+static int
+qlog_on_a_bad_disk(const char *arguments)
+{
+    char line[2048];
+    (void)snprintf(
+        line, sizeof(line),
+        "BAD_DISK=message/segment-000000:8192:12288 ASAN_OPTIONS=verify_asan_link_order=0 "
+        "LD_PRELOAD='%s' '%s' repair '%s' %s 2>&1",
+        BAD_DISK_MODULE, QLOG_PROGRAM, fixture.directory, arguments);
+    return shell(line);
+}
+
+Test(qlog_tool, what_can_not_be_read_is_given_up_by_hand)
+{
+    publish_and_consume();
+    close_clean();
+    cr_assert_eq(qlog("repair", "--give-up"), 0, "%s", output);
+    assert_says("there is nothing to repair");
+
+    cr_assert_eq(qlog_on_a_bad_disk("--give-up"), 8, "%s", output);
+    assert_says("give up");
+    assert_says("does not give bytes 8192 to 12288");
+    assert_says("nothing was changed");
+    cr_assert_eq(qlog("verify", "--deep"), 0, "%s", output);
+
+    cr_assert_eq(qlog_on_a_bad_disk("--give-up --apply"), 8, "%s", output);
+    assert_says("done");
+    assert_says("can't repair");
+    assert_says("positions 4096 to 8192: it stays as it is, and is never served");
+    cr_assert_eq(
+        qlog_on_a_bad_disk("--give-up -o json"), 8, "the disk of this process is as bad as ever");
+    assert_says("\"step\":\"give up\"");
+    cr_assert_eq(qlog("repair", "--give-up --apply"), 8, "%s", output);
+    assert_says("there is nothing that a repair can do");
+
+    /* The subject of what is gone, and the one around it, go on. */
+    cr_assert_eq(qlog_store_open(fixture.directory, &fixture.options, &fixture.store), Q_OK);
+    cr_assert_eq(fixture_publish(&fixture, "other", "y", NULL, NULL), Q_OK);
+    uint64_t first;
+    cr_assert_eq(fixture_publish(&fixture, fixture_subject, "e", NULL, &first), Q_OK);
+    cr_expect_eq(first, 4);
+    fixture_reopen(&fixture);
+    close_clean();
+    cr_assert_eq(qlog("verify", "--deep"), 8, "%s", output);
+}
+
+Test(qlog_tool, a_delay_store_is_repaired)
+{
+    close_clean();
+    char command[1024];
+    (void)snprintf(command, sizeof(command), "rm -rf '%s'", fixture.directory);
+    cr_assert_eq(shell(command), 0);
+    struct qlog_delay *delay;
+    const struct qlog_delay_options options = {
+        .log = { .segment_bytes = 256 * 1024, .create = true },
+    };
+    cr_assert_eq(qlog_delay_open(fixture.directory, &options, &delay), Q_OK);
+    delay->home->env.broken = Q_E_BROKEN;
+    cr_assert_eq(qlog_delay_close(delay), Q_E_BROKEN);
+    cr_assert_eq(qlog("repair", "--give-up --apply"), 0, "%s", output);
+    assert_says("done");
+    cr_assert_eq(qlog("repair", ""), 0, "%s", output);
+    assert_says("there is nothing to repair");
 }
 
 Test(qlog_tool, a_log_of_a_program_has_no_subjects)

@@ -48,7 +48,8 @@ print_files(const struct ql_directory *directory)
             (void)printf(
                 "  %016" PRIx64 " %s", file->header.incarnation,
                 q_text_format_time(file->header.created_ms, time, sizeof(time)));
-        if (ql_file_may_go_aside(file->state) || file->state == QL_FILE_HALF_MADE)
+        if (ql_file_may_go_aside(file->state) || file->state == QL_FILE_HALF_MADE ||
+            file->state == QL_FILE_UNREADABLE)
             (void)printf("  %s", ql_file_state_meaning(file->state));
         else if (is_used(file) && !file->header_good)
             (void)printf("  the header is damaged; its frames tell the same");

@@ -9,6 +9,9 @@
  *   4. look again
  *
  * Damage below the durable mark can't be repaired from one copy: it is told, and stays.
+ *
+ * With --give-up, what the disk does not give is looked for before anything else. With --apply, too, it
+ * becomes such damage, and the rest goes on as if it had always been that.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,12 +23,14 @@
 #include <unistd.h>
 
 #include <qbase/text.h>
+#include <qlog/delay.h>
 #include <qlog/log.h>
 
 #include "command.h"
 #include "json.h"
 #include "look/check.h"
 #include "look/directory.h"
+#include "look/unreadable.h"
 
 enum {
     STEPS_MAX = 1000,
@@ -36,6 +41,7 @@ enum {
 
 /* X(NAME, text) */
 #define STEP_LIST(X)                                                                               \
+    X(GIVE_UP, "give up")                                                                          \
     X(SET_ASIDE, "set aside")                                                                      \
     X(SAVE_SUPERBLOCK, "rebuild the superblock")                                                   \
     X(SAVE_TAIL, "cut a torn tail")                                                                \
@@ -66,14 +72,22 @@ struct step {
 struct repair {
     const char *path;
     bool unknown; /* set aside what is no file of a log, too */
+    bool give_up; /* make damage of what can't be read */
     struct ql_directory *directory;
+    unsigned file_log; /* of the file that is being read, */
+    const char *file_path;
     struct step *steps;
     uint32_t count;
+    uint32_t given_up; /* the first steps */
     uint32_t damages;
     enum tool_exit found;
     char aside[QL_PATH_MAX - 512];
 };
 
+static enum q_err open_directory(struct repair *repair);
+static enum q_err look_at_unreadable(struct repair *repair);
+static void on_unreadable(void *context, const struct ql_unreadable *range);
+static enum q_err give_up(struct repair *repair);
 static enum q_err look(struct repair *repair);
 static enum q_err look_at_log(struct repair *repair, unsigned log);
 static void on_damage(void *context, const struct qlog_damage *damage);
@@ -97,21 +111,29 @@ repair_run(const struct command *command, int argc, char **argv)
           0 },
         { "unknown", 0, Q_OPT_FLAG, &repair.unknown, NULL,
           "set aside also files that are of no kind this program knows", 0, 0 },
+        { "give-up", 0, Q_OPT_FLAG, &repair.give_up, NULL,
+          "write zeros over what the disk does not give, after several tries: it is gone for good",
+          0, 0 },
         FORMAT_OPTION(format),
     };
     struct command_line line;
     enum tool_exit code;
-    if (!command_parse(command, options, 3, &format, argc, argv, &line, &code)) return code;
+    if (!command_parse(command, options, 4, &format, argc, argv, &line, &code)) return code;
     repair.path = line.directory;
     repair.steps = calloc(STEPS_MAX, sizeof(*repair.steps));
     enum q_err err =
-        repair.steps == NULL ? Q_FAIL(Q_E_NOMEM, .what = "list of steps") : look(&repair);
+        repair.steps == NULL ? Q_FAIL(Q_E_NOMEM, .what = "list of steps") : open_directory(&repair);
+    if (err == Q_OK && repair.give_up) err = look_at_unreadable(&repair);
+    if (err == Q_OK && apply_it && repair.given_up > 0) err = give_up(&repair);
+    /* What can't be read hides what else is to be done. */
+    bool see_all = repair.given_up == 0 || apply_it;
+    if (err == Q_OK && see_all) err = look(&repair);
     enum tool_exit now = repair.found;
-    if (err == Q_OK && apply_it && repair.count > repair.damages) {
+    if (err == Q_OK && apply_it && repair.count > repair.given_up + repair.damages)
         err = apply(&repair);
-        /* What is left is what can't be repaired. */
+    /* What is left is what can't be repaired. */
+    if (apply_it && repair.count > repair.damages)
         now = repair.damages > 0 ? TOOL_EXIT_CORRUPT : TOOL_EXIT_OK;
-    }
     if (err == Q_OK)
         print_steps(&repair, apply_it, line.json, now);
     else
@@ -122,14 +144,73 @@ repair_run(const struct command *command, int argc, char **argv)
 }
 
 static enum q_err
+open_directory(struct repair *repair)
+{
+    ql_directory_close(repair->directory);
+    repair->directory = NULL;
+    Q_TRY(ql_directory_open(repair->path, &repair->directory));
+    if (!repair->directory->live) return Q_OK;
+    return Q_FAIL(
+        Q_E_LOCKED, .path = repair->path, .what = "another process has the directory open",
+        .hint = "stop it first; qlog verify looks at a directory in use");
+}
+
+static enum q_err
+look_at_unreadable(struct repair *repair)
+{
+    const struct ql_directory *directory = repair->directory;
+    for (uint32_t i = 0; i < directory->file_count; i++) {
+        const struct ql_file *file = &directory->files[i];
+        char path[QL_PATH_MAX];
+        bool counts = file->state == QL_FILE_ACTIVE || file->state == QL_FILE_SEALED ||
+                      file->state == QL_FILE_UNREADABLE;
+        if (!counts) continue;
+        repair->file_log = file->log;
+        repair->file_path = ql_directory_file_path(directory, file, path);
+        Q_TRY(ql_unreadable_find(directory->env.io, path, on_unreadable, repair));
+    }
+    return Q_OK;
+}
+
+static void
+on_unreadable(void *context, const struct ql_unreadable *range)
+{
+    struct repair *repair = context;
+    struct step *step = add_step(repair, STEP_GIVE_UP);
+    (void)snprintf(step->path, sizeof(step->path), "%s", repair->file_path);
+    step->log = repair->file_log;
+    step->from = range->from;
+    step->bytes = range->bytes;
+    (void)snprintf(
+        step->why, STEP_TEXT,
+        "the disk does not give bytes %" PRIu64 " to %" PRIu64
+        "; try again, or another disk, before "
+        "they are gone for good",
+        range->from, range->from + range->bytes);
+    repair->given_up = repair->count;
+    repair->found = TOOL_EXIT_CORRUPT;
+}
+
+/* And the directory is looked at again, as it is then. */
+static enum q_err
+give_up(struct repair *repair)
+{
+    int lock = -1;
+    Q_TRY(take_lock(repair->path, &lock));
+    enum q_err err = Q_OK;
+    for (uint32_t i = 0; err == Q_OK && i < repair->given_up; i++) {
+        const struct step *step = &repair->steps[i];
+        const struct ql_unreadable range = { step->from, step->bytes };
+        err = ql_unreadable_give_up(repair->directory->env.io, step->path, &range);
+    }
+    (void)close(lock);
+    return err == Q_OK ? open_directory(repair) : err;
+}
+
+static enum q_err
 look(struct repair *repair)
 {
-    Q_TRY(ql_directory_open(repair->path, &repair->directory));
     struct ql_directory *directory = repair->directory;
-    if (directory->live)
-        return Q_FAIL(
-            Q_E_LOCKED, .path = repair->path, .what = "another process has the directory open",
-            .hint = "stop it first; qlog verify looks at a directory in use");
     for (uint32_t i = 0; i < directory->file_count; i++) {
         const struct ql_file *file = &directory->files[i];
         bool aside = ql_file_may_go_aside(file->state) &&
@@ -146,7 +227,7 @@ look(struct repair *repair)
     }
     if (directory->home == NULL) {
         /* What is set aside may be what hinders it; if nothing is, no start will do better. */
-        if (repair->count > 0) return Q_OK;
+        if (repair->count > repair->given_up) return Q_OK;
         q_fault_adopt(&directory->fault);
         return directory->fault.err;
     }
@@ -160,7 +241,7 @@ look(struct repair *repair)
     }
     for (unsigned i = 0; i < directory->super.log_count; i++)
         Q_TRY(look_at_log(repair, i));
-    if (repair->count == 0 && !directory->super.clean) {
+    if (repair->count == repair->given_up && !directory->super.clean) {
         struct step *step = add_step(repair, STEP_RECOVER);
         (void)snprintf(step->path, sizeof(step->path), "%s", repair->path);
         (void)snprintf(
@@ -377,6 +458,12 @@ open_and_close(const struct repair *repair)
         Q_TRY(qlog_store_open(repair->path, &options, &store));
         return qlog_store_close(store);
     }
+    if (strcmp(directory->super.logs[0].name, "delay") == 0) {
+        const struct qlog_delay_options delay_options = { .log = options.log };
+        struct qlog_delay *delay;
+        Q_TRY(qlog_delay_open(repair->path, &delay_options, &delay));
+        return qlog_delay_close(delay);
+    }
     struct qlog *log;
     Q_TRY(qlog_open(repair->path, &options.log, &log));
     return qlog_close(log);
@@ -401,7 +488,8 @@ print_steps(const struct repair *repair, bool applied, bool json, enum tool_exit
         }
         json_close(&out, ']');
         json_bool(&out, "applied", applied && acts);
-        if (applied && acts) json_bytes(&out, "saved_in", q_bytes_from_text(repair->aside));
+        if (repair->aside[0] != '\0')
+            json_bytes(&out, "saved_in", q_bytes_from_text(repair->aside));
         json_number(&out, "exit", now);
         json_close(&out, '}');
         (void)putchar('\n');
@@ -417,8 +505,15 @@ print_steps(const struct repair *repair, bool applied, bool json, enum tool_exit
         (void)printf(
             repair->damages > 0 ? "there is nothing that a repair can do\n"
                                 : "there is nothing to repair\n");
+    else if (!applied && repair->given_up > 0)
+        (void)printf(
+            "nothing was changed; --apply does it. What is given up is gone for good; what "
+            "else there\n"
+            "is to be done is told then\n");
     else if (!applied)
         (void)printf("nothing was changed; --apply does it, and keeps what it takes away\n");
+    else if (repair->aside[0] == '\0')
+        (void)printf("done\n");
     else
         (void)printf("done. What was taken away is in %s\n", repair->aside);
     if (repair->damages > 0)

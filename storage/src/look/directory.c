@@ -228,7 +228,8 @@ directory_judge_segment(struct ql_directory *directory, struct ql_file *file, ui
 {
     char path[QL_PATH_MAX];
     uint8_t block[QL_BLOCK] = { 0 };
-    (void)directory_read_block(directory, ql_directory_file_path(directory, file, path), 0, block);
+    bool read =
+        directory_read_block(directory, ql_directory_file_path(directory, file, path), 0, block);
     enum ql_block_state state = ql_segment_header_decode(block, &file->header);
     file->header_good = state == QL_BLOCK_GOOD;
     const struct ql_super_log *marks = &directory->super.logs[file->log];
@@ -254,6 +255,7 @@ directory_judge_segment(struct ql_directory *directory, struct ql_file *file, ui
     if (mine && file->header.base < marks->first) return QL_FILE_DROPPED;
     if (mine) return directory->home == NULL ? QL_FILE_SEALED : QL_FILE_TWIN;
     if (file->header_good) return QL_FILE_FOREIGN;
+    if (!read) return QL_FILE_UNREADABLE;
     return q_is_zero(block, QL_BLOCK) ? QL_FILE_HALF_MADE : QL_FILE_NO_HEADER;
 }
 

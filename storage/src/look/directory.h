@@ -28,6 +28,7 @@
     X(UNREACHED,  "unreached",  true,  "begins behind the log's end, and nothing leads to it") \
     X(TWIN,       "twin",       true,  "says that it is what another file is") \
     X(NO_HEADER,  "no header",  true,  "the header is damaged, and no frame tells what it is") \
+    X(UNREADABLE, "unreadable", false, "the disk does not give its header") \
     X(FOREIGN,    "foreign",    true,  "belongs to another log or directory") \
     X(UNKNOWN,    "unknown",    true,  "no file of a log")
 /* clang-format on */
