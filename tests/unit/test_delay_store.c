@@ -15,6 +15,7 @@
 #include <qlog/io.h>
 
 #include "delay/delay.h"
+#include "ramdisk.h"
 
 enum {
     SENDS_MAX = 64,
@@ -381,6 +382,48 @@ Test(delay_store, no_room_in_the_dispatch_log)
     cr_assert_eq(fixture.delivered, 2 * BATCHES + 1);
     fixture_free(&fixture);
     disk_free();
+}
+
+/* A block of the delay log: the superblock is shorter, and so is the dispatch log. */
+static enum ramdisk_fate
+fail_a_block(void *context, const struct qlog_io_op *op)
+{
+    const uint64_t from = 24 * 1024;
+    const bool *is_bad = context;
+    bool hit = op->kind == QLOG_IO_READ && op->at <= from && op->at + op->length > from;
+    return *is_bad && hit ? RAMDISK_FAIL : RAMDISK_DO;
+}
+
+/* What a start can't read may be there at the next one: it is not counted as done, nor its numbers given
+ * again. */
+Test(delay_store, a_start_that_can_not_read)
+{
+    bool is_bad = false;
+    struct ramdisk *ramdisk = ramdisk_new();
+    ramdisk_set_fate(ramdisk, fail_a_block, &is_bad);
+    struct qlog_delay_options options = { .log.io = ramdisk_io(ramdisk) };
+    struct fixture fixture = { .directory = "/delayed" };
+    q_clock_manual_init(&fixture.clock);
+    fixture.clock.monotonic_ns = Q_NS_PER_S;
+    fixture.clock.wall_ms = start_ms;
+    fixture_open(&fixture, &options);
+    for (unsigned i = 0; i < 10; i++)
+        cr_assert_eq(publish(&fixture, start_ms + 60000, 1, NULL), Q_OK);
+    fixture_close(&fixture);
+
+    is_bad = true;
+    options.log.clock = &fixture.clock.clock;
+    cr_assert_eq(qlog_delay_open(fixture.directory, &options, &fixture.delay), Q_E_IO);
+    cr_expect_not_null(strstr(q_fault_last()->path, "/delay/segment-"));
+    cr_expect_not_null(strstr(q_fault_last()->hint, "--give-up"));
+
+    is_bad = false;
+    fixture_open(&fixture, &options);
+    cr_assert_eq(pending(&fixture), 10);
+    sleep_ms(&fixture, 60000);
+    fixture_until(&fixture, fixture.delivered == 10);
+    fixture_close(&fixture);
+    ramdisk_free(ramdisk);
 }
 
 /* Publishes until the disk is full. Returns how many messages were taken. */

@@ -50,6 +50,7 @@ ql_delay_recover(struct qlog_delay *delay)
     struct ql_recover recover;
     ql_home_recover_init(delay->home, QL_LOG_DISPATCH, &recover);
     recover.context = delay;
+    recover.whole = true;
     recover.on_frame = apply_dispatch_frame;
     recover.on_rot = on_rot;
     recover.from = q_max_u64(recover.from, recover.marks.replay);
@@ -63,6 +64,7 @@ ql_delay_recover(struct qlog_delay *delay)
 
     ql_home_recover_init(delay->home, QL_LOG_DELAY, &recover);
     recover.context = delay;
+    recover.whole = true;
     recover.on_frame = apply_delay_frame;
     recover.on_rot = on_delay_rot;
     Q_TRY(recover_files(delay, &recover));
@@ -142,6 +144,7 @@ recover_segment(
     ql_index_range_init(
         &delay->home->env, delay->log->name, &delay->log->segments, recover->from, end, &range);
     range.context = delay;
+    range.whole = true;
     range.on_frame = recover->on_frame;
     range.on_rot = recover->on_rot;
     range.generation = recover->generation;

@@ -456,7 +456,6 @@ ql_index_begin_segment(struct ql_index *index, const struct ql_index_header *hea
 {
     index->head = *header;
     index->cut_end = from;
-    index->unreadable = false;
 }
 
 struct learning {
@@ -544,7 +543,6 @@ cut_begin(struct ql_index *index, const struct ql_segment *segment)
     ql_index_header_of(log->env, log->name, segment, &index->head);
     index->cut_end = segment->base;
     cut_count(index);
-    index->unreadable = false;
 }
 
 static enum q_err
@@ -554,7 +552,7 @@ cut_add(struct ql_index *index, struct ql_index_header *header, uint64_t number_
     bool old = header->end <= index->recovered_end;
     header->generation = old ? index->recovered_generation : log->env->generation;
     header->wall_ms = log->wall_ms;
-    return ql_index_files_cut(&index->files, header, number_end, index->unreadable);
+    return ql_index_files_cut(&index->files, header, number_end);
 }
 
 void

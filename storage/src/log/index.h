@@ -74,7 +74,6 @@ struct ql_index {
     struct ql_index_files files;
     struct ql_index_header
         head;            /* of the segment that is being written; base UINT64_MAX: none yet */
-    bool unreadable;     /* a part of it could not be read: its files stay in memory */
     uint64_t cut_end;    /* entries up to here are cut, or in files */
     uint64_t cut_bytes;  /* of log, then there is a cut; */
     uint64_t cut_number; /* … or a quarter of entries_max, of batches or of keys, from here on */

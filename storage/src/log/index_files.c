@@ -48,7 +48,7 @@ static bool cut_is_ready(struct ql_index_files *files, struct ql_index_cut *cut,
 static void step_built(struct ql_index_files *files);
 static void step_submit(struct ql_index_files *files);
 static void step_on_done(struct ql_transfer *transfer);
-static bool step_adopt(struct ql_index_files *files, struct ql_entries *entries, bool unwritten);
+static bool step_adopt(struct ql_index_files *files, struct ql_entries *entries);
 static void step_end(struct ql_index_files *files, struct ql_entries *entries, uint64_t now_ns);
 
 static const char *
@@ -414,10 +414,7 @@ ql_index_files_trim(struct ql_index_files *files, uint64_t first)
 
 enum q_err
 ql_index_files_cut(
-    struct ql_index_files *files,
-    const struct ql_index_header *header,
-    uint64_t number_end,
-    bool unwritten)
+    struct ql_index_files *files, const struct ql_index_header *header, uint64_t number_end)
 {
     if (files->cut_count == files->cut_capacity) {
         uint32_t capacity = files->cut_capacity == 0 ? 8 : files->cut_capacity * 2;
@@ -429,7 +426,6 @@ ql_index_files_cut(
     files->cuts[files->cut_count++] = (struct ql_index_cut){
         .header = *header,
         .number_end = number_end,
-        .unwritten = unwritten,
     };
     return Q_OK;
 }
@@ -572,10 +568,6 @@ step_built(struct ql_index_files *files)
         }
     }
     if (files->build.err != Q_OK) return;
-    if (files->cuts[files->build_cuts - 1].unwritten) {
-        files->step = QL_INDEX_WRITTEN;
-        return;
-    }
     files->number = files->number_next++;
     files_path(files, files->number, path);
     files->file = io->table->open(io, path, QLOG_IO_OPEN_CREATE);
@@ -650,7 +642,7 @@ step_end(struct ql_index_files *files, struct ql_entries *entries, uint64_t now_
     if (opened) env->io->table->close(env->io, files->file);
     files->file = -1;
     char path[QL_PATH_MAX];
-    bool adopted = good && step_adopt(files, entries, !opened);
+    bool adopted = good && step_adopt(files, entries);
     free(files->build.file);
     files->build.file = NULL;
     if (adopted) return;
@@ -668,20 +660,17 @@ step_end(struct ql_index_files *files, struct ql_entries *entries, uint64_t now_
 
 /* It takes the place of the one before, and of entries in memory. */
 static bool
-step_adopt(struct ql_index_files *files, struct ql_entries *entries, bool unwritten)
+step_adopt(struct ql_index_files *files, struct ql_entries *entries)
 {
     uint64_t base = files->build.header.base;
     struct ql_index_file *before = ql_index_files_of(files, base);
-    uint8_t *memory = unwritten ? files->build.file : NULL;
-    if (files_adopt(files, &files->build.header, files->number, memory) != Q_OK) return false;
-    if (unwritten) files->build.file = NULL;
+    if (files_adopt(files, &files->build.header, files->number, NULL) != Q_OK) return false;
     struct ql_index_file *file = ql_index_files_of(files, base);
     if (ql_index_files_view(files, file) != Q_OK) {
         ql_index_files_drop(files, file, NULL);
         return false;
     }
-    /* The one before is what the next start goes on from when this one is not on the disk. */
-    if (before != NULL) files_remove(files, before, !unwritten);
+    if (before != NULL) files_remove(files, before, true);
     ql_entries_drop(entries, files->build.to);
     files->cut_count -= files->build_cuts;
     memmove(files->cuts, files->cuts + files->build_cuts, files->cut_count * sizeof(*files->cuts));

@@ -31,7 +31,6 @@ struct ql_index_file {
 struct ql_index_cut {
     struct ql_index_header header; /* without counts */
     uint64_t number_end;           /* of entries */
-    bool unwritten;                /* its file stays in memory */
     bool placed;                   /* what names its subjects has a place in the action log, */
     uint64_t named;                /* which has to be durable up to here */
 };
@@ -110,12 +109,9 @@ void ql_index_files_name_placed(struct ql_index_files *files, uint64_t frame);
 /* Segments below are gone. */
 void ql_index_files_trim(struct ql_index_files *files, uint64_t first);
 
-/* `unwritten`: the file is for this life alone; the next start looks again. Q_OK or Q_E_NOMEM. */
+/* Q_OK or Q_E_NOMEM. */
 Q_MUST_CHECK enum q_err ql_index_files_cut(
-    struct ql_index_files *files,
-    const struct ql_index_header *header,
-    uint64_t number_end,
-    bool unwritten);
+    struct ql_index_files *files, const struct ql_index_header *header, uint64_t number_end);
 /*
  * One step: begin what is due, adopt what is written. `entries` below what became a file are dropped.
  * `patient` false: no matter what has to be durable before, or when it failed last.

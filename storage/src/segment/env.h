@@ -19,6 +19,14 @@ enum {
 /* A directory of this name in a log directory holds what a repair has moved out of the way. */
 #define QL_SET_ASIDE "set-aside"
 
+/* A start asks so often for what it has to know, and then is refused: decision 017. */
+enum {
+    QL_READ_TRIES = 3
+};
+#define QL_UNREADABLE_HINT                                                                         \
+    "the logs are as they were: try again, or copy the directory to another disk; what no try "    \
+    "brings back is given up by: qlog repair DIR --give-up"
+
 struct ql_buffer;
 struct ql_decisions;
 

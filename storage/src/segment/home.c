@@ -428,7 +428,7 @@ ql_home_recover(struct ql_home *home, unsigned index, struct ql_recover *recover
         return Q_FAIL(
             Q_E_IO, .path = home->env.path, .position = (int64_t)recover->unread,
             .what = q_text("the end of the %s log can't be read", log->name),
-            .hint = "check the disk; nothing of the log was changed");
+            .hint = QL_UNREADABLE_HINT);
     if (recover->torn_bytes > 0)
         QL_TELL(
             &home->env, TORN_TAIL, .log = log->name, .path = home->env.path,

@@ -15,7 +15,7 @@ struct segment_numbers {
 };
 
 static bool list_segment(void *context, const char *name);
-static void identify(
+static enum q_err identify(
     const struct ql_log *log, struct ql_segment **opened, uint32_t count, uint64_t first);
 static bool is_taken(
     struct ql_segment *const *opened, uint32_t count, uint32_t index, uint64_t incarnation);
@@ -43,7 +43,7 @@ ql_log_open_segments(struct ql_log *log, uint64_t first)
                 env, log->name, list.numbers[i], "a segment whose making was cut short");
         }
     }
-    if (err == Q_OK) identify(log, opened, list.count, first);
+    if (err == Q_OK) err = identify(log, opened, list.count, first);
     /* Before a file goes: what gave a wrong header away may be among those, and the next start would
      * take it for right. */
     for (uint32_t i = 0; err == Q_OK && i < list.count && !env->read_only; i++)
@@ -112,7 +112,7 @@ list_segment(void *context, const char *name)
  * so, a header was written to the wrong place or not at all, and the frames say what the file is,
  * unless it is a frame that strayed: that one is at home in another file, or alone.
  */
-static void
+static enum q_err
 identify(const struct ql_log *log, struct ql_segment **opened, uint32_t count, uint64_t first)
 {
     for (uint32_t i = 0; i < count; i++)
@@ -122,7 +122,7 @@ identify(const struct ql_log *log, struct ql_segment **opened, uint32_t count, u
         struct ql_segment *segment = opened[i];
         if (segment == NULL || !segment->doubtful) continue;
         struct ql_segment_survey survey;
-        ql_segment_survey(log->env, segment, &survey);
+        Q_TRY(ql_segment_survey(log->env, segment, log->name, &survey));
         bool dropped = segment->state != QL_SEGMENT_SPARE && segment->base < first;
         bool newer = survey.incarnation > segment->incarnation && (survey.count > 1 || dropped);
         bool twin = is_taken(opened, count, i, segment->incarnation);
@@ -139,6 +139,7 @@ identify(const struct ql_log *log, struct ql_segment **opened, uint32_t count, u
         ql_segment_free(log->env, opened[i]);
         opened[i] = NULL;
     }
+    return Q_OK;
 }
 
 /* By another file. */

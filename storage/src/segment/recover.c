@@ -1,7 +1,6 @@
 #include "segment/recover.h"
 
 #include <errno.h>
-#include <inttypes.h>
 
 #include <qbase/assert.h>
 
@@ -74,12 +73,10 @@ ql_recover_next(struct ql_recover *recover)
                 Q_E_VERSION, .path = recover->env->path, .position = (int64_t)scan->position,
                 .what = q_text("the %s log was written by a newer version", recover->log));
         /* What can't be read now may be there all the same: not an end, and nothing to write over. */
-        if (state == QL_SCAN_READ && (scan->error != EIO || scan->position >= recover->durable))
-            return Q_FAIL(
-                q_err_from_errno(scan->error), .path = recover->env->path,
-                .position = (int64_t)scan->position, .sys = scan->error,
-                .what = q_text("the end of the %s log can't be read", recover->log),
-                .hint = "check the disk; nothing of the log was changed");
+        bool needed =
+            scan->position >= recover->durable || (recover->whole && !QL_PLANTED(unread_passed));
+        if (state == QL_SCAN_READ && (needed || scan->error != EIO))
+            return ql_scan_fail(scan, recover->log);
         if (!recover_at_gap(recover, scan, state)) return Q_END;
     }
 }

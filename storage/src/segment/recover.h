@@ -8,6 +8,9 @@
  *            there was something, unless the superblock says that the log ended at X before.
  *   X <  D   rot: the range up to the next whole frame (or D) is reported, kept, and passed over.
  *
+ * What the disk does not give is neither: it may be there all the same. At X >= D it fails the
+ * recovery; below, it does that for who has to know what lies there, and is told as rot to others.
+ *
  * The same function serves recovery, which goes on to write at the end, and tools, which only look.
  *
  * Thread: the io's owner. Blocking: yes.
@@ -28,6 +31,7 @@ struct ql_recover {
     bool clean;                /* the superblock says so: the log ends at marks.end exactly */
     bool live;                 /* another process may be writing: stop at marks.durable */
     uint64_t flight_bytes;     /* frames in flight lay within, at a crash; 0: a default */
+    bool whole;                /* what can't be read fails the recovery wherever it is */
     bool deep;                 /* check every payload, not only those above the durable mark */
     void *context;
     /* Each whole frame, in order. Anything but Q_OK ends the recovery with it. May be NULL. */
@@ -56,7 +60,7 @@ struct ql_recover {
 
 /* Begin, to read frame by frame. Ended by ql_recover_end(). */
 void ql_recover_begin(struct ql_recover *recover);
-/* Q_OK: recover->scan holds the next whole frame. Q_END: the end is decided. Failures. */
+/* Q_OK: recover->scan holds the next whole frame. Q_END: the end is decided. Failures: Q_E_IO, … */
 Q_MUST_CHECK enum q_err ql_recover_next(struct ql_recover *recover);
 void ql_recover_end(struct ql_recover *recover);
 /* Begin, read all frames, end. */

@@ -72,6 +72,8 @@ ql_scan_next(struct ql_scan *scan)
         scan->linked = true;
     }
     enum ql_scan_state state = scan_check(scan, segment);
+    for (unsigned i = 1; i < QL_READ_TRIES && state == QL_SCAN_READ && scan->error == EIO; i++)
+        state = scan_check(scan, segment);
     if (state != QL_SCAN_FRAME) return state;
     scan->position += ql_frame_size(scan->frame.body_length);
     scan->chain = scan->frame.hash;
@@ -195,6 +197,26 @@ scan_load(
     int rv = ql_window_load(scan->window, segment, position, size, limit, ret_data);
     scan->error = -rv;
     return rv == 0;
+}
+
+enum q_err
+ql_scan_fail(const struct ql_scan *scan, const char *log)
+{
+    char path[QL_PATH_MAX];
+    const struct ql_segment *segment = ql_segment_set_find(scan->segments, scan->position);
+    if (scan->error != EIO)
+        return Q_FAIL(
+            q_err_from_errno(scan->error), .path = scan->env->path,
+            .position = (int64_t)scan->position, .sys = scan->error,
+            .what = q_text("read the %s log", log));
+    return Q_FAIL(
+        Q_E_IO, .path = ql_segment_path(scan->env, log, segment->number, path),
+        .position = (int64_t)ql_segment_offset(segment, scan->position), .sys = scan->error,
+        .what = q_text(
+            "the %s log can't be read from position %llu on, in %u tries: what lies there is not "
+            "known, and would be stored, numbered or handed out twice",
+            log, (unsigned long long)scan->position, (unsigned)QL_READ_TRIES),
+        .hint = QL_UNREADABLE_HINT);
 }
 
 const char *

@@ -6,7 +6,7 @@
  * there, and can look for the next frame that is whole.
  *
  * Thread:   the io's owner.
- * Blocking: yes, it waits for its reads.
+ * Blocking: yes, it waits for its reads. What fails is read three times before it is said.
  * Memory:   window.h. A frame's bytes are valid until the next call.
  * Failure:  Q_E_IO when the disk does not give the bytes.
  */
@@ -73,6 +73,8 @@ enum ql_scan_state ql_scan_next(struct ql_scan *scan);
  * and ql_scan_next() will give it. False: the scan stays.
  */
 bool ql_scan_search(struct ql_scan *scan, uint64_t until);
+/* Fail with what QL_SCAN_READ has met: file, place and errno. Q_E_IO, Q_E_NOMEM, … */
+enum q_err ql_scan_fail(const struct ql_scan *scan, const char *log);
 /* "a frame header", "never written", … for messages. */
 const char *ql_scan_state_text(enum ql_scan_state state);
 

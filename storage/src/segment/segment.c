@@ -16,6 +16,12 @@ static enum q_err segment_read_header(
     struct ql_env *env, struct ql_segment *segment, const char *log, const char *path);
 static int segment_read(
     struct ql_env *env, int file, uint64_t at, const struct ql_buffer *buffer, uint32_t size);
+static enum q_err segment_read_fail(const char *path, uint64_t at, int rv);
+static void survey_block(
+    struct ql_segment_survey *survey,
+    const struct ql_segment *segment,
+    uint64_t behind,
+    const uint8_t *block);
 static int segment_open_file(struct ql_env *env, const char *path, unsigned flags);
 
 const char *
@@ -191,11 +197,14 @@ segment_read_header(
     enum ql_block_state state = QL_BLOCK_FOREIGN;
     bool framed = false;
     rv = segment_read(env, segment->file, 0, buffer, 2 * QL_BLOCK);
-    if (rv == 0) {
-        state = ql_segment_header_decode(buffer->data, &header);
-        framed = ql_frame_decode(buffer->data + QL_BLOCK, &first) == QL_BLOCK_GOOD;
-    }
+    if (rv == 0) framed = ql_frame_decode(buffer->data + QL_BLOCK, &first) == QL_BLOCK_GOOD;
+    /* Perhaps it is the frame alone. */
+    if (rv < 0) rv = segment_read(env, segment->file, 0, buffer, QL_BLOCK);
+    if (rv == 0) state = ql_segment_header_decode(buffer->data, &header);
     ql_buffer_give(env, buffer);
+    /* It may be right all the same, and what is written in its place is less than it was. */
+    bool guess = env->read_only || QL_PLANTED(header_guessed);
+    if (rv < 0 && !guess) return segment_read_fail(path, 0, rv);
     if (state == QL_BLOCK_NEWER)
         return Q_FAIL(Q_E_VERSION, .path = path, .what = "segment of a newer format");
     bool named = state == QL_BLOCK_GOOD && strcmp(header.log_name, log) == 0 &&
@@ -214,13 +223,12 @@ segment_read_header(
     } else {
         /* A damaged header, or one that strayed in, before frames that know where they are. */
         struct ql_segment_survey survey;
-        ql_segment_survey(env, segment, &survey);
+        Q_TRY(ql_segment_survey(env, segment, log, &survey));
         if (survey.count > 0 && survey.fitting == 0) {
             segment->file_size = size - size % QL_BLOCK;
             ql_segment_become(env, segment, log, &survey);
         } else if (rv < 0) {
-            return Q_FAIL(
-                q_err_from_errno(-rv), .path = path, .sys = -rv, .what = "read segment header");
+            return segment_read_fail(path, 0, rv);
         } else if (state != QL_BLOCK_GOOD) {
             return Q_NOT_FOUND;
         } else {
@@ -252,38 +260,54 @@ segment_read_header(
     return Q_OK;
 }
 
-void
+enum q_err
 ql_segment_survey(
-    struct ql_env *env, const struct ql_segment *segment, struct ql_segment_survey *ret_survey)
+    struct ql_env *env,
+    const struct ql_segment *segment,
+    const char *log,
+    struct ql_segment_survey *ret_survey)
 {
+    char path[QL_PATH_MAX];
     struct ql_segment_survey survey = { 0 };
     struct ql_buffer *buffer;
-    *ret_survey = survey;
-    if (ql_buffer_take(env, QL_BUFFER_SMALL, &buffer) != Q_OK) return;
-    for (uint64_t at = QL_BLOCK; at < segment->file_size; at += QL_BUFFER_SMALL) {
-        if (segment_read(env, segment->file, at, buffer, QL_BUFFER_SMALL) != 0) continue;
-        for (uint64_t block = 0; block < QL_BUFFER_SMALL; block += QL_BLOCK) {
-            struct ql_frame frame;
-            uint64_t behind = at + block - QL_BLOCK;
-            if (ql_frame_decode(buffer->data + block, &frame) != QL_BLOCK_GOOD) continue;
-            if (frame.position < behind) continue;
-            uint64_t base = frame.position - behind;
-            if (segment->state != QL_SEGMENT_SPARE && frame.incarnation == segment->incarnation &&
-                base == segment->base)
-                survey.fitting++;
-            if (survey.count == 0 || frame.incarnation > survey.incarnation)
-                survey = (struct ql_segment_survey){
-                    .fitting = survey.fitting,
-                    .incarnation = frame.incarnation,
-                    .base = base,
-                    .chain = behind == 0 ? frame.previous : 0,
-                    .wall_ms = frame.wall_ms,
-                };
-            if (frame.incarnation == survey.incarnation && base == survey.base) survey.count++;
-        }
+    Q_TRY(ql_buffer_take(env, QL_BUFFER_SMALL, &buffer));
+    enum q_err err = Q_OK;
+    for (uint64_t at = QL_BLOCK; err == Q_OK && at < segment->file_size; at += QL_BUFFER_SMALL) {
+        int rv = segment_read(env, segment->file, at, buffer, QL_BUFFER_SMALL);
+        if (rv < 0 && !env->read_only)
+            err = segment_read_fail(ql_segment_path(env, log, segment->number, path), at, rv);
+        if (rv < 0) continue;
+        for (uint64_t block = 0; block < QL_BUFFER_SMALL; block += QL_BLOCK)
+            survey_block(&survey, segment, at + block - QL_BLOCK, buffer->data + block);
     }
     ql_buffer_give(env, buffer);
     *ret_survey = survey;
+    return err;
+}
+
+/* `behind`: so far from the first frame. */
+static void
+survey_block(
+    struct ql_segment_survey *survey,
+    const struct ql_segment *segment,
+    uint64_t behind,
+    const uint8_t *block)
+{
+    struct ql_frame frame;
+    if (ql_frame_decode(block, &frame) != QL_BLOCK_GOOD || frame.position < behind) return;
+    uint64_t base = frame.position - behind;
+    if (segment->state != QL_SEGMENT_SPARE && frame.incarnation == segment->incarnation &&
+        base == segment->base)
+        survey->fitting++;
+    if (survey->count == 0 || frame.incarnation > survey->incarnation)
+        *survey = (struct ql_segment_survey){
+            .fitting = survey->fitting,
+            .incarnation = frame.incarnation,
+            .base = base,
+            .chain = behind == 0 ? frame.previous : 0,
+            .wall_ms = frame.wall_ms,
+        };
+    if (frame.incarnation == survey->incarnation && base == survey->base) survey->count++;
 }
 
 void
@@ -306,22 +330,37 @@ ql_segment_become(
         .text = "the segment's header is damaged; its frames tell the same");
 }
 
-/* 0 or negative errno; behind the end of the file there are zeros. */
+/* 0, or negative errno of the last try; behind the end of the file there are zeros. */
 static int
 segment_read(
     struct ql_env *env, int file, uint64_t at, const struct ql_buffer *buffer, uint32_t size)
 {
-    struct ql_transfer read = {
-        .op = {
-            .kind = QLOG_IO_READ,
-            .file = file,
-            .buffer = -1,
-            .data = buffer->data,
-            .length = size,
-            .at = at,
-        },
-    };
-    return ql_transfer_wait(env->io, &read);
+    int rv = -EIO;
+    for (unsigned i = 0; i < QL_READ_TRIES && rv == -EIO; i++) {
+        struct ql_transfer read = {
+            .op = {
+                .kind = QLOG_IO_READ,
+                .file = file,
+                .buffer = -1,
+                .data = buffer->data,
+                .length = size,
+                .at = at,
+            },
+        };
+        rv = ql_transfer_wait(env->io, &read);
+    }
+    return rv;
+}
+
+static enum q_err
+segment_read_fail(const char *path, uint64_t at, int rv)
+{
+    return Q_FAIL(
+        q_err_from_errno(-rv), .path = path, .position = (int64_t)at, .sys = -rv,
+        .what = q_text(
+            "a segment can't be read, in %u tries: what it is is not known",
+            (unsigned)QL_READ_TRIES),
+        .hint = QL_UNREADABLE_HINT);
 }
 
 void

@@ -102,10 +102,13 @@ Q_MUST_CHECK enum q_err ql_segment_reopen(
     struct ql_segment **ret_segment);
 /*
  * Read all of the file. For a header that may be another file's, or of an earlier time: frames of
- * this file don't lie.
+ * this file don't lie. Q_OK; Q_E_NOMEM; Q_E_IO: not all of it could be read. A tool is told what could.
  */
-void ql_segment_survey(
-    struct ql_env *env, const struct ql_segment *segment, struct ql_segment_survey *ret_survey);
+Q_MUST_CHECK enum q_err ql_segment_survey(
+    struct ql_env *env,
+    const struct ql_segment *segment,
+    const char *log,
+    struct ql_segment_survey *ret_survey);
 /* Be what the frames say, not what the header says. */
 void ql_segment_become(
     struct ql_env *env,

@@ -251,14 +251,7 @@ resend_item(
     struct qbatch batch;
     enum q_err err = ql_index_entry(&store->index, group->subject, sequence, &entry);
     if (err < Q_OK) return err;
-    bool gone = err != Q_OK || entry.first_sequence > sequence;
-    if (gone && ql_store_is_unread(store, group->subject, sequence, err == Q_OK ? &entry : NULL))
-        return Q_FAIL(
-            Q_E_IO, .what = q_text(
-                        "message %llu of \"%s\" may lie where the message log could not be read at "
-                        "the start",
-                        (unsigned long long)sequence, group->subject->name));
-    if (gone)
+    if (err != Q_OK || entry.first_sequence > sequence)
         return Q_FAIL(
             Q_GONE,
             .what = q_text(

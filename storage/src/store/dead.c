@@ -138,16 +138,11 @@ static enum q_err
 dead_add(struct qlog_store *store, struct ql_group *group, const struct ql_range_item *item)
 {
     struct ql_dead *dead = &store->dead;
-    struct ql_entry entry = { 0 };
+    struct ql_entry entry;
     struct qlog_piece piece;
-    enum q_err err = ql_index_entry(&store->index, group->subject, item->sequence, &entry);
-    if (err == Q_OK && entry.first_sequence > item->sequence) err = Q_NOT_FOUND;
-    if (err == Q_NOT_FOUND && ql_store_is_unread(
-                                  store, group->subject, item->sequence,
-                                  entry.first_sequence > item->sequence ? &entry : NULL))
-        return Q_FAIL(Q_E_IO, .what = "a dying message may lie where the start could not read");
-    if (err != Q_OK) return err;
-    err = ql_fetch_piece(store, group, &entry, &piece);
+    Q_TRY(ql_index_entry(&store->index, group->subject, item->sequence, &entry));
+    if (entry.first_sequence > item->sequence) return Q_NOT_FOUND;
+    enum q_err err = ql_fetch_piece(store, group, &entry, &piece);
     if (err == Q_E_CORRUPT) return Q_NOT_FOUND;
     if (err != Q_OK) return err;
     static const unsigned ways = 3;

@@ -57,7 +57,6 @@ static void hand_batch(
 static uint64_t hand_entry(
     struct hand *hand, uint64_t sequence, uint64_t end, struct ql_entry *ret_entry);
 static enum taken hand_piece(struct hand *hand, const struct ql_entry *entry);
-static bool hand_is_unread(struct hand *hand, uint64_t sequence, const struct ql_entry *next);
 static enum taken hand_missing(struct hand *hand, enum q_err err);
 static void hand_run(
     struct hand *hand, uint64_t sequence, uint64_t count, uint32_t attempt, uint64_t pull_sequence);
@@ -124,7 +123,7 @@ ql_hand_repeat(
         while (sequence < end && !hand.full && hand.err == Q_OK) {
             struct ql_entry entry;
             uint64_t from = hand_entry(&hand, sequence, end, &entry);
-            if (from >= end || hand.err != Q_OK || hand.full) break;
+            if (from >= end || hand.err != Q_OK) break;
             uint64_t stop = q_min_u64(end, ql_entry_end(&entry));
             uint64_t count = q_min_u64(stop - from, hand.messages_max - hand.messages);
             enum taken taken = count == 0 ? TAKEN_NOT : hand_piece(&hand, &entry);
@@ -286,7 +285,7 @@ hand_span(struct hand *hand, const struct ql_range_item *item)
     while (sequence < end && !hand->full && hand->err == Q_OK) {
         struct ql_entry entry;
         uint64_t from = hand_entry(hand, sequence, end, &entry);
-        if (from >= end || hand->err != Q_OK || hand->full) return;
+        if (from >= end || hand->err != Q_OK) return;
         uint64_t stop = q_min_u64(end, ql_entry_end(&entry));
         uint64_t count = q_min_u64(stop - from, hand->messages_max - hand->messages);
         enum taken taken = count == 0 ? TAKEN_NOT : hand_piece(hand, &entry);
@@ -322,7 +321,7 @@ hand_new(struct hand *hand)
     while (hand->plan.cursor < hand->visible_end && !hand->full && hand->err == Q_OK) {
         struct ql_entry entry;
         uint64_t from = hand_entry(hand, hand->plan.cursor, hand->visible_end, &entry);
-        if (hand->err != Q_OK || hand->full) return;
+        if (hand->err != Q_OK) return;
         /* It is about to be dropped: whoever had it then would have it for nothing. */
         if (hand->store->expiry.state != QL_EXPIRY_IDLE && entry.frame < hand->store->expiry.before)
             return;
@@ -477,25 +476,8 @@ hand_entry(struct hand *hand, uint64_t sequence, uint64_t end, struct ql_entry *
 {
     enum q_err err = ql_index_entry(&hand->store->index, hand->subject, sequence, ret_entry);
     if (err < Q_OK) hand->err = err;
-    bool gap = err > Q_OK || (err == Q_OK && ret_entry->first_sequence > sequence);
-    if (gap && hand_is_unread(hand, sequence, err == Q_OK ? ret_entry : NULL)) return end;
     if (err != Q_OK || ret_entry->first_sequence >= end) return end; /* taken by rot */
     return q_max_u64(sequence, ret_entry->first_sequence);
-}
-
-/* They may be there, and can't be had now: what is planned so far is given, and nothing behind. */
-static bool
-hand_is_unread(struct hand *hand, uint64_t sequence, const struct ql_entry *next)
-{
-    if (!ql_store_is_unread(hand->store, hand->subject, sequence, next)) return false;
-    enum q_err err = Q_FAIL(
-        Q_E_IO, .path = hand->store->home->env.path,
-        .what = q_text(
-            "message %llu of \"%s\" may lie where the message log could not be read at the start",
-            (unsigned long long)sequence, hand->subject->name),
-        .hint = "mend the disk and start again, or skip the message (qmq group skip)");
-    (void)hand_missing(hand, err);
-    return true;
 }
 
 /* The batch of `entry` in the answer, pinned. */

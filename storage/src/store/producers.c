@@ -212,8 +212,11 @@ ql_producers_recover(struct qlog_store *store)
     scan.payloads_above = UINT64_MAX;
     enum q_err err = Q_OK;
     while (err == Q_OK) {
-        if (ql_scan_next(&scan) == QL_SCAN_FRAME)
+        enum ql_scan_state state = ql_scan_next(&scan);
+        if (state == QL_SCAN_FRAME)
             err = recover_frame(store, &scan);
+        else if (state == QL_SCAN_READ)
+            err = ql_scan_fail(&scan, store->messages->name);
         else if (scan.position >= to || !ql_scan_search(&scan, to))
             break;
     }

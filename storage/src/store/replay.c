@@ -35,7 +35,11 @@ static enum q_err store_void_spans(
     const struct ql_spans *spans,
     uint64_t *voided);
 
-/* Message log and index first: actions speak of its sequences. */
+/*
+ * Message log and index first: actions speak of its sequences. All that is read here has to be read:
+ * sequences, requests and actions that a start does not know of would be given, stored and applied
+ * again, and the next start, which may be able to read them, would find both.
+ */
 enum q_err
 ql_store_recover(struct qlog_store *store)
 {
@@ -43,6 +47,7 @@ ql_store_recover(struct qlog_store *store)
     Q_TRY(recover_messages(store));
     ql_home_recover_init(store->home, QL_LOG_ACTION, &recover);
     recover.context = store;
+    recover.whole = true;
     recover.on_frame = store_apply_actions;
     recover.on_rot = store_on_action_rot;
     recover.from = q_max_u64(recover.from, recover.marks.replay);
@@ -73,6 +78,7 @@ recover_messages(struct qlog_store *store)
     struct ql_recover recover;
     ql_home_recover_init(store->home, QL_LOG_MESSAGE, &recover);
     recover.context = store;
+    recover.whole = true;
     recover.on_frame = store_apply_messages;
     recover.on_rot = store_on_message_rot;
     for (uint32_t i = 0; i < segments->count; i++) {
@@ -90,8 +96,7 @@ recover_messages(struct qlog_store *store)
             header.generation = range.scan.generation;
             header.wall_ms = range.wall_ms;
             header.sealed = range.sealed;
-            Q_TRY(
-                ql_index_files_cut(&index->files, &header, index->entries.end, index->unreadable));
+            Q_TRY(ql_index_files_cut(&index->files, &header, index->entries.end));
             /* What is in files lies before what is in memory, and memory is bounded. But when only the
              * end of the log follows, and has no file, this one can be made while the store runs. */
             bool wait =
@@ -158,6 +163,7 @@ recover_begin_segment(
     ql_index_begin_segment(index, &header, last->from);
     ql_index_range_init(env, log, &store->messages->segments, last->from, last->from, ret_range);
     ret_range->context = store;
+    ret_range->whole = true;
     ret_range->on_frame = last->on_frame;
     ret_range->on_rot = last->on_rot;
     ret_range->linked = last->linked;
@@ -205,6 +211,7 @@ recover_names(struct qlog_store *store)
         &store->home->env, log->name, &log->segments, log->segments.segments[0]->base, log->tail,
         &recover);
     recover.context = store;
+    recover.whole = true;
     recover.on_frame = store_apply_names;
     return ql_recover(&recover);
 }
@@ -244,33 +251,7 @@ store_on_message_rot(void *context, uint64_t from, uint64_t to, enum ql_scan_sta
 {
     struct qlog_store *store = context;
     store_on_rot(store, from, to, state);
-    /* What can't be read now may be there all the same: the next start looks again. */
-    if (state != QL_SCAN_READ) {
-        ql_index_add_rot(&store->index.head, from, to);
-        return;
-    }
-    bool first = store->unread_from == store->unread_to;
-    store->index.unreadable = true;
-    store->unread_from = first ? from : q_min_u64(store->unread_from, from);
-    store->unread_to = q_max_u64(store->unread_to, to);
-}
-
-bool
-ql_store_is_unread(
-    struct qlog_store *store,
-    struct ql_subject *subject,
-    uint64_t sequence,
-    const struct ql_entry *next)
-{
-    /* What retention has dropped since is gone. */
-    if (store->unread_to <= store->messages->segments.segments[0]->base) return false;
-    if (store->unread_from == store->unread_to || QL_PLANTED(unread_gone)) return false;
-    if (next != NULL && next->frame <= store->unread_from) return false;
-    struct ql_entry before;
-    bool known = sequence > 0 &&
-                 ql_index_entry(&store->index, subject, sequence - 1, &before) == Q_OK &&
-                 before.first_sequence < sequence;
-    return !known || before.frame < store->unread_to;
+    ql_index_add_rot(&store->index.head, from, to);
 }
 
 static void
@@ -541,7 +522,7 @@ ql_store_finish_recovery(struct qlog_store *store)
     return Q_OK;
 }
 
-/* Whether [from, to) holds messages that are gone, for want of an entry: the first such range. */
+/* Whether [from, to) holds messages without an entry: the first such range. */
 static enum q_err
 store_gap(
     struct qlog_store *store,
@@ -555,13 +536,10 @@ store_gap(
         enum q_err err = ql_index_entry(&store->index, subject, from, &entry);
         if (err < Q_OK) return err;
         uint64_t next = err == Q_OK ? entry.first_sequence : UINT64_MAX;
-        bool unread =
-            next > from && ql_store_is_unread(store, subject, from, err == Q_OK ? &entry : NULL);
-        if (next > from && !unread) {
+        if (next > from) {
             *ret_gap = (struct qlog_range){ from, q_min_u64(to, next) - 1 };
             return Q_OK;
         }
-        if (err != Q_OK) return Q_NOT_FOUND;
         from = ql_entry_end(&entry);
     }
     return Q_NOT_FOUND;

@@ -161,12 +161,7 @@ subject_needs(struct qlog_store *store, struct ql_subject *subject)
     }
     struct ql_entry entry;
     enum q_err err = ql_index_entry(&store->index, subject, oldest, &entry);
-    bool none = err == Q_NOT_FOUND;
-    bool gap = none || (err == Q_OK && entry.first_sequence > oldest);
-    if (oldest != UINT64_MAX && gap &&
-        ql_store_is_unread(store, subject, oldest, none ? NULL : &entry))
-        return store->unread_from;
-    if (none) return UINT64_MAX;
+    if (err == Q_NOT_FOUND) return UINT64_MAX;
     /* Where it is can't be told now, so nothing may go. */
     return err == Q_OK ? entry.frame : 0;
 }

@@ -175,8 +175,6 @@ trim_groups(struct qlog_store *store)
         uint64_t first = err == Q_OK ? entry.first_sequence : UINT64_MAX;
         /* What it has is below its cursor, also where nothing of the subject is left. */
         uint64_t end = q_min_u64(first, group->cursor);
-        /* A start that could read everything concludes what is left here. */
-        if (ql_store_is_unread(store, group->subject, 0, err == Q_OK ? &entry : NULL)) continue;
         for (uint64_t at = ql_group_oldest(group); at < end;) {
             uint64_t stop = q_min_u64(end, at + RESOLVED_MAX);
             struct ql_resolve_item gone = { at, stop - 1, 0 };

@@ -138,10 +138,7 @@ struct qlog_store {
     uint64_t fetch_retry_ns; /* a read could not begin: it is asked for again then; 0: none */
     bool look_again;         /* the last look left something that needs no mark to move */
 
-    bool damaged; /* recovery met rot: records may speak of what it took */
-    uint64_t
-        unread_from;    /* of the message log: the start could not read all of what lies between, */
-    uint64_t unread_to; /* … and the next one looks again. Equal: it could */
+    bool damaged;         /* recovery met rot: records may speak of what it took */
     uint64_t passed_over; /* such records */
 
     struct ql_reader reader; /* batches of the message log in memory */
@@ -406,15 +403,6 @@ Q_MUST_CHECK enum q_err ql_fetch_envelope(
 /* --- replay.c --- */
 /* Both logs, through the same functions as live traffic. */
 Q_MUST_CHECK enum q_err ql_store_recover(struct qlog_store *store);
-/*
- * Whether messages from `sequence` on, up to the batch of `next` (NULL: there is none behind), may be
- * stored where the start could not read: then nobody may conclude that they are gone.
- */
-bool ql_store_is_unread(
-    struct qlog_store *store,
-    struct ql_subject *subject,
-    uint64_t sequence,
-    const struct ql_entry *next);
 /* What follows once both logs are open again. Q_OK or a failure to read the index. */
 Q_MUST_CHECK enum q_err ql_store_finish_recovery(struct qlog_store *store);
 
