@@ -11,6 +11,8 @@ enum {
     NOTES_FIRST = 16,
     SPARE_MAX = 64,
     HELD_BYTES_PER_MESSAGE = 96, /* note and envelope entry */
+    /* A batch of one message takes no less, however short that is: it counts, and a lane's bytes don't have it. */
+    HELD_BYTES_PER_BATCH = 10 * 1024,
 };
 
 static void count_outcome(const struct batch *batch);
@@ -73,7 +75,7 @@ batch_add(struct batch *batch, const struct qbatch_message *message, const struc
     uint64_t grown_by =
         qbatch_builder_content_bytes(batch->builder) - before + HELD_BYTES_PER_MESSAGE;
     batch->held_bytes += grown_by;
-    batch->producer->held_bytes += grown_by;
+    batch->producer->held_bytes += grown_by + (index == 0 ? HELD_BYTES_PER_BATCH : 0);
     batch->producer->held_messages++;
     return Q_OK;
 }
@@ -246,8 +248,9 @@ batch_recycle(struct batch *batch)
 {
     struct qmq_producer *producer = batch->producer;
 
-    producer->held_bytes -= batch->held_bytes;
-    producer->held_messages -= qbatch_builder_count(batch->builder);
+    uint32_t count = qbatch_builder_count(batch->builder);
+    producer->held_bytes -= batch->held_bytes + (count > 0 ? HELD_BYTES_PER_BATCH : 0);
+    producer->held_messages -= count;
     /* Something goes through: what comes next may be waited for again. */
     if (batch->err == Q_OK && batch->broker) producer->is_jammed = false;
     if (producer->spare_count >= SPARE_MAX) {

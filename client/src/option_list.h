@@ -23,7 +23,7 @@
     X(FLAG, compress, "false", "LZ4, when it saves at least an eighth")                            \
     X(NUMBER, batch_messages_max, "512", "messages in a batch")                                    \
     X(SIZE, batch_bytes_max, "64KiB", "bytes in a batch; a larger message has one of its own")     \
-    X(SIZE64, memory_bytes_max, "32MiB", "of messages without an outcome")                         \
+    X(SIZE64, memory_bytes_max, "32MiB", "of messages without an outcome; a batch counts 10 KiB")  \
     X(NUMBER, block_ms, "10000",                                                                   \
       "how long a send waits for memory, or for a route; one way it does not unless told")         \
     X(NUMBER, deadline_ms, "30000", "how long a message is tried")                                 \

@@ -425,7 +425,8 @@ find_open(
     if (!way)
         return Q_FAIL(
             Q_NO_ROUTE, .what = q_text("meta names no home for order keys of %s", subject->name));
-    *ret_open = &way->open;
+    bool is_apart = is_bound(message) && client_has_several(subject->producer->client);
+    *ret_open = &way->open[is_apart];
     *ret_lane = way->lane;
     return Q_OK;
 }

@@ -41,7 +41,9 @@
 /* Where the messages of a subject go. */
 struct way {
     struct lane *lane;
-    struct batch *open; /* in lane.waiting; may be NULL */
+    /* In lane.waiting; may be NULL. While there are several broker groups the second one is for messages that
+     * are bound to theirs, so that a producer of both kinds fills two batches, and not many with one each. */
+    struct batch *open[2];
     bool is_writable;
 };
 

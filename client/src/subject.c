@@ -173,7 +173,7 @@ take_ways(struct subject *subject)
         struct way *way = ways_choose(subject->ways, q_bytes_from(NULL, 0));
         q_list_push_back(&way->lane->waiting, node);
         way->lane->waiting_bytes += batch->held_bytes;
-        if (batch == open) way->open = batch;
+        if (batch == open) way->open[0] = batch;
     }
     /* Nobody would cancel what leaves after give_up() has cancelled everything. */
     if (producer->is_stopping) return;

@@ -9,6 +9,7 @@
  * left out while its circuit breaker is open.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include <qbase/assert.h>
 #include <qbatch/hash.h>
@@ -93,7 +94,7 @@ take_over(struct ways *ways, const struct ways *before)
     for (uint32_t index = 0; index < before->count; index++) {
         const struct way *old = &before->ways[index];
         struct way *way = find_way(ways, old->lane);
-        if (way) way->open = old->open;
+        if (way) memcpy(way->open, old->open, sizeof(way->open));
         if (way && index == before->turn) ways->turn = (uint32_t)(way - ways->ways);
         if (way && way->is_writable) continue;
         old->lane->is_unwanted = true;
@@ -117,7 +118,7 @@ ways_choose(struct ways *ways, struct q_bytes order_key)
 
     /* What is open is filled first: small batches cost more than an uneven turn. */
     struct way *last = &ways->ways[ways->turn];
-    if (last->open && is_usable(last)) return last;
+    if (last->open[0] && is_usable(last)) return last;
     for (uint32_t step = 1; step <= ways->count; step++) {
         uint32_t index = (ways->turn + step) % ways->count;
         if (!is_usable(&ways->ways[index])) continue;
@@ -181,5 +182,6 @@ void
 ways_close(struct ways *ways, const struct batch *batch)
 {
     for (uint32_t index = 0; index < ways->count; index++)
-        if (ways->ways[index].open == batch) ways->ways[index].open = NULL;
+        for (unsigned which = 0; which < 2; which++)
+            if (ways->ways[index].open[which] == batch) ways->ways[index].open[which] = NULL;
 }

@@ -224,7 +224,7 @@ Test(client_hooks, a_foreign_loop_never_waits, .timeout = 120)
     start();
     told_on = pthread_self();
     struct qmq_producer *producer;
-    const struct qmq_producer_options options = { .foreign_loop = true, .memory_bytes_max = 5000 };
+    const struct qmq_producer_options options = { .foreign_loop = true, .memory_bytes_max = 25000 };
     const struct qmq_outgoing message = { .body = { "hello", 5 } };
     cr_assert_eq(qmq_producer_new(client, &options, &producer), QMQ_OK);
     unsigned taken = 0;

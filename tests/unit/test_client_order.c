@@ -159,6 +159,28 @@ Test(client_order, without_a_key_they_take_turns, .timeout = 120)
 }
 
 /* A key whose home is away waits for it; all others go on, and it has its order when it is back. */
+/* Messages with and without a key in turns don't make batches of one. */
+Test(client_order, both_kinds_in_turns, .timeout = 120)
+{
+    start(NULL);
+    send_key(0);
+    send_none(1);
+    flush();
+    fake_hold(a);
+    fake_hold(b);
+    for (unsigned index = 0; index < 1000; index++) {
+        send_key(0);
+        send_none(1);
+    }
+    fake_release(a);
+    fake_release(b);
+    flush();
+    cr_assert_eq(keys[0].stored, 1001);
+    cr_assert_eq(none.stored, 1001);
+    cr_assert_lt(fake_batch_count(a) + fake_batch_count(b), 100);
+    stop();
+}
+
 Test(client_order, a_key_waits_for_its_home, .timeout = 120)
 {
     const struct qmq_producer_options options = { .deadline_ms = FLUSH_MS, .unknown_ms = 100 };

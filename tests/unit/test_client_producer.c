@@ -362,7 +362,7 @@ Test(client_producer, memory_is_bounded, .timeout = 60)
     struct fake_node *fake = fake_new("a");
     struct qmq_client *client = connect_to(fake);
     struct qmq_producer *producer;
-    struct qmq_producer_options options = { .memory_bytes_max = 10000, .block_ms = 50 };
+    struct qmq_producer_options options = { .memory_bytes_max = 40000, .block_ms = 50 };
     cr_assert_eq(qmq_producer_new(client, &options, &producer), QMQ_OK);
 
     fake_hold(fake);
@@ -371,7 +371,7 @@ Test(client_producer, memory_is_bounded, .timeout = 60)
     while ((code = send_number(producer, number)) == QMQ_OK)
         number++;
     cr_assert_eq(code, QMQ_BUSY);
-    cr_assert(number > 10 && number < 200, "%u", number);
+    cr_assert(number > 10 && number < 400, "%u", number);
 
     fake_release(fake);
     cr_assert_eq(qmq_flush(producer, FLUSH_MS), QMQ_OK);

@@ -202,8 +202,9 @@ struct qmq_producer_options {
     bool compress;
     uint32_t batch_messages_max; /* 0: 512 */
     uint32_t batch_bytes_max;    /* 0: 64 KiB */
-    uint64_t memory_bytes_max;   /* of messages without an outcome. 0: 32 MiB */
-    uint32_t block_ms;           /* how long a send waits for memory. 0: 10,000 */
+    /* Of messages without an outcome: what is in a batch, and 10 KiB for each batch. 0: 32 MiB */
+    uint64_t memory_bytes_max;
+    uint32_t block_ms;    /* how long a send waits for memory. 0: 10,000 */
     uint32_t deadline_ms; /* how long a message is tried, and at most an eighth longer. 0: 30,000 */
     /* Callbacks run inside qmq_producer_dispatch() and nowhere else. A send never waits then: QMQ_BUSY comes
      * at once, and the file descriptor is readable when it may go. */
