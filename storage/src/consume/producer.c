@@ -459,6 +459,21 @@ ql_producers_apply(
     return Q_OK;
 }
 
+void
+ql_producers_cut(struct ql_producers *table, uint64_t end)
+{
+    for (uint32_t i = 0; i < table->count; i++) {
+        struct ql_producer *producer = table->producers[i];
+        if (producer == NULL) continue;
+        for (uint64_t at = results_first(producer); at < producer->next; at++) {
+            struct ql_result *result = result_of(producer, at);
+            if (result == NULL || result->frame < end) continue;
+            producer->next = at;
+            break;
+        }
+    }
+}
+
 /* --- What is said of a producer. */
 
 bool

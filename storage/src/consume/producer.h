@@ -75,6 +75,13 @@ struct ql_result {
     uint32_t batch_count;
 };
 
+/* In a delay store `from` and `to` are the two halves of its first delay sequence instead. */
+static inline uint64_t
+ql_result_sequence(uint32_t from, uint32_t to)
+{
+    return (uint64_t)to << 32 | from;
+}
+
 struct ql_producer {
     uint8_t id[16];
     uint32_t number;        /* in the table */
@@ -177,6 +184,8 @@ Q_MUST_CHECK enum q_err ql_producers_apply(
     uint64_t sequence,
     const struct ql_result *result,
     uint64_t seen_ms);
+/* A start: the log ends here. Requests behind it are not stored, whatever a statement says. */
+void ql_producers_cut(struct ql_producers *table, uint64_t end);
 /* Forget who was not seen for so long; a bounded number at a time. */
 void ql_producers_expire(struct ql_producers *table, uint64_t now_ms);
 
