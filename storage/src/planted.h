@@ -104,7 +104,11 @@
     X(schedule_page_unchecked, "hashes of pages of a schedule file are not looked at")             \
     X(schedule_replaced_forgotten, "a schedule file forgets which messages were moved")            \
     X(schedule_stale, "a schedule file counts for whatever segment has its number")                \
-    X(schedule_next_forgotten, "a start learns no delay sequences from schedule files")
+    X(schedule_next_forgotten, "a start learns no delay sequences from schedule files")            \
+    X(intake_stored_again, "a delayed request that comes again is stored again")                   \
+    X(intake_unstated, "rounds of a delay store do not tell of its producers")                     \
+    X(intake_unread, "requests in segments with a schedule file are not looked for")               \
+    X(intake_trimmed, "delayed messages go before their requests are stated")
 
 #ifdef QL_PLANT
 enum ql_plant {

@@ -7,33 +7,20 @@
 #include <qbase/assert.h>
 #include <qbase/bytes.h>
 #include <qbatch/batch.h>
-#include <qbatch/build.h>
 #include <qbatch/hash.h>
+
+#include "delay_publish.h"
 
 static const char directory[] = "/delay";
 static const char *const target_names[DELAY_TARGETS] = { "east", "west" };
 
 enum {
-    SUBJECTS = 3,
-    BATCHES_MAX = 3,
     TURNS_MAX = 4000,
     FINISH_MAX = 60000,
     IDS_MAX = 4096,
     LIST_MAX = 4096,
     RETRY_TURNS = 256,
     CONFIRM_MS = 30 * 1000,
-};
-
-/* A publish under way, with all its memory. */
-struct publish {
-    struct qlog_delay_publish publish;
-    struct delay_client *client;
-    unsigned first_item;
-    uint64_t sequences[BATCHES_MAX];
-    uint32_t counts[BATCHES_MAX];
-    struct q_bytes subjects[BATCHES_MAX];
-    char names[BATCHES_MAX][16];
-    uint8_t *bytes;
 };
 
 struct cancel {
@@ -50,7 +37,6 @@ struct move {
 
 static bool client_turn(struct delay_client *client);
 static bool client_drain(struct delay_client *client);
-static void client_publish(struct delay_client *client);
 static void client_cancel(struct delay_client *client);
 static void client_move(struct delay_client *client);
 static void client_sleep(struct delay_client *client, uint64_t ms);
@@ -97,6 +83,7 @@ delay_history_free(struct delay_history *history)
     free(history->stored);
     free(history->forgotten);
     free(history->items);
+    delay_requests_free(history);
     free(history);
 }
 
@@ -135,8 +122,8 @@ history_forgot(const struct delay_history *history, unsigned target, const uint8
     return false;
 }
 
-static struct delay_item *
-history_add_item(struct delay_history *history)
+struct delay_item *
+delay_history_add_item(struct delay_history *history)
 {
     if (history->count == history->capacity) {
         history->capacity = history->capacity * 2 + 16;
@@ -156,7 +143,7 @@ delay_history_cut(const struct delay_history *whole, uint64_t at, bool kill)
     for (unsigned i = 0; i < whole->count; i++) {
         const struct delay_item *item = &whole->items[i];
         if (!promise_is_known(&item->promise, at)) continue;
-        struct delay_item *copy = history_add_item(cut);
+        struct delay_item *copy = delay_history_add_item(cut);
         *copy = *item;
         copy->promise = promise_cut(&item->promise, at, kill);
         copy->cancel_asked = item->cancel_asked && promise_is_known(&item->cancel, at);
@@ -164,6 +151,7 @@ delay_history_cut(const struct delay_history *whole, uint64_t at, bool kill)
         copy->move_asked = item->move_asked && promise_is_known(&item->move, at);
         copy->move = promise_cut(&item->move, at, kill);
     }
+    delay_requests_cut(cut, whole, at);
     for (unsigned i = 0; i < whole->stored_count; i++) {
         struct delay_stored stored = whole->stored[i];
         if (stored.moment > at) continue;
@@ -439,6 +427,8 @@ delay_client_open(struct delay_client *client)
         .sender = { client, on_route, on_send },
         .send_messages_max = 6,
         .round_bytes = client->plan->round,
+        /* Clocks are stepped by a day. */
+        .producer_keep_ms = UINT64_C(2000) * 86400 * 1000,
     };
     if (chance(client, client->plan->harm)) delay_client_harm(client);
     enum q_err err = qlog_delay_open(directory, &options, &client->delay);
@@ -448,6 +438,7 @@ delay_client_open(struct delay_client *client)
     client->stepped_ns = 0;
     client->old_until_ns = 0;
     client->repeats = 0;
+    if (err == Q_OK) delay_publish_again(client);
     if (err == Q_OK) return true;
     char text[Q_FAULT_LINE_MAX];
     client->delay = NULL;
@@ -501,7 +492,7 @@ delay_client_step(struct delay_client *client)
         qlog_delay_wake(client->delay);
     }
     if (chance(client, plan->clock)) client_step_clock(client);
-    client_publish(client);
+    delay_publish(client);
     if (chance(client, plan->cancel)) client_cancel(client);
     if (chance(client, plan->move)) client_move(client);
     for (unsigned i = random_below(&client->random, 6); i > 0; i--)
@@ -578,120 +569,6 @@ client_drain(struct delay_client *client)
         if (!client_turn(client)) return false;
     }
     return true;
-}
-
-/* --- Publish. */
-
-static uint64_t
-random_due(struct delay_client *client)
-{
-    uint64_t now_ms = client->clock.wall_ms;
-    struct random_source *random = &client->random;
-    if (chance(client, client->plan->far))
-        return now_ms + random_u64(random) % (UINT64_C(700) * 86400 * 1000);
-    switch (random_below(random, 6)) {
-    case 0:
-        return now_ms - random_below(random, 5000);
-    case 1:
-        return now_ms;
-    case 2:
-        return now_ms / 1000 * 1000 + 1000; /* shared by many */
-    case 3:
-        return now_ms + random_below(random, 40000);
-    default:
-        return now_ms + random_below(random, 300);
-    }
-}
-
-static void
-on_published(struct qlog_delay_request *request, enum q_err err)
-{
-    struct publish *publish = request->context;
-    struct delay_client *client = publish->client;
-    uint64_t now = simdisk_now(client->disk);
-    unsigned at = publish->first_item;
-    client->outstanding--;
-    if (err != Q_OK && !client->dying)
-        verdict_add_error(client->verdict, client->disk, "a publish ended: %s", q_err_name(err));
-    for (uint32_t i = 0; i < publish->publish.publish.batch_count; i++)
-        for (uint32_t j = 0; j < publish->counts[i]; j++, at++) {
-            struct delay_item *item = &client->history->items[at];
-            item->sequence = publish->sequences[i] + j;
-            if (err != Q_OK) continue;
-            item->promise.answered = now;
-            if (publish->publish.publish.achieved == QLOG_MODE_SYNC) item->promise.durable = now;
-        }
-    free(publish->bytes);
-    free(publish);
-}
-
-static void
-client_publish(struct delay_client *client)
-{
-    struct delay_history *history = client->history;
-    struct random_source *random = &client->random;
-    struct publish *publish = calloc(1, sizeof(*publish));
-    struct qbatch_builder *builders[BATCHES_MAX];
-    uint32_t sizes[BATCHES_MAX][2];
-    uint64_t dues[BATCHES_MAX];
-    uint32_t batches = random_below(random, BATCHES_MAX) + 1;
-    struct qlog_publish *what = &publish->publish.publish;
-    publish->client = client;
-    publish->first_item = history->count;
-    for (uint32_t i = 0; i < batches; i++) {
-        uint32_t subject = random_below(random, SUBJECTS);
-        struct qbatch_builder_options options = { .compress = random_below(random, 2) == 0 };
-        memset(options.producer_id, 0x5a, sizeof(options.producer_id));
-        enum q_err err = qbatch_builder_new(&options, &builders[i]);
-        Q_ASSERT(err == Q_OK);
-        dues[i] = random_due(client);
-        publish->counts[i] = random_below(random, client->plan->burst) + 1;
-        (void)snprintf(publish->names[i], sizeof(publish->names[i]), "subject-%u", subject);
-        publish->subjects[i] = q_bytes_from_text(publish->names[i]);
-        for (uint32_t j = 0; j < publish->counts[i]; j++) {
-            uint8_t body[4096] = { 0 };
-            struct delay_item *item = history_add_item(history);
-            *item = (struct delay_item){
-                .id = history->next_id++,
-                .subject = subject,
-                .due_ms = dues[i],
-                .promise = promise_new(simdisk_now(client->disk)),
-            };
-            struct qbatch_message message = {
-                .body = q_bytes_from(body, random_below(random, client->plan->body)),
-                .time_ms = 1700000000000,
-                .counter = item->id,
-            };
-            err = qbatch_builder_add(builders[i], &message);
-            Q_ASSERT(err == Q_OK);
-        }
-        err = qbatch_builder_close(builders[i], &sizes[i][0], &sizes[i][1]);
-        Q_ASSERT(err == Q_OK);
-        what->envelopes_size += sizes[i][0];
-        what->payloads_size += sizes[i][1];
-    }
-    publish->bytes = malloc((size_t)what->envelopes_size + what->payloads_size + 1);
-    uint8_t *envelope = publish->bytes;
-    uint8_t *payload = publish->bytes + what->envelopes_size;
-    what->envelopes = envelope;
-    what->payloads = payload;
-    for (uint32_t i = 0; i < batches; i++) {
-        struct qbatch_request_place place = { history->next_id, i, batches, dues[i] };
-        qbatch_builder_write(builders[i], &place, envelope, payload);
-        qbatch_builder_free(builders[i]);
-        envelope += sizes[i][0];
-        payload += sizes[i][1];
-    }
-    what->batch_count = batches;
-    what->subjects = publish->subjects;
-    what->ret_first_sequences = publish->sequences;
-    what->mode = chance(client, client->plan->async) ? QLOG_MODE_ASYNC : QLOG_MODE_DEFAULT;
-    publish->publish.request =
-        (struct qlog_delay_request){ QLOG_DELAY_PUBLISH, on_published, publish, { NULL } };
-    client->outstanding++;
-    enum q_err err = qlog_publish_check(what);
-    if (err == Q_OK) err = qlog_delay_submit(client->delay, &publish->publish.request);
-    Q_ASSERT(err == Q_OK);
 }
 
 /* --- Cancel and move. */
@@ -822,7 +699,7 @@ client_move(struct delay_client *client)
     move->client = client;
     move->item = (unsigned)at;
     move->move.name = name_of(client, item);
-    move->move.due_ms = random_due(client);
+    move->move.due_ms = delay_random_due(client);
     move->move.request =
         (struct qlog_delay_request){ QLOG_DELAY_RESCHEDULE, on_moved, move, { NULL } };
     item_asked_to_move(client, item, move->move.due_ms);

@@ -16,6 +16,8 @@
 
 enum {
     DELAY_TARGETS = 2,
+    DELAY_PRODUCERS = 2,
+    DELAY_BATCHES_MAX = 3,
     DELAY_SENDS_MAX = 64,
     DELAY_MOVES_MAX = 32
 };
@@ -27,6 +29,7 @@ struct delay_plan {
     unsigned body;    /* bytes of a body, at most */
     unsigned far;     /* percent of the messages that are due in days */
     unsigned async;   /* percent of the publishes */
+    unsigned repeat;  /* ... that are sent again, and of those that overtake another */
     unsigned cancel;  /* percent of the steps: cancel one */
     unsigned move;    /* ... reschedule one */
     unsigned sleep;   /* ... time passes */
@@ -59,6 +62,25 @@ struct delay_item {
     struct promise move;
 };
 
+/* A request of a producer. */
+struct delay_request {
+    uint64_t submitted;
+    uint64_t answered; /* MEDIA_NEVER: it has no answer yet */
+    uint64_t given_up; /* MEDIA_NEVER: the store can't tell what became of it */
+    unsigned producer;
+    uint64_t number;
+    unsigned first_item;
+    bool async;
+    uint32_t batch_count;
+    uint32_t counts[DELAY_BATCHES_MAX];
+    uint32_t subjects[DELAY_BATCHES_MAX];
+    uint64_t dues[DELAY_BATCHES_MAX];
+    uint32_t sizes[DELAY_BATCHES_MAX][2]; /* envelope, payload */
+    uint32_t envelopes_size;
+    uint32_t payloads_size;
+    uint8_t *bytes; /* as they are sent each time */
+};
+
 /* A request that a broker group has stored. */
 struct delay_stored {
     uint64_t moment;
@@ -84,6 +106,8 @@ struct delay_history {
     struct delay_item *items;
     unsigned count;
     unsigned capacity;
+    struct delay_request *requests;
+    unsigned request_count;
     struct delay_stored *stored;
     unsigned stored_count;
     unsigned stored_capacity;

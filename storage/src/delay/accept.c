@@ -11,6 +11,7 @@
 #include "planted.h"
 
 static enum q_err accept_check(struct qlog_delay *delay, struct qlog_publish *publish);
+static enum q_err accept_batches(struct qlog_delay *delay, struct qlog_publish *publish);
 static enum q_err put_new(struct qlog_delay *delay, size_t own_size, struct ql_put **ret_put);
 static void put_drop(struct ql_put *put);
 static enum q_err put_append(struct ql_put *put);
@@ -37,26 +38,33 @@ ql_delay_publish_start(struct qlog_delay *delay, struct qlog_delay_publish *publ
 {
     struct qlog_publish *what = &publish->publish;
     Q_ASSERT(what->checked);
-    struct ql_put *put = NULL;
     enum q_err err = accept_check(delay, what);
-    if (err == Q_OK) err = put_new(delay, 0, &put);
-    if (err == Q_OK) {
-        put->publish = publish;
-        put->envelopes = what->envelopes;
-        put->envelopes_size = what->envelopes_size;
-        put->payloads = what->payloads;
-        put->payloads_size = what->payloads_size;
-        put->batch_count = what->batch_count;
-        put->message_count = what->message_count;
-        put->append.flushed = what->achieved == QLOG_MODE_SYNC;
-        err = put_append(put);
-        if (err == Q_OK) return;
-        put_drop(put);
-    }
-    ql_delay_finish(&publish->request, err);
+    if (err == Q_OK)
+        err = what->sequence == 0 ? ql_delay_publish_append(delay, publish)
+                                  : ql_intake_start(delay, publish);
+    if (err != Q_OK) ql_delay_finish(&publish->request, err);
 }
 
-/* Everything that can be wrong with it is said before the first byte is kept. */
+enum q_err
+ql_delay_publish_append(struct qlog_delay *delay, struct qlog_delay_publish *publish)
+{
+    struct qlog_publish *what = &publish->publish;
+    struct ql_put *put;
+    Q_TRY(accept_batches(delay, what));
+    Q_TRY(put_new(delay, 0, &put));
+    put->publish = publish;
+    put->envelopes = what->envelopes;
+    put->envelopes_size = what->envelopes_size;
+    put->payloads = what->payloads;
+    put->payloads_size = what->payloads_size;
+    put->batch_count = what->batch_count;
+    put->message_count = what->message_count;
+    put->append.flushed = what->achieved == QLOG_MODE_SYNC;
+    enum q_err err = put_append(put);
+    if (err != Q_OK) put_drop(put);
+    return err;
+}
+
 static enum q_err
 accept_check(struct qlog_delay *delay, struct qlog_publish *publish)
 {
@@ -70,6 +78,13 @@ accept_check(struct qlog_delay *delay, struct qlog_publish *publish)
             .what = q_text("mode %s needs a replica", qlog_mode_name(publish->mode)));
     publish->achieved = publish->mode == QLOG_MODE_DEFAULT ? delay->options.mode : publish->mode;
     publish->duplicate = false;
+    return Q_OK;
+}
+
+/* Everything that can be wrong with one of them is said before the first byte is kept. */
+static enum q_err
+accept_batches(struct qlog_delay *delay, struct qlog_publish *publish)
+{
     uint64_t limit_ms = delay->eff.now_ms + delay->options.ahead_max_ms;
     const uint8_t *at = publish->envelopes;
     for (uint32_t i = 0; i < publish->batch_count; i++, at += envelope_length(at)) {
@@ -338,6 +353,7 @@ put_fill(
             delay->live_bytes += (uint64_t)entry.envelope_size + entry.payload_size;
         }
         if (put->publish != NULL) put->publish->publish.ret_first_sequences[i] = sequence;
+        if (put->publish != NULL && i == 0) ql_intake_placed(put->publish, place->frame, sequence);
         if (put->reschedule != NULL) put->reschedule->ret_sequence = sequence;
         payload_at += entry.payload_size;
         from += length;
@@ -361,6 +377,7 @@ put_done(struct ql_append *append, enum q_err err)
         fault.err = err = Q_STORAGE_FULL;
         q_fault_adopt(&fault);
     }
+    if (append->end == 0 && publish != NULL) ql_intake_refused(publish, err);
     if (err == Q_OK && publish != NULL) delay->counters.accepted += put->message_count;
     put_drop(put);
     if (publish != NULL)

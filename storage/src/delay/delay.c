@@ -54,6 +54,7 @@ qlog_delay_open(
     ql_delay_clock_init(&delay->eff, delay->now_ns, q_clock_wall_ms(delay->clock));
     /* Over an io of its user's all is done on this thread, so that a run can be repeated. */
     ql_filing_init(delay, options->log.io == NULL);
+    ql_intake_init(delay);
     err = ql_delay_recover(delay);
     if (err == Q_OK) err = ql_home_start(delay->home);
     if (err != Q_OK) {
@@ -95,6 +96,7 @@ qlog_delay_close(struct qlog_delay *delay)
     delay->now_ns = q_clock_monotonic_ns(delay->clock);
     delay_take_sent(delay);
     delay_take(delay);
+    ql_intake_end(delay);
     enum q_err err = ql_home_drain(delay->home);
     struct q_fault fault = *q_fault_last();
     /* Pushed by a thread that had looked at `stopping` just before it was set. */
@@ -125,6 +127,7 @@ delay_free(struct qlog_delay *delay)
     ql_puts_free(delay);
     ql_delay_subjects_free(delay);
     ql_marks_free(&delay->marks);
+    ql_intake_fini(delay);
     q_mailbox_fini(&delay->mailbox);
     q_mailbox_fini(&delay->sent);
     free(delay);
@@ -180,7 +183,11 @@ qlog_delay_turn(struct qlog_delay *delay)
     for (unsigned i = 0; i < home->log_count; i++)
         ql_log_finish(&home->logs[i]);
     delay_take_sent(delay);
-    if (err != Q_OK) return ql_env_check(&home->env);
+    if (err != Q_OK) {
+        ql_intake_end(delay);
+        return ql_env_check(&home->env);
+    }
+    ql_intake_expire(delay);
     ql_schedule_arrive(delay);
     ql_dispatch_retry(delay);
     ql_dispatch_due(delay);
@@ -198,6 +205,7 @@ qlog_delay_wait(struct qlog_delay *delay, uint64_t timeout_ns)
     deadline = q_min_u64(deadline, ql_dispatch_deadline_ns(delay));
     deadline = q_min_u64(deadline, ql_space_deadline_ns(delay));
     deadline = q_min_u64(deadline, ql_filing_deadline_ns(delay));
+    deadline = q_min_u64(deadline, ql_producers_deadline_ns(&delay->intake.producers));
     uint64_t now_ns = q_clock_monotonic_ns(delay->clock);
     deadline = q_min_u64(deadline, now_ns + CLOCK_LOOK_NS);
     uint64_t wait_ns = deadline <= now_ns ? 0 : q_min_u64(timeout_ns, deadline - now_ns);

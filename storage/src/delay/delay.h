@@ -6,6 +6,7 @@
  *   take       all requests of the mailbox, and what senders have given back
  *   reap       what completed; marks move; what reached its mark is finished (`done` runs)
  *   clock      the effective clock moves on
+ *   intake     publishes that came early, for too long
  *   arrive     batches that are durable since enter the schedule
  *   dispatch   what is due is put into requests; those that are recorded are handed over
  *   space      statements, and segments that can go
@@ -44,6 +45,7 @@
 
 #include "delay/clock.h"
 #include "delay/filing.h"
+#include "delay/intake.h"
 #include "delay/marks.h"
 #include "format/delay_record.h"
 #include "format/index_file.h"
@@ -236,6 +238,7 @@ struct qlog_delay {
     uint64_t promised_messages; /* sequences that fill is going to give */
     uint32_t promised_batches;
     struct ql_marks marks;
+    struct ql_intake intake;
 
     /* schedule.c */
     struct ql_run **runs; /* by base */
@@ -293,6 +296,7 @@ struct qlog_delay {
     uint64_t round_size;
     bool round_busy;
     bool round_saying;
+    bool round_said;
     bool round_wanted;
     bool round_failed;
 
@@ -305,6 +309,9 @@ struct qlog_delay {
 
 /* --- accept.c --- */
 void ql_delay_publish_start(struct qlog_delay *delay, struct qlog_delay_publish *publish);
+/* Into the log's queue. Q_OK, or an answer: it won't be in the log. */
+Q_MUST_CHECK enum q_err ql_delay_publish_append(
+    struct qlog_delay *delay, struct qlog_delay_publish *publish);
 /* Append one message again under a new due time, in the place of `entry`'s message. */
 Q_MUST_CHECK enum q_err ql_delay_move(
     struct qlog_delay *delay,

@@ -61,6 +61,7 @@ ql_delay_recover(struct qlog_delay *delay)
     Q_TRY(ql_home_recover(delay->home, QL_LOG_DISPATCH, &recover));
     uint64_t stated_next = delay->next_sequence;
     delay->next_sequence = 0;
+    ql_intake_replay_begin(delay);
 
     ql_home_recover_init(delay->home, QL_LOG_DELAY, &recover);
     recover.context = delay;
@@ -68,7 +69,9 @@ ql_delay_recover(struct qlog_delay *delay)
     recover.on_frame = apply_delay_frame;
     recover.on_rot = on_delay_rot;
     Q_TRY(recover_files(delay, &recover));
+    ql_intake_replay_tail(delay, recover.from);
     Q_TRY(ql_home_recover(delay->home, QL_LOG_DELAY, &recover));
+    ql_intake_replay_end(delay, recover.end);
     Q_TRY(ql_filing_sweep(delay));
     if (stated_next > delay->next_sequence) {
         /* Given, and taken by a power loss, or long done. Never given again. */
@@ -137,7 +140,10 @@ recover_segment(
             recover->generation = q_max_u64(recover->generation, header.generation);
             recover->wall_ms = q_max_u64(recover->wall_ms, header.wall_ms);
         }
-        if (err == Q_OK) return recover_behind(delay, end, recover);
+        if (err == Q_OK) {
+            Q_TRY(ql_intake_replay_range(delay, segment->base, end));
+            return recover_behind(delay, end, recover);
+        }
         if (err != Q_E_CORRUPT) return err;
     }
     struct ql_recover range;
@@ -255,6 +261,7 @@ apply_dispatch_record(struct qlog_delay *delay, const struct ql_record *record)
     struct ql_aside_record aside;
     struct ql_marks_record marks;
     struct ql_done_record done;
+    struct ql_producer_record producer;
     /* What shares the first frame of a round was there before it, and is in what it says. */
     if (record->kind == QL_RECORD_DELAYED || delay->damaged) delay->before_round = false;
     if (delay->before_round) return Q_OK;
@@ -286,6 +293,9 @@ apply_dispatch_record(struct qlog_delay *delay, const struct ql_record *record)
     case QL_RECORD_DONE:
         Q_TRY(ql_done_record_decode(record->bytes, &done));
         return ql_marks_fill(&delay->marks, done.first, done.end);
+    case QL_RECORD_PRODUCER:
+        Q_TRY(ql_producer_record_decode(record->bytes, &producer));
+        return ql_intake_replay_statement(delay, &producer);
     case QL_RECORD_MARKS:
         Q_TRY(ql_marks_record_decode(record->bytes, &marks));
         return apply_marks(delay, &marks);
@@ -312,6 +322,7 @@ apply_delay_record(
         return ql_delay_subject_add(delay, subject.subject_id, subject.name);
     case QL_RECORD_REPLACES:
         Q_TRY(ql_replaces_record_decode(record->bytes, &replaces));
+        delay->intake.moved = true;
         ql_schedule_replaces(delay, segment_of(delay, scan)->base, replaces.sequence);
         return mark(delay, replaces.sequence, 1);
     case QL_RECORD_BATCH:
@@ -341,7 +352,7 @@ apply_batch(struct qlog_delay *delay, const struct ql_scan *scan, const struct q
     ql_schedule_add(delay, base, &entry, scan->frame.generation, scan->frame.wall_ms);
     delay->next_sequence =
         q_max_u64(delay->next_sequence, batch.first_sequence + batch.message_count);
-    return Q_OK;
+    return ql_intake_replay_batch(delay, &batch, &where);
 }
 
 static enum q_err

@@ -1,8 +1,8 @@
 /*
  * delay/space.c: what keeps the logs small: rounds of statements, and segments that can go.
  *
- * A round says all marks, targets and open requests again, in the dispatch log; when all of it is
- * durable a start reads from where it began, and what lies before may go.
+ * A round says all marks, targets, open requests and producers again, in the dispatch log; when all of
+ * it is durable a start reads from where it began, and what lies before may go.
  *
  * The delay log loses its first segment when nothing in it waits. When what waits is little beside
  * what the log takes, it is made so: what waits in the first segment is written again at the end of
@@ -84,13 +84,16 @@ round_turn(struct qlog_delay *delay)
     if (!delay->round_busy) {
         uint64_t said = log->tail - q_min_u64(delay->round_ended_at, log->tail);
         bool due = said >= delay->options.round_bytes + 2 * delay->round_size;
+        due = due || ql_intake_round_is_due(delay);
         if (!due && !delay->round_wanted) return;
         if (delay->now_ns < delay->space_retry_ns) return;
         delay->round_from = log->tail;
         delay->round_size = 0;
         delay->round_end = 0;
         delay->round_failed = false;
+        delay->round_said = false;
         delay->round_saying = true;
+        ql_intake_round_begin(delay);
         enum q_err err = round_say(delay);
         delay->round_saying = false;
         if (err != Q_OK) {
@@ -106,12 +109,15 @@ round_turn(struct qlog_delay *delay)
         delay->round_wanted = true;
         return;
     }
+    if (!delay->round_said) delay->round_said = ql_intake_round_say(delay);
+    if (!delay->round_said) return;
     if (delay->round_end == 0) {
         if (log->queue.first != NULL && !QL_PLANTED(round_early)) return;
         delay->round_end = q_max_u64(log->tail, 1);
     }
     if (log->durable < delay->round_end && !QL_PLANTED(round_early)) return;
     delay->home->super.logs[QL_LOG_DISPATCH].replay = delay->round_from;
+    ql_intake_round_end(delay);
     delay->home->super_news = true;
     delay->round_busy = false;
     delay->round_ended_at = delay->round_end;
@@ -322,6 +328,15 @@ static void
 space_wait_for_marks(struct qlog_delay *delay)
 {
     const struct ql_log *log = delay->dispatch;
+    uint64_t head = head_of(delay);
+    if (head > delay->home->super.producers && !QL_PLANTED(intake_trimmed)) {
+        /* What was published with it must be known again. A round that fails lets go what it can. */
+        bool tells = delay->round_busy && delay->intake.round_from >= head;
+        delay->round_wanted = delay->round_wanted || !tells;
+        delay->again = delay->again || !delay->round_busy;
+        if (delay->round_busy || delay->now_ns >= delay->space_retry_ns) return;
+        head = delay->home->super.producers;
+    }
     if (!QL_PLANTED(marks_undurable)) {
         if (delay->refused_notes != NULL) return;
         if (delay->marks_end == 0) {
@@ -332,7 +347,7 @@ space_wait_for_marks(struct qlog_delay *delay)
     }
     delay->space = QL_SPACE_TRIM;
     delay->trim = (struct ql_home_trim){ .done = space_on_trimmed };
-    delay->trim.before[QL_LOG_DELAY] = head_of(delay);
+    delay->trim.before[QL_LOG_DELAY] = head;
     delay->trim.before[QL_LOG_DISPATCH] = delay->home->super.logs[QL_LOG_DISPATCH].replay;
     ql_home_trim_start(delay->home, &delay->trim);
 }

@@ -63,7 +63,7 @@ enum {
     QL_SUPER_REPLAY       = 320,  /* QL_LOGS_MAX x u64: a start reads from here on; 0: from FIRST */
     QL_SUPER_SESSIONS     = 352,  /* u32: sessions given in this generation, at an orderly stop */
     QL_SUPER_PULLS        = 356,  /* u32: pull sequences that new consumers begin behind, by 256 */
-    QL_SUPER_PRODUCERS    = 360,  /* u64: requests below this position of the message log are in statements */
+    QL_SUPER_PRODUCERS    = 360,  /* u64: requests below this position of the message or delay log are in statements */
     QL_SUPER_SIZE         = 4096,
 };
 

@@ -58,7 +58,8 @@ struct ql_subject_record {
 /*
  * --- PRODUCER ---
  * The last of a producer's requests that are stored, and where. What is behind `frame` in the message
- * log tells the same of those that came later.
+ * log tells the same of those that came later. In the dispatch log of a delay store: of its delay log,
+ * and `from` and `to` are the two halves of the first delay sequence.
  */
 enum {
     QL_PRODUCER_RESULTS_MAX = 64

@@ -13,7 +13,7 @@
 #define QL_RECORD_LIST(X) \
     X(BATCH,     1, batch,    "message") /* qbatch/layout.h; its payload lies in the frame */ \
     X(SUBJECT,   2, subject,  "any")     /* a subject: made, named in a segment, or its state */ \
-    X(PRODUCER,  3, producer, "action")  /* state: the last requests of a producer that are stored */ \
+    X(PRODUCER,  3, producer, "action")  /* state: a producer's last requests; in a dispatch log, too */ \
     X(GROUP,    16, group,    "action")  /* a consumer group: made, or its state */ \
     X(JOIN,     17, join,     "action")  /* a consumer gets a session */ \
     X(PULL,     18, pull,     "action")  /* messages were handed out, the cursor moved */ \
