@@ -182,10 +182,6 @@ publish_on_net(struct delay_call *call, const ProtobufCMessage *base, struct q_b
     const Qmq__Wire__PublishRequest *header = (const Qmq__Wire__PublishRequest *)base;
     struct qlog_publish *publish = &call->store.publish.publish;
     size_t count = header->n_subjects;
-    /* The store does not know requests again, and would keep it twice. Its producer decides. */
-    if (header->again)
-        return Q_FAIL(
-            Q_UNKNOWN_PRODUCER, .what = "a delay group does not know what was sent to it before");
     if (count == 0 || count > QLOG_REQUEST_BATCHES_MAX)
         return Q_FAIL(
             count == 0 ? Q_INVALID : Q_TOO_BIG,
@@ -218,6 +214,8 @@ publish_on_net(struct delay_call *call, const ProtobufCMessage *base, struct q_b
     publish->batch_count = (uint32_t)count;
     publish->ret_first_sequences = first_sequences;
     publish->mode = (enum qlog_mode)header->mode;
+    publish->settled = header->settled_below;
+    publish->again = header->again;
     Q_TRY(qlog_publish_check(publish));
     return refuse_order_keys(publish);
 }

@@ -1,19 +1,20 @@
 #!/usr/bin/python3
 """Delayed messages come once, not before their time, through kill -9 of delay store and broker.
 
-QMQ_TEST_DELAYED=1000000 and QMQ_TEST_DELAYED_S=60 make it large.
+QMQ_TEST_DELAYED=1000000, QMQ_TEST_DELAYED_S=60 and QMQ_TEST_DELAYED_KILLS=12 make it large.
 """
 import json
 import os
 import re
 import shutil
+import threading
 import time
 
 import lib
 
 MESSAGES = int(os.environ.get("QMQ_TEST_DELAYED", "20000"))
 SECONDS = int(os.environ.get("QMQ_TEST_DELAYED_S", "10"))
-KILLS = 4
+KILLS = int(os.environ.get("QMQ_TEST_DELAYED_KILLS", "4"))  # of either by turns
 OTHERS = 1  # messages in the store beside the many
 
 
@@ -91,39 +92,54 @@ with lib.Test() as t:
     wait_for("after", lambda: t.qmq(meta, "sub", "orders", "-g", "all", "-e")[0] == b"after\n")
     t.check(lag(t, meta)["maybe_twice"] == 1, "%s" % lag(t, meta))
 
-    # Many, while both are killed. They are published before the first one is due: a producer that has
-    # to send again to a delay store may store twice there.
-    publish_s = max(2, SECONDS // 4)
-    rate = MESSAGES // publish_s
-    before = lag(t, meta)["accepted"]
-    bench = t.spawn("qmq", "bench", "delay", "--rate", str(rate), "--duration", "%ds" % publish_s,
-                    "--lead", "%ds" % (2 * publish_s + 2), "--spread", "%ds" % SECONDS, "-o", "json",
+    # Many, and some one by one, while both are killed: what is published meanwhile is stored once, by
+    # producers that would rather fail than store twice.
+    rate = MESSAGES // SECONDS
+    bench = t.spawn("qmq", "bench", "delay", "--rate", str(rate), "--duration", "%ds" % SECONDS,
+                    "--lead", "1s", "--spread", "%ds" % (SECONDS // 2), "-o", "json",
                     "--meta", meta.meta)
-    wait_for("all accepted", lambda: lag(t, meta)["accepted"] - before >= rate * publish_s)
-    begin = time.monotonic()
+    said = []
+    ended = threading.Event()
+
+    def publish_singly():
+        while not ended.is_set():
+            said.append(t.qmq(meta, "pub", "single", "body", "--delay", "1h", "--duplicates", "never",
+                              codes=None)[1:])
+            time.sleep(0.02)
+
+    singly = threading.Thread(target=publish_singly, daemon=True)
+    singly.start()
     for kill in range(KILLS):
         time.sleep(t.random.uniform(0.5, 1) * SECONDS / KILLS)
         node = (delay, broker)[kill % 2]
         node.kill9()
         time.sleep(t.random.choice((0, 0.3)))
         node.start()
+    ended.set()
+    singly.join(lib.PATIENCE)
+    handles = sorted(re.findall(r"handle (\S+)", err)[0] for err, code in said if code == 0)
+    t.check(len(handles) == len(said), "published singly: %s" % [err for err, code in said if code])
+    kept = sorted(message["handle"] for message in listed(t, meta, "--subject", "single", "-n", "100000"))
+    t.check(kept == handles, "published singly: %d are listed, %d handles were said, %d are both" % (
+        len(kept), len(handles), len(set(kept) & set(handles))))
     code = bench.wait(lib.PATIENCE + 4 * SECONDS)
     t.check(bench.stdout_bytes(), "the bench ended with %s: %s" % (code, bench.stderr_text()))
     result = json.loads(bench.stdout_bytes())
     t.say("%d messages, %d kills: p50 %d us, p99 %d us, max %d us late, early %d, lost %d, doubled %d" % (
         result["messages"], KILLS, result["p50_us"], result["p99_us"], result["max_us"],
         result["early"], result["lost"], result["doubled"]))
+    t.say("%d published singly meanwhile, each there once, under its handle" % len(handles))
     for what in ("early", "lost", "failed", "doubled"):
         t.check(result[what] == 0, "%s: %d" % (what, result[what]))
-    t.check(result["messages"] == rate * publish_s, "%d messages" % result["messages"])
+    t.check(result["messages"] == rate * SECONDS, "%d messages" % result["messages"])
 
+    wait_for("nothing else waits", lambda: lag(t, meta)["pending"] == len(handles))
+    delay.stop()
+    broker.stop()
     # In the store itself, too: every message once.
     dump = t.run("qlog", "dump", broker.store, "-o", "json")[0]
     stored = sum(record["messages"] for record in map(json.loads, dump.splitlines())
                  if record["kind"] == "BATCH")
     t.check(stored == result["messages"] + OTHERS, "%d messages are stored" % stored)
-    wait_for("nothing waits", lambda: lag(t, meta)["pending"] == 0)
-    delay.stop()
-    broker.stop()
     out = t.run("qlog", "verify", os.path.join(delay.directory, "delay"), codes=None)
     t.check(out[2] == 0, "qlog verify of the delay store: %d %s %s" % (out[2], out[0], out[1]))
