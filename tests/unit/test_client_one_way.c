@@ -407,8 +407,8 @@ Test(client_one_way, a_store_that_is_behind)
     qmq_producer_free(waits);
 
     struct qmq_producer_counts counts = counts_at_end();
-    cr_expect_eq(counts.unsent, 10);
-    cr_expect_eq(atomic_load(&last_code), QMQ_BUSY);
+    /* The last try may have been under way at the deadline. */
+    cr_expect_eq(counts.unsent + counts.unknown, 10);
     struct qmq_broker_info info = broker_counts();
     cr_expect_geq(info.one_way_came, 10);
     cr_expect_eq(info.one_way_busy, info.one_way_came);
