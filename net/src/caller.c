@@ -16,6 +16,11 @@
  *     time-out walks through all the others. So deadlines are kept here, in a heap.
  *   - A context that is in use while its socket is closed may touch freed memory. So all calls are
  *     ended before the socket is.
+ *   - A connection that is closed between two reads of one message is never freed: what would begin
+ *     the second read is told that it may not, and tells nobody (tcp.c, tcptran_pipe_recv_cb; the same
+ *     between two parts of a write). The thread that frees connections, of which a process has one,
+ *     waits for it for ever, and so does nng_close(). So a caller that is freed gives the answers of
+ *     what it has sent time to come, and closes when nothing moves.
  */
 #include <qnet/caller.h>
 
@@ -37,6 +42,8 @@
 
 enum {
     REQUEST_ID_BYTES = 4, /* nng's, before each answer */
+    QUIET_MS = 20,        /* no answer for so long: those that are missing wait for something */
+    LINGER_MS = 2000,     /* for answers that come without end */
 };
 
 struct qnet_exchange {
@@ -45,7 +52,7 @@ struct qnet_exchange {
     struct qnet_exchange *other; /* the one made before */
     nng_ctx context;
     nng_aio *aio;
-    struct qnet_request *request; /* NULL: free */
+    struct qnet_request *request; /* NULL: free, or abandoned */
     struct q_heap_node deadline;  /* in caller.deadlines, unless there is none */
     bool was_sent;
     bool is_cancelled;
@@ -72,6 +79,8 @@ struct qnet_caller {
     nng_aio *timer;
     bool timer_runs;
     bool stopping;
+    unsigned abandoned; /* exchanges whose answer nobody waits for but qnet_caller_free() */
+    bool has_dropped;   /* contexts of calls that were sent: nng drops their answers by itself */
 };
 
 /* What a thread in qnet_caller_call() waits on. */
@@ -86,7 +95,10 @@ struct waiter {
 
 static enum q_err open_and_dial(
     struct qnet_caller *caller, const struct qnet_caller_options *options);
-static void cancel_all(struct qnet_caller *caller);
+static void end_calls(struct qnet_caller *caller);
+static void abandon(struct qnet_exchange *exchange);
+static void let_answers_come(struct qnet_caller *caller);
+static unsigned count_abandoned(struct qnet_caller *caller);
 static enum q_err begin(struct qnet_caller *caller, struct qnet_request *request);
 static struct qnet_exchange *take_exchange(struct qnet_caller *caller);
 static struct qnet_exchange *exchange_new(struct qnet_caller *caller);
@@ -156,10 +168,11 @@ qnet_caller_free(struct qnet_caller *caller)
 {
     if (caller == NULL) return;
 
-    cancel_all(caller);
+    end_calls(caller);
     while (atomic_load(&caller->active) > 0) {
         nng_msleep(1);
     }
+    let_answers_come(caller);
     /* These wait for callbacks that have yet to return. */
     nng_aio_free(caller->timer);
     for (struct qnet_exchange *at = caller->last_made; at != NULL; at = at->other) {
@@ -180,15 +193,60 @@ qnet_caller_free(struct qnet_caller *caller)
     free(caller);
 }
 
+/* What was sent is abandoned, what was not is cancelled. No call begins any more. */
 static void
-cancel_all(struct qnet_caller *caller)
+end_calls(struct qnet_caller *caller)
 {
     pthread_mutex_lock(&caller->lock);
     caller->stopping = true;
     for (struct qnet_exchange *at = caller->last_made; at != NULL; at = at->other) {
-        if (at->request != NULL) nng_aio_cancel(at->aio);
+        if (at->request == NULL) continue;
+        if (at->was_sent)
+            abandon(at);
+        else
+            nng_aio_cancel(at->aio);
     }
     pthread_mutex_unlock(&caller->lock);
+}
+
+/* Under the lock, which is let go for `done`. The answer comes to an exchange without a request. */
+static void
+abandon(struct qnet_exchange *exchange)
+{
+    struct qnet_caller *caller = exchange->caller;
+    struct qnet_request *request = exchange->request;
+    exchange->request = NULL;
+    request->exchange = NULL;
+    request->was_sent = true;
+    q_heap_remove(&caller->deadlines, &exchange->deadline);
+    caller->abandoned++;
+    enum q_err err = explain(exchange, 0, true, request->timeout_ms);
+    pthread_mutex_unlock(&caller->lock);
+    request->done(request, err, NULL);
+    atomic_fetch_sub(&caller->active, 1);
+    pthread_mutex_lock(&caller->lock);
+}
+
+static void
+let_answers_come(struct qnet_caller *caller)
+{
+    unsigned before = count_abandoned(caller);
+    unsigned quiet_ms = before == 0 && !caller->has_dropped ? QUIET_MS : 0;
+    for (unsigned ms = 0; quiet_ms < QUIET_MS && ms < LINGER_MS; ms++) {
+        nng_msleep(1);
+        unsigned now = count_abandoned(caller);
+        quiet_ms = now == before ? quiet_ms + 1 : 0;
+        before = now;
+    }
+}
+
+static unsigned
+count_abandoned(struct qnet_caller *caller)
+{
+    pthread_mutex_lock(&caller->lock);
+    unsigned count = caller->abandoned;
+    pthread_mutex_unlock(&caller->lock);
+    return count;
 }
 
 enum q_err
@@ -340,6 +398,7 @@ on_aio(void *context)
         exchange->was_sent = true;
         if (goes_on(exchange)) {
             nng_ctx_recv(exchange->context, exchange->aio);
+            if (caller->stopping) abandon(exchange);
             pthread_mutex_unlock(&caller->lock);
             return;
         }
@@ -350,9 +409,17 @@ on_aio(void *context)
     nng_aio_set_msg(exchange->aio, NULL);
 
     struct qnet_request *request = exchange->request;
+    if (request == NULL) {
+        caller->abandoned--;
+        q_list_push_front(&caller->free, &exchange->node);
+        pthread_mutex_unlock(&caller->lock);
+        nng_msg_free(message);
+        return;
+    }
     exchange->request = NULL;
     request->exchange = NULL;
     q_heap_remove(&caller->deadlines, &exchange->deadline);
+    caller->has_dropped |= exchange->was_sent && !is_answer;
     enum q_err err =
         is_answer ? Q_OK : explain(exchange, failed, caller->stopping, request->timeout_ms);
     /* A connection that is lost may have taken it before it could say so. */
@@ -371,7 +438,7 @@ on_aio(void *context)
 static bool
 goes_on(struct qnet_exchange *exchange)
 {
-    return !exchange->is_cancelled && !exchange->is_expired && !exchange->caller->stopping;
+    return !exchange->is_cancelled && !exchange->is_expired;
 }
 
 static enum q_err

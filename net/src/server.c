@@ -42,6 +42,7 @@ enum {
     REFUSALS_MAX = 1024,           /* of one connection, waiting to leave */
     ANSWER_TIMEOUT_MS = 30 * 1000, /* a peer that takes nothing for so long is dead */
     LINGER_MS = 1000,              /* for the last answers to leave */
+    QUIET_MS = 20,                 /* for the last messages to be read */
     REQUEST_ID_BYTES = 4,          /* nng's, before each request */
     BUCKETS = 256,                 /* a power of two */
     SLOTS = 2,
@@ -224,6 +225,9 @@ stop_calls(struct qnet_server *server)
     while (atomic_load(&server->uses) > 0) {
         nng_msleep(1);
     }
+    /* With no context that waits, each connection reads one more message at most, and then none. One that is
+     * closed in the middle of a message may never be freed (caller.c), and nng_close() waits for it. */
+    nng_msleep(QUIET_MS);
 }
 
 /* Whether there were any. */
