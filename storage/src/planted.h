@@ -51,6 +51,7 @@
     X(index_page_unchecked, "hashes of pages of an index file are not looked at")                  \
     X(index_next_forgotten, "a start learns no sequences from index files")                        \
     X(index_key_forgotten, "keys of messages are in no index file")                                \
+    X(mended_gone, "what an index file has that is being made again counts as gone")               \
     X(find_stops_early, "a look-up by key does not look at what is in memory")                     \
     X(index_before_durable, "an index file has what power loss may take")                          \
     X(request_stored_again, "a request that is known is stored again")                             \

@@ -85,6 +85,17 @@ remove_index_files(void)
         cr_assert_eq(remove(paths[i]), 0);
 }
 
+/* What can't be told for a moment is asked for again. */
+static enum q_err
+entry_of(struct ql_subject *subject, uint64_t sequence, struct ql_entry *ret_entry)
+{
+    for (;;) {
+        enum q_err err = ql_index_entry(&fixture.store->index, subject, sequence, ret_entry);
+        if (err != Q_E_NOT_NOW) return err;
+        fixture_settle(&fixture);
+    }
+}
+
 /* All look-ups, as one number. */
 static uint64_t
 look_up_all(void)
@@ -97,7 +108,7 @@ look_up_all(void)
         for (uint64_t j = 0; j < 2 * subject->next_sequence; j++) {
             uint64_t sequence = j % 2 == 0 ? j / 2 : subject->next_sequence - 1 - j / 2;
             struct ql_entry entry;
-            cr_assert_eq(ql_index_entry(index, subject, sequence, &entry), Q_OK);
+            cr_assert_eq(entry_of(subject, sequence, &entry), Q_OK);
             cr_assert_leq(entry.first_sequence, sequence);
             cr_assert_gt(ql_entry_end(&entry), sequence);
             hash = ql_hash(&(uint64_t[]){ hash, entry.frame + entry.envelope_at }, 16);
@@ -298,6 +309,20 @@ Test(store_index, files_are_held_against_segments)
     cr_assert_eq(qlog_store_open(fixture.directory, &fixture.options, &fixture.store), Q_OK);
 }
 
+/* Bytes of the first page, which is looked at again. */
+static void
+damage(struct ql_index_file *file)
+{
+    char path[128];
+    memset(file->view.checked, 0, file->view.layout.page_count / 8 + 1);
+    (void)snprintf(path, sizeof(path), "%s/message/index-%06u", fixture.directory, file->number);
+    FILE *handle = fopen(path, "r+b");
+    cr_assert_not_null(handle);
+    (void)fseek(handle, QL_INDEX_HEADER_SIZE + 17, SEEK_SET);
+    (void)fwrite("damage", 1, 6, handle);
+    (void)fclose(handle);
+}
+
 /* While the store runs, too: a page is checked when it is first looked at. */
 Test(store_index, damage_is_met_by_a_look_up)
 {
@@ -307,21 +332,89 @@ Test(store_index, damage_is_met_by_a_look_up)
     struct ql_index_files *files = &fixture.store->index.files;
     for (uint32_t i = 0; i < files->count; i++) {
         struct ql_index_file *file = files->files[i];
-        memset(file->view.checked, 0, file->view.layout.page_count / 8 + 1);
-        char path[128];
-        (void)snprintf(
-            path, sizeof(path), "%s/message/index-%06u", fixture.directory, file->number);
-        FILE *handle = fopen(path, "r+b");
-        cr_assert_not_null(handle);
-        (void)fseek(handle, QL_INDEX_HEADER_SIZE + 17, SEEK_SET);
-        (void)fwrite("damage", 1, 6, handle);
-        (void)fclose(handle);
+        damage(file);
     }
     cr_assert_eq(look_up_all(), found);
     cr_assert_gt(fixture.events[QLOG_EVENT_INDEX_DROPPED], 3);
     publish_some(ROUNDS / 4);
     fixture_reopen(&fixture);
     (void)look_up_all();
+}
+
+/* Nobody waits for a damaged file but who wants what is in it, and who does is given all of it. The file
+ * that is made again is on the disk, and says what the first one said. */
+Test(store_index, a_damaged_file_is_mended_beside)
+{
+    publish_some(ROUNDS);
+    await_files();
+    struct ql_index_files *files = &fixture.store->index.files;
+    cr_assert(files->beside);
+    struct ql_index_file *file = files->files[0];
+    struct ql_index_header header = file->view.header;
+    uint64_t size = file->view.layout.file_size;
+    cr_assert_eq(ql_index_files_view(files, file), Q_OK);
+    uint8_t *first = malloc(size);
+    cr_assert_not_null(first);
+    memcpy(first, file->view.file, size);
+    uint64_t session = fixture_join(&fixture, "g", "c", NULL);
+    damage(file);
+
+    struct ql_subject *subject;
+    struct ql_entry entry;
+    cr_assert_eq(ql_index_find(&fixture.store->index, q_bytes_from_text("orders"), &subject), Q_OK);
+    cr_assert_eq(ql_index_entry(&fixture.store->index, subject, 0, &entry), Q_E_NOT_NOW);
+    cr_assert_eq(fixture_publish(&fixture, "orders", "x", NULL, NULL), Q_OK);
+    struct pulled pulled = fixture_pull(&fixture, "g", "c", session, 1, 0);
+    cr_assert_eq(pulled.err, Q_OK, "%s", q_err_name(pulled.err));
+    cr_assert_eq(pulled.run_count, 1);
+    cr_assert_eq(pulled.runs[0].sequence, 0);
+    cr_assert_eq(fixture.store->counters.expired, 0);
+
+    file = ql_index_files_of(files, header.base);
+    cr_assert_null(file->memory);
+    cr_assert_eq(file->view.layout.file_size, size);
+    cr_assert_eq(ql_index_view_check(&file->view), Q_OK);
+    header.created_ms = file->view.header.created_ms;
+    ql_index_header_encode(&header, first);
+    cr_assert_eq(memcmp(first, file->view.file, size), 0);
+    free(first);
+    cr_assert_eq(fixture.events[QLOG_EVENT_INDEX_DROPPED], 1);
+    cr_assert_eq(fixture.events[QLOG_EVENT_INDEX_FAILED], 0);
+    uint64_t found = look_up_all();
+    fixture_reopen(&fixture);
+    cr_assert_eq(look_up_all(), found);
+    cr_assert_eq(fixture.events[QLOG_EVENT_INDEX_DROPPED], 1);
+}
+
+/* A segment that can't be read keeps its file: it is said so, and is tried again later. */
+Test(store_index, a_file_that_can_not_be_mended)
+{
+    publish_some(ROUNDS);
+    await_files();
+    struct ql_index_files *files = &fixture.store->index.files;
+    cr_assert(files->beside);
+    struct ql_index_file *file = files->files[0];
+    uint64_t base = file->view.header.base;
+    uint64_t session = fixture_join(&fixture, "g", "c", NULL);
+    damage(file);
+    char path[160];
+    char away[164];
+    (void)snprintf(
+        path, sizeof(path), "%s/message/segment-%06u", fixture.directory,
+        ql_segment_set_find(&fixture.store->messages->segments, base)->number);
+    (void)snprintf(away, sizeof(away), "%s.off", path);
+    cr_assert_eq(rename(path, away), 0);
+    struct ql_subject *subject;
+    struct ql_entry entry;
+    cr_assert_eq(ql_index_find(&fixture.store->index, q_bytes_from_text("orders"), &subject), Q_OK);
+    cr_assert_eq(entry_of(subject, 0, &entry), Q_E_IO);
+    cr_assert_eq(fixture.events[QLOG_EVENT_INDEX_FAILED], 1);
+    cr_assert_eq(ql_index_files_of(files, base), file, "it stays");
+    cr_assert_eq(fixture_pull(&fixture, "g", "c", session, 1, 0).err, Q_E_IO);
+    cr_assert_eq(rename(away, path), 0);
+    q_clock_manual_advance_ns(&fixture.clock, 11 * (uint64_t)Q_NS_PER_S);
+    cr_assert_eq(entry_of(subject, 0, &entry), Q_OK);
+    cr_assert_eq(entry.first_sequence, 0);
 }
 
 /* Pages that the disk does not give are made again like damaged ones. */
@@ -397,14 +490,7 @@ mend_later(void (*submit)(struct qlog_io *io, struct qlog_io_op *op))
     uint64_t found = look_up_all();
     struct ql_index *index = &fixture.store->index;
     struct ql_index_file *file = index->files.files[0];
-    memset(file->view.checked, 0, file->view.layout.page_count / 8 + 1);
-    char path[128];
-    (void)snprintf(path, sizeof(path), "%s/message/index-%06u", fixture.directory, file->number);
-    FILE *handle = fopen(path, "r+b");
-    cr_assert_not_null(handle);
-    (void)fseek(handle, QL_INDEX_HEADER_SIZE + 17, SEEK_SET);
-    (void)fwrite("damage", 1, 6, handle);
-    (void)fclose(handle);
+    damage(file);
 
     struct qlog_io *io = fixture.store->home->env.io;
     real_table = io->table;
@@ -413,6 +499,7 @@ mend_later(void (*submit)(struct qlog_io *io, struct qlog_io_op *op))
     io->table = &table;
     struct ql_subject *subject = ql_index_get(index, 0);
     struct ql_entry entry;
+    index->files.beside = false; /* as at a start: through the store's own way to the disk */
     for (unsigned i = 0; i < 3; i++)
         cr_assert_lt(ql_index_entry(index, subject, 0, &entry), Q_OK);
     io->table = real_table;

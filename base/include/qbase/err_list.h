@@ -58,6 +58,7 @@
     X(E_PROTOCOL,      -12, false, "the peer sent something that is not this protocol", "check the address and the versions") \
     X(E_CONNECTION,    -13, true,  "the connection was lost", "the outcome is unknown; try again") \
     X(E_UNSUPPORTED,   -14, false, "not supported here", "") \
+    X(E_NOT_NOW,       -17, true,  "can't be told for a moment", "try again in a moment") \
     X(E_FILES,         -16, true,  "too many open files", "raise the limit: ulimit -n, or LimitNOFILE= of the unit") \
     X(E_INTERNAL,      -15, false, "a defect in this program", "please report it")
 /* clang-format on */

@@ -555,8 +555,12 @@ cut_add(struct ql_index *index, struct ql_index_header *header, uint64_t number_
     return ql_index_files_cut(&index->files, header, number_end);
 }
 
-void
+bool
 ql_index_make(struct ql_index *index, uint64_t now_ns)
 {
+    bool mended = index->files.mend != UINT64_MAX;
+    /* From the first turn on nobody may wait for a segment. */
+    index->files.beside = index->files.worker.threaded;
     ql_index_files_step(&index->files, &index->entries, now_ns, true);
+    return mended && index->files.mend == UINT64_MAX;
 }

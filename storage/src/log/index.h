@@ -8,8 +8,8 @@
  * Invariants: entries of a subject are sorted by first sequence and do not overlap; next_sequence is
  * behind the last of them; all in files lie before all in memory.
  *
- * Thread: the store's. Blocking: look-ups in files read what is mapped, and one that meets damage
- * reads a whole segment. Memory: at most 200 bytes per subject and its name; entries.h.
+ * Thread: the store's. Blocking: look-ups in files read what is mapped; one that meets damage at a
+ * start reads a whole segment. Memory: at most 200 bytes per subject and its name; entries.h.
  */
 #ifndef QL_LOG_INDEX_H
 #define QL_LOG_INDEX_H
@@ -98,7 +98,8 @@ void ql_index_begin_segment(
 Q_MUST_CHECK enum q_err ql_index_learn(struct ql_index *index, struct ql_index_file *file);
 /* The two parts of a turn: before frames are written, and after. */
 void ql_index_cut(struct ql_index *index);
-void ql_index_make(struct ql_index *index, uint64_t now_ns);
+/* True: what could not be told for a while (Q_E_NOT_NOW) can be, or fails. */
+bool ql_index_make(struct ql_index *index, uint64_t now_ns);
 
 /* Q_OK or Q_NOT_FOUND. */
 Q_MUST_CHECK enum q_err ql_index_find(
@@ -137,8 +138,9 @@ void ql_index_add(
     const uint8_t *envelope,
     uint64_t wall_ms);
 /*
- * The entry that holds `sequence`, or the first behind it. Q_OK, Q_NOT_FOUND: there is none; failures
- * to make a damaged index file again. The gap between entries is what rot took, or power loss.
+ * The entry that holds `sequence`, or the first behind it. Q_OK, Q_NOT_FOUND: there is none;
+ * Q_E_NOT_NOW: a damaged index file is being made again; failures to do so. The gap between entries is
+ * what rot took, or power loss.
  */
 Q_MUST_CHECK enum q_err ql_index_entry(
     struct ql_index *index,

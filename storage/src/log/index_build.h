@@ -13,6 +13,8 @@
 
 #include "log/entries.h"
 
+struct ql_index_mend;
+
 struct ql_index_build {
     /* Set by the caller. Counts and hashes of `header` are filled in. */
     struct ql_index_header header;
@@ -24,6 +26,7 @@ struct ql_index_build {
     struct ql_key_row *const *key_chunks; /* from the one that holds `key_from` on */
     uint64_t key_from;                    /* numbers of rows, of the same entries */
     uint64_t key_to;
+    struct ql_index_mend *mend; /* NULL: as above. Else the segment is read: index_mend.h */
 
     /* Set when it is done. Q_OK, Q_E_NOMEM, Q_E_CORRUPT (the file before is damaged). */
     enum q_err err;

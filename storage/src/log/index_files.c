@@ -7,6 +7,7 @@
 
 #include <qbase/assert.h>
 
+#include "log/index_mend.h"
 #include "log/index_scan.h"
 #include "planted.h"
 
@@ -40,6 +41,9 @@ static void files_remove(struct ql_index_files *files, struct ql_index_file *fil
 static void files_unlink(struct ql_index_files *files, uint32_t number);
 static void files_remove_doomed(struct ql_index_files *files, uint32_t max);
 static bool files_doom(struct ql_index_files *files, uint32_t number);
+static enum q_err files_mend(struct ql_index_files *files, const struct ql_index_file *file);
+static void step_begin_mend(struct ql_index_files *files, uint64_t now_ns);
+static void step_end_mend(struct ql_index_files *files, bool adopted, uint64_t now_ns);
 static void step_begin(
     struct ql_index_files *files, struct ql_entries *entries, uint64_t now_ns, bool patient);
 static enum q_err step_view_before(
@@ -48,7 +52,7 @@ static bool cut_is_ready(struct ql_index_files *files, struct ql_index_cut *cut,
 static void step_built(struct ql_index_files *files);
 static void step_submit(struct ql_index_files *files);
 static void step_on_done(struct ql_transfer *transfer);
-static bool step_adopt(struct ql_index_files *files, struct ql_entries *entries);
+static bool step_adopt(struct ql_index_files *files, struct ql_entries *entries, bool in_memory);
 static void step_end(struct ql_index_files *files, struct ql_entries *entries, uint64_t now_ns);
 
 static const char *
@@ -63,7 +67,12 @@ void
 ql_index_files_init(
     struct ql_index_files *files, struct ql_log *log, const struct ql_log *actions, bool threaded)
 {
-    *files = (struct ql_index_files){ .log = log, .actions = actions, .file = -1 };
+    *files = (struct ql_index_files){
+        .log = log,
+        .actions = actions,
+        .file = -1,
+        .mend = UINT64_MAX,
+    };
     ql_index_worker_init(&files->worker, log->env->io, threaded);
 }
 
@@ -89,6 +98,7 @@ ql_index_files_fini(struct ql_index_files *files)
     while (files->step >= QL_INDEX_BODY && files->step <= QL_INDEX_HEAD)
         if (io->table->enter(io, Q_NS_PER_MS) < 0) break;
     if (files->file >= 0) io->table->close(io, files->file);
+    ql_index_mend_end(&files->build);
     free(files->build.file);
     free(files->build_chunks);
     free(files->build_key_chunks);
@@ -329,8 +339,9 @@ files_remove(struct ql_index_files *files, struct ql_index_file *file, bool unli
     uint32_t at = ql_index_files_from(files, file->view.header.base);
     while (files->files[at] != file)
         at++;
-    /* The worker may be reading it. */
-    if (files->step == QL_INDEX_BUILDING) ql_index_worker_wait(&files->worker);
+    /* The worker may be reading it, unless it reads a segment. */
+    if (files->step == QL_INDEX_BUILDING && files->build.mend == NULL)
+        ql_index_worker_wait(&files->worker);
     if (unlink && file->memory == NULL) files_unlink(files, file->number);
     file_free(files, file);
     files->count--;
@@ -347,6 +358,7 @@ ql_index_files_rebuild(struct ql_index_files *files, struct ql_index_file *file)
         return Q_FAIL(
             Q_E_CORRUPT, .path = log->env->path, .position = (int64_t)header.base,
             .what = "an index file is damaged, and its segment is gone");
+    if (files->beside) return files_mend(files, file);
     struct ql_index_build build;
     /* Until there is another one, this one stays: without any, its messages would be passed over. */
     Q_TRY(ql_index_rebuild(log->env, log->name, &log->segments, segment, header.end, &build));
@@ -357,6 +369,24 @@ ql_index_files_rebuild(struct ql_index_files *files, struct ql_index_file *file)
     else
         free(build.file);
     return err;
+}
+
+/* The worker is to make it again, if it has nothing to mend yet. */
+static enum q_err
+files_mend(struct ql_index_files *files, const struct ql_index_file *file)
+{
+    const struct ql_env *env = files->log->env;
+    uint64_t base = file->view.header.base;
+    bool resting = q_clock_monotonic_ns(env->clock) < files->mend_retry_ns;
+    if (files->mend == UINT64_MAX && resting)
+        return Q_FAIL(
+            Q_E_IO, .path = env->path, .position = (int64_t)base,
+            .what = "an index file is damaged, and could not be made again; it is tried again",
+            .hint = "check the disk and the kernel's log");
+    if (files->mend == UINT64_MAX) files->mend = base;
+    return Q_FAIL(
+        Q_E_NOT_NOW, .path = env->path, .position = (int64_t)base,
+        .what = "an index file is damaged, and is being made again from its segment");
 }
 
 void
@@ -394,8 +424,8 @@ ql_index_files_trim(struct ql_index_files *files, uint64_t first)
 {
     bool building = files->step != QL_INDEX_IDLE;
     if (building && files->build.header.base < first) {
-        /* The worker reads entries that are about to go. */
-        ql_index_worker_wait(&files->worker);
+        /* The worker reads entries that are about to go, unless it reads a segment. */
+        if (files->build.mend == NULL) ql_index_worker_wait(&files->worker);
         files->abandoned = true;
     }
     while (files->count > 0 && files->files[0]->view.header.base < first) {
@@ -435,7 +465,9 @@ ql_index_files_step(
     struct ql_index_files *files, struct ql_entries *entries, uint64_t now_ns, bool patient)
 {
     files_remove_doomed(files, UNLINKS_MAX);
-    if (files->step == QL_INDEX_IDLE) step_begin(files, entries, now_ns, patient);
+    bool idle = files->step == QL_INDEX_IDLE;
+    if (idle && files->mend == UINT64_MAX) step_begin(files, entries, now_ns, patient);
+    if (idle && files->mend != UINT64_MAX) step_begin_mend(files, now_ns);
     if (files->step == QL_INDEX_BUILDING && ql_index_worker_take(&files->worker)) step_built(files);
     if (files->step == QL_INDEX_WRITTEN || files->step == QL_INDEX_FAILED)
         step_end(files, entries, now_ns);
@@ -510,6 +542,32 @@ step_begin(struct ql_index_files *files, struct ql_entries *entries, uint64_t no
     ql_index_worker_start(&files->worker, &files->build);
 }
 
+/* What is damaged comes first: somebody waits for it. */
+static void
+step_begin_mend(struct ql_index_files *files, uint64_t now_ns)
+{
+    struct ql_log *log = files->log;
+    const struct ql_index_file *file = ql_index_files_of(files, files->mend);
+    struct ql_segment *segment = ql_segment_set_find(&log->segments, files->mend);
+    bool gone = file == NULL || segment == NULL || segment->base != files->mend;
+    if (gone || log->env->broken != Q_OK) {
+        files->mend = UINT64_MAX;
+        return;
+    }
+    enum q_err err =
+        ql_index_mend_begin(log->env, log->name, segment, &file->view.header, &files->build);
+    if (err != Q_OK) {
+        files->mend = UINT64_MAX;
+        files->mend_retry_ns = now_ns + RETRY_NS;
+        return;
+    }
+    files->build_cuts = 0;
+    files->abandoned = false;
+    files->transfer.error = 0;
+    files->step = QL_INDEX_BUILDING;
+    ql_index_worker_start(&files->worker, &files->build);
+}
+
 /*
  * The file that the next one is made of can be read. One that is lost, or that can't be mapped time and
  * again, is made again from its segment, which needs no file: entries must not pile up behind it.
@@ -526,6 +584,7 @@ step_view_before(struct ql_index_files *files, struct ql_index_file *before, uin
         files->map_failures = 0;
         return Q_OK;
     }
+    if (err == Q_E_NOT_NOW) return err;
     files->retry_ns = now_ns + RETRY_NS;
     QL_TELL(
         files->log->env, INDEX_FAILED, .log = files->log->name,
@@ -559,10 +618,13 @@ step_built(struct ql_index_files *files)
     struct qlog_io *io = files->log->env->io;
     char path[QL_PATH_MAX];
     files->step = QL_INDEX_FAILED;
+    if (files->build.mend != NULL) ql_index_mend_take(&files->build);
     if (files->abandoned) return;
-    if (files->build.err == Q_E_CORRUPT || files->build.err == Q_E_IO) {
+    bool damaged = files->build.err == Q_E_CORRUPT || files->build.err == Q_E_IO;
+    if (damaged && files->build.mend == NULL) {
         struct ql_index_file *before = ql_index_files_of(files, files->build.header.base);
-        if (before != NULL && ql_index_files_rebuild(files, before) == Q_OK) {
+        enum q_err err = before == NULL ? Q_OK : ql_index_files_rebuild(files, before);
+        if (before != NULL && (err == Q_OK || err == Q_E_NOT_NOW)) {
             files->step = QL_INDEX_IDLE; /* again, from the one that is whole */
             return;
         }
@@ -642,13 +704,17 @@ step_end(struct ql_index_files *files, struct ql_entries *entries, uint64_t now_
     if (opened) env->io->table->close(env->io, files->file);
     files->file = -1;
     char path[QL_PATH_MAX];
-    bool adopted = good && step_adopt(files, entries);
+    bool mended = files->build.mend != NULL;
+    bool adopted = good && step_adopt(files, entries, false);
+    if (!adopted && opened) files_unlink(files, files->number);
+    /* What can't be written is of use all the same: somebody waits for it. */
+    if (!adopted && mended && !files->abandoned && files->build.file != NULL)
+        adopted = step_adopt(files, entries, true);
     free(files->build.file);
     files->build.file = NULL;
-    if (adopted) return;
-    if (opened) files_unlink(files, files->number);
-    if (files->abandoned) return;
-    files->retry_ns = now_ns + RETRY_NS;
+    if (mended) step_end_mend(files, adopted, now_ns);
+    if (adopted || files->abandoned) return;
+    if (!mended) files->retry_ns = now_ns + RETRY_NS;
     QL_TELL(
         env, INDEX_FAILED, .log = files->log->name, .path = files_path(files, files->number, path),
         .position = files->build.header.base,
@@ -658,17 +724,38 @@ step_end(struct ql_index_files *files, struct ql_entries *entries, uint64_t now_
             error < 0 ? strerror(-error) : q_err_name(files->build.err)));
 }
 
-/* It takes the place of the one before, and of entries in memory. */
+static void
+step_end_mend(struct ql_index_files *files, bool adopted, uint64_t now_ns)
+{
+    ql_index_mend_end(&files->build);
+    files->mend = UINT64_MAX;
+    files->mend_retry_ns = adopted ? 0 : now_ns + RETRY_NS;
+}
+
+/* It takes the place of the one before, and of entries in memory. `in_memory`: it is not on the disk. */
 static bool
-step_adopt(struct ql_index_files *files, struct ql_entries *entries)
+step_adopt(struct ql_index_files *files, struct ql_entries *entries, bool in_memory)
 {
     uint64_t base = files->build.header.base;
     struct ql_index_file *before = ql_index_files_of(files, base);
-    if (files_adopt(files, &files->build.header, files->number, NULL) != Q_OK) return false;
+    uint8_t *memory = in_memory ? files->build.file : NULL;
+    if (files_adopt(files, &files->build.header, files->number, memory) != Q_OK) return false;
+    if (in_memory) files->build.file = NULL;
     struct ql_index_file *file = ql_index_files_of(files, base);
     if (ql_index_files_view(files, file) != Q_OK) {
         ql_index_files_drop(files, file, NULL);
         return false;
+    }
+    if (files->build.mend != NULL) {
+        const struct ql_index_header *header = &files->build.header;
+        if (before != NULL)
+            ql_index_files_drop(files, before, "it can't be read; it was made again");
+        if (header->rot_from < header->rot_to)
+            QL_TELL(
+                files->log->env, ROT, .log = files->log->name, .path = files->log->env->path,
+                .position = header->rot_from, .bytes = header->rot_to - header->rot_from,
+                .text = "damaged below the durable mark: met when its index was made again");
+        return true;
     }
     if (before != NULL) files_remove(files, before, true);
     ql_entries_drop(entries, files->build.to);

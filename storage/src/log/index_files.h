@@ -10,10 +10,12 @@
  *   written   body, flush, header, flush: a header that is there means a whole file
  *   adopted   it is mapped; the file before it and the entries in memory go
  *
- * Files are derived. One that can't be written is tried again later; one that is damaged is made
- * again from its segment, at once.
+ * Files are derived. One that can't be written is tried again later. One that is damaged is *mended*:
+ * made again from its segment, which takes as long as reading that. While a store runs, the worker
+ * does it, before all cuts, and what is in the file can't be told meanwhile; at a start, and where the
+ * worker has no thread, it is done at once.
  *
- * Thread: the store's. Blocking: _open(), _view() (it maps), _rebuild(), _flush().
+ * Thread: the store's. Blocking: _open(), _view() (it maps), _flush(), _rebuild() at a start.
  */
 #ifndef QL_LOG_INDEX_FILES_H
 #define QL_LOG_INDEX_FILES_H
@@ -69,6 +71,9 @@ struct ql_index_files {
     struct ql_node **build_chunks;
     struct ql_key_row **build_key_chunks;
     bool abandoned; /* its segment is gone */
+    bool beside;    /* mending is the worker's: the store runs */
+    uint64_t mend;  /* base of the file that is to be mended; UINT64_MAX: none */
+    uint64_t mend_retry_ns;
     int file;
     uint32_t number;
     uint64_t moved;
@@ -100,7 +105,10 @@ Q_MUST_CHECK enum q_err ql_index_files_view(
     struct ql_index_files *files, struct ql_index_file *file);
 /* Throw it away. `why` is told; NULL: as it should be. */
 void ql_index_files_drop(struct ql_index_files *files, struct ql_index_file *file, const char *why);
-/* A file is damaged: make it again from its segment. Reads all of that; the file stays if it fails. */
+/*
+ * A file is damaged: make it again from its segment. Q_OK; Q_E_NOT_NOW: it is being made; Q_E_IO,
+ * Q_E_NOMEM: it can't be made now, and stays; Q_E_CORRUPT: its segment is gone.
+ */
 Q_MUST_CHECK enum q_err ql_index_files_rebuild(
     struct ql_index_files *files, struct ql_index_file *file);
 /* A record that names a subject is queued for the action log, and has its place there. */

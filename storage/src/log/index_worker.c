@@ -2,11 +2,14 @@
 
 #include <qbase/assert.h>
 
+#include "log/index_mend.h"
+
 enum {
-    STACK_BYTES = 128 * 1024
+    STACK_BYTES = 256 * 1024
 };
 
 static void *worker_run(void *context);
+static void job_run(struct ql_index_build *job);
 
 void
 ql_index_worker_init(struct ql_index_worker *worker, struct qlog_io *io, bool threaded)
@@ -42,7 +45,7 @@ ql_index_worker_start(struct ql_index_worker *worker, struct ql_index_build *job
     }
     if (!worker->started) {
         /* No thread to be had, or none wanted. */
-        ql_index_build(job);
+        job_run(job);
         worker->done = true;
         return;
     }
@@ -84,7 +87,7 @@ worker_run(void *context)
             continue;
         }
         (void)pthread_mutex_unlock(&worker->lock);
-        ql_index_build(job);
+        job_run(job);
         (void)pthread_mutex_lock(&worker->lock);
         worker->job = NULL;
         worker->done = true;
@@ -93,4 +96,13 @@ worker_run(void *context)
     }
     (void)pthread_mutex_unlock(&worker->lock);
     return NULL;
+}
+
+static void
+job_run(struct ql_index_build *job)
+{
+    if (job->mend != NULL)
+        ql_index_mend_run(job->mend);
+    else
+        ql_index_build(job);
 }

@@ -1,5 +1,6 @@
 /*
- * log/index_worker.h: sorts entries beside the store thread: one job at a time, on a thread of its own.
+ * log/index_worker.h: sorts entries, or reads a segment, beside the store thread: one job at a time, on
+ * a thread of its own.
  *
  * The thread comes with the first job. A store over an io of its caller's (a simulated disk, a fault
  * injector) gets none: its jobs are done where they are started, so that a run can be repeated.

@@ -6,6 +6,7 @@
 #include <qbase/assert.h>
 
 #include "consume/plan.h"
+#include "planted.h"
 
 enum {
     LOOK_MAX = 20 * 1000, /* messages that filters look at in one try: bounds a turn */
@@ -123,7 +124,7 @@ ql_hand_repeat(
         while (sequence < end && !hand.full && hand.err == Q_OK) {
             struct ql_entry entry;
             uint64_t from = hand_entry(&hand, sequence, end, &entry);
-            if (from >= end || hand.err != Q_OK) break;
+            if (from >= end || hand.err != Q_OK || hand.full) break;
             uint64_t stop = q_min_u64(end, ql_entry_end(&entry));
             uint64_t count = q_min_u64(stop - from, hand.messages_max - hand.messages);
             enum taken taken = count == 0 ? TAKEN_NOT : hand_piece(&hand, &entry);
@@ -285,7 +286,7 @@ hand_span(struct hand *hand, const struct ql_range_item *item)
     while (sequence < end && !hand->full && hand->err == Q_OK) {
         struct ql_entry entry;
         uint64_t from = hand_entry(hand, sequence, end, &entry);
-        if (from >= end || hand->err != Q_OK) return;
+        if (from >= end || hand->err != Q_OK || hand->full) return;
         uint64_t stop = q_min_u64(end, ql_entry_end(&entry));
         uint64_t count = q_min_u64(stop - from, hand->messages_max - hand->messages);
         enum taken taken = count == 0 ? TAKEN_NOT : hand_piece(hand, &entry);
@@ -321,7 +322,7 @@ hand_new(struct hand *hand)
     while (hand->plan.cursor < hand->visible_end && !hand->full && hand->err == Q_OK) {
         struct ql_entry entry;
         uint64_t from = hand_entry(hand, hand->plan.cursor, hand->visible_end, &entry);
-        if (hand->err != Q_OK) return;
+        if (hand->err != Q_OK || hand->full) return;
         /* It is about to be dropped: whoever had it then would have it for nothing. */
         if (hand->store->expiry.state != QL_EXPIRY_IDLE && entry.frame < hand->store->expiry.before)
             return;
@@ -470,11 +471,21 @@ hand_skip_rot(struct hand *hand, uint64_t end)
     hand->plan.cursor = end;
 }
 
-/* The batch that holds `sequence`, or the first behind it. Returns from where on, at most `end`. */
+/*
+ * The batch that holds `sequence`, or the first behind it. Returns from where on, at most `end`; that
+ * means nothing when `err` or `full` is set.
+ */
 static uint64_t
 hand_entry(struct hand *hand, uint64_t sequence, uint64_t end, struct ql_entry *ret_entry)
 {
     enum q_err err = ql_index_entry(&hand->store->index, hand->subject, sequence, ret_entry);
+    if (err == Q_E_NOT_NOW && !QL_PLANTED(mended_gone)) {
+        /* As a batch that is being read: the end of it is news for all that are stirred. */
+        ql_subject_stir(hand->store, hand->subject);
+        (void)hand_missing(hand, Q_AGAIN);
+        return end;
+    }
+    if (QL_PLANTED(mended_gone) && err == Q_E_NOT_NOW) err = Q_NOT_FOUND;
     if (err < Q_OK) hand->err = err;
     if (err != Q_OK || ret_entry->first_sequence >= end) return end; /* taken by rot */
     return q_max_u64(sequence, ret_entry->first_sequence);
