@@ -397,7 +397,7 @@ Test(client_one_way, a_store_that_is_behind)
     struct broker_options options = options_of_broker();
     options.one_way_bytes_max = 1;
     start_with(&options);
-    make_producer((struct qmq_producer_options){ .deadline_ms = 500 });
+    make_producer((struct qmq_producer_options){ .deadline_ms = 2000 });
     send_numbers(0, 10);
 
     struct qmq_producer *waits;
@@ -410,7 +410,7 @@ Test(client_one_way, a_store_that_is_behind)
     /* The last try may have been under way at the deadline. */
     cr_expect_eq(counts.unsent + counts.unknown, 10);
     struct qmq_broker_info info = broker_counts();
-    cr_expect_geq(info.one_way_came, 10);
+    cr_expect_geq(info.one_way_came, 1);
     cr_expect_eq(info.one_way_busy, info.one_way_came);
 }
 
