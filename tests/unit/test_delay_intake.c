@@ -341,6 +341,28 @@ Test(delay_intake, forgotten)
     request_free(&two);
 }
 
+/* That time runs on through starts, and a start is no request. */
+Test(delay_intake, forgotten_after_starts)
+{
+    struct request two;
+    request_new(&two, 1, 2, 1, 10);
+    request_submit(&two, 2, false);
+    until(two.done);
+    cr_assert_eq(two.err, Q_OK);
+    for (unsigned hour = 0; hour < 24; hour += 8) {
+        store_close();
+        store_open();
+        const struct ql_producers *producers = &fixture.delay->intake.producers;
+        cr_assert_not_null(ql_producers_find(producers, two.publish.publish.producer));
+        q_clock_manual_advance_ns(&fixture.clock, UINT64_C(8) * 3600 * Q_NS_PER_S);
+    }
+    store_close();
+    q_clock_manual_advance_ns(&fixture.clock, Q_NS_PER_S);
+    store_open();
+    cr_assert_eq(ask(&two, true), Q_UNKNOWN_PRODUCER);
+    request_free(&two);
+}
+
 /* Requests in several segments, of which all but the last have a schedule file. */
 static void
 send_many(struct request *requests, unsigned count)
