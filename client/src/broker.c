@@ -123,8 +123,8 @@ brokers_update(struct qmq_client *client, const Qmq__Wire__RouteAnswer *route)
     pthread_mutex_lock(&client->lock);
     q_list_for_each(node, &client->brokers) {
         struct broker *broker = q_container_of(node, struct broker, node);
-        broker->is_listed = false;
-        broker->is_writable = false;
+        broker->comes_listed = false;
+        broker->comes_writable = false;
     }
     pthread_mutex_unlock(&client->lock);
 
@@ -133,13 +133,17 @@ brokers_update(struct qmq_client *client, const Qmq__Wire__RouteAnswer *route)
         struct broker *broker;
         /* Without memory for one it is not listed; the next answer brings it again. */
         if (!is_broker(group) || get_broker(client, group, &broker) != Q_OK) continue;
-        pthread_mutex_lock(&client->lock);
-        broker->is_listed = true;
-        broker->is_writable = group->writable;
-        pthread_mutex_unlock(&client->lock);
+        broker->comes_listed = true;
+        broker->comes_writable = group->writable;
     }
 
+    /* At once: whoever looks in between would take those that are yet to come for dead. */
     pthread_mutex_lock(&client->lock);
+    q_list_for_each(node, &client->brokers) {
+        struct broker *broker = q_container_of(node, struct broker, node);
+        broker->is_listed = broker->comes_listed;
+        broker->is_writable = broker->comes_writable;
+    }
     client->route_changes++;
     pthread_mutex_unlock(&client->lock);
 }

@@ -31,6 +31,9 @@ struct broker {
     /* Guarded by client.lock: what meta said last about all broker groups. */
     bool is_listed;
     bool is_writable;
+    /* The client's thread's: what it is about to say. */
+    bool comes_listed;
+    bool comes_writable;
 
     pthread_mutex_t lock;  /* guards what follows */
     char *address;         /* NULL: meta has not told yet */

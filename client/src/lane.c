@@ -213,7 +213,8 @@ build(struct request *request)
     char *subjects[REQUEST_BATCHES_MAX];
     header.subjects = subjects;
     header.envelopes_length = request->envelopes_size;
-    header.mode = request->lane->producer->mode;
+    header.mode =
+        request->lane->producer->one_way ? QMQ_MODE_DEFAULT : request->lane->producer->mode;
     header.settled_below = settled_below(request->lane);
     header.again = request->may_be_stored;
     q_list_for_each(node, &request->batches) {
@@ -434,7 +435,7 @@ part_now(struct lane *lane)
     }
 }
 
-/* Delay groups know no numbers, and hold nothing: it is asked for as it is. There is no order to keep. */
+/* What a delay group may have stored is asked for as it is. There is no order to keep. */
 static bool
 is_kept(const struct request *request)
 {

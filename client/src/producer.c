@@ -64,8 +64,6 @@ static enum q_err find_open(
     const struct qbatch_message *message,
     struct batch ***ret_open,
     struct lane **ret_lane);
-static bool may_join(
-    const struct subject *subject, const struct batch *batch, bool bound, uint64_t due_ms);
 static enum q_err open_batch(
     struct subject *subject, uint64_t due_ms, struct lane *lane, struct batch **ret_batch);
 static void drop_if_empty(struct batch *batch);
@@ -257,7 +255,7 @@ wait_for_ways(struct subject *subject)
 
     if (subject->ways) return Q_OK;
     uint64_t until_ns = client_now_ns(producer->client);
-    bool can_wait = !is_in_callback() && producer->event_fd < 0;
+    bool can_wait = !is_in_callback() && producer->event_fd < 0 && !producer->is_jammed;
     if (can_wait) until_ns += producer->block_ns;
     subject->senders++;
     subject_wants_route(subject);
@@ -269,6 +267,7 @@ wait_for_ways(struct subject *subject)
                            : Q_FAIL(Q_BUSY, .what = "the subject's route is not known yet");
     }
     subject->senders--;
+    if (err != Q_OK) producer->is_jammed = producer->one_way;
     return err;
 }
 
@@ -389,7 +388,8 @@ add(struct subject *subject,
     enum q_err err;
     do {
         Q_TRY(find_open(subject, message, &open, &lane));
-        if (*open && !may_join(subject, *open, bound, due_ms)) *open = NULL;
+        /* A batch is due as a whole. */
+        if (*open && (*open)->due_ms != due_ms) *open = NULL;
         if (!*open) Q_TRY(open_batch(subject, due_ms, lane, open));
         held_before = (*open)->held_bytes;
         err = batch_add(*open, message, &note);
@@ -425,19 +425,14 @@ find_open(
     if (!way)
         return Q_FAIL(
             Q_NO_ROUTE, .what = q_text("meta names no home for order keys of %s", subject->name));
-    bool is_apart = is_bound(message) && client_has_several(subject->producer->client);
-    *ret_open = &way->open[is_apart];
+    /* A batch is bound as a whole, which matters when it could go elsewhere. What is open when that changes gets
+     * nothing more: a key's later message would join the batch in front of its earlier one. */
+    bool is_split = client_has_several(subject->producer->client);
+    if (way->is_split != is_split) way->open[0] = way->open[1] = NULL;
+    way->is_split = is_split;
+    *ret_open = &way->open[is_split && is_bound(message)];
     *ret_lane = way->lane;
     return Q_OK;
-}
-
-/* A batch is due as a whole; and it is bound as a whole, which matters when it could go elsewhere. */
-static bool
-may_join(const struct subject *subject, const struct batch *batch, bool bound, uint64_t due_ms)
-{
-    if (batch->due_ms != due_ms) return false;
-    if (batch->is_ordered == bound) return true;
-    return !client_has_several(subject->producer->client);
 }
 
 static enum q_err

@@ -44,6 +44,7 @@ struct way {
     /* In lane.waiting; may be NULL. While there are several broker groups the second one is for messages that
      * are bound to theirs, so that a producer of both kinds fills two batches, and not many with one each. */
     struct batch *open[2];
+    bool is_split; /* both are used: there were several groups when a message came last */
     bool is_writable;
 };
 

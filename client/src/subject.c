@@ -144,6 +144,7 @@ on_routed(struct qnet_request *request, enum q_err err, struct qnet_buffer *answ
     if (err == Q_OK) err = ways_new(producer, &route, subject->ways, &subject->ways);
     if (err == Q_OK) {
         subject->backoff_ms = 0;
+        producer->is_jammed = false;
         take_ways(subject);
         /* A send may have been told BUSY. */
         if (is_first) event_raise(producer->event_fd);

@@ -20,7 +20,9 @@
  *     the second read is told that it may not, and tells nobody (tcp.c, tcptran_pipe_recv_cb; the same
  *     between two parts of a write). The thread that frees connections, of which a process has one,
  *     waits for it for ever, and so does nng_close(). So a caller that is freed gives the answers of
- *     what it has sent time to come, and closes when nothing moves.
+ *     what it has sent time to come, and closes when none has ended for a while. An answer that is on
+ *     its way for longer than that, a large one on a slow link, is not seen: there a little of the
+ *     danger is left, that the close comes within the microseconds between two of its parts.
  */
 #include <qnet/caller.h>
 
@@ -42,8 +44,9 @@
 
 enum {
     REQUEST_ID_BYTES = 4, /* nng's, before each answer */
-    QUIET_MS = 20,        /* no answer for so long: those that are missing wait for something */
-    LINGER_MS = 2000,     /* for answers that come without end */
+    QUIET_MS =
+        20, /* no answer has ended for so long: most likely those that are missing wait for something */
+    LINGER_MS = 2000, /* for answers that come without end */
 };
 
 struct qnet_exchange {
@@ -409,6 +412,7 @@ on_aio(void *context)
     nng_aio_set_msg(exchange->aio, NULL);
 
     struct qnet_request *request = exchange->request;
+    caller->has_dropped |= exchange->was_sent && !is_answer;
     if (request == NULL) {
         caller->abandoned--;
         q_list_push_front(&caller->free, &exchange->node);
@@ -419,7 +423,6 @@ on_aio(void *context)
     exchange->request = NULL;
     request->exchange = NULL;
     q_heap_remove(&caller->deadlines, &exchange->deadline);
-    caller->has_dropped |= exchange->was_sent && !is_answer;
     enum q_err err =
         is_answer ? Q_OK : explain(exchange, failed, caller->stopping, request->timeout_ms);
     /* A connection that is lost may have taken it before it could say so. */

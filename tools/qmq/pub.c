@@ -48,6 +48,7 @@ struct pub {
     uint64_t stored;
     uint64_t maybe_duplicate;
     struct q_fault first_failure;
+    struct q_fault first_drop; /* one way: what qmq_send() said */
     atomic_bool has_failed;
 };
 
@@ -278,7 +279,10 @@ send_line(struct pub *pub, struct q_bytes line)
     if (code == QMQ_OK) pub->lines++;
     if (code == QMQ_OK || code == QMQ_BUSY) return EXIT_OK;
     /* Dropped, and counted. */
-    if (pub->one_way && qmq_last_error().retryable) return EXIT_OK;
+    if (pub->one_way && qmq_last_error().retryable) {
+        if (pub->first_drop.err == Q_OK) pub->first_drop = *q_fault_last();
+        return EXIT_OK;
+    }
     return report_error(
         "publish line %llu to \"%s\"", (unsigned long long)pub->lines + 1, pub->subject);
 }
@@ -346,6 +350,10 @@ finish_one_way(struct pub *pub, int exit_code, uint64_t begin_ns)
     if (atomic_load(&pub->has_failed) && exit_code == EXIT_OK) {
         q_fault_adopt(&pub->first_failure);
         exit_code = report_error("publish some of it to \"%s\"", pub->subject);
+    }
+    if (counts.stored == 0 && exit_code == EXIT_OK && pub->first_drop.err != Q_OK) {
+        q_fault_adopt(&pub->first_drop);
+        exit_code = report_error("publish any of it to \"%s\"", pub->subject);
     }
     bool is_partly = counts.stored > 0 && (dropped > 0 || counts.unknown > 0);
     return is_partly && !interrupt_signal() ? EXIT_PARTLY : exit_code;

@@ -6,7 +6,7 @@
  * second time by this module: retrying is the decision of who knows what the call means.
  *
  * Thread:   qnet_caller_submit(), _cancel(): any. `done` runs on a transport thread, those of
- *           different requests perhaps at the same time.
+ *           different requests perhaps at the same time; or in qnet_caller_free().
  * Blocking: `done` and on_state must not block. qnet_caller_call() and qnet_caller_free() do, so
  *           they must not be called from them.
  * Memory:   the request struct is the caller's, from submit until `done` has been entered.
@@ -55,7 +55,8 @@ struct qnet_request {
 /* Does not wait for the connection. Q_OK, Q_INVALID (the url), Q_E_NOMEM. */
 Q_MUST_CHECK enum q_err qnet_caller_new(
     const struct qnet_caller_options *options, struct qnet_caller **ret_caller);
-/* Ends every call under way with Q_STOPPING, and waits for their `done`. NULL is fine. */
+/* Ends every call under way with Q_STOPPING, by this thread or another, and waits for their `done`; then up to 2 s
+ * for answers that come still. NULL is fine. */
 void qnet_caller_free(struct qnet_caller *caller);
 
 /* Q_OK: `done` will be called exactly once, never from inside this function. Q_E_NOMEM, Q_STOPPING:
