@@ -61,6 +61,7 @@
     X(producers_unread, "a start reads no requests of what index files cover")                     \
     X(expired_uncopied, "a segment goes before what groups have of it is a dead letter")           \
     X(expired_undurable, "… before that dead letter is flushed")                                   \
+    X(unread_ahead_passed, "a look behind damage passes over what it can't read")                  \
     X(unread_passed, "a start passes over what it can't read")                                     \
     X(header_guessed, "a header that can't be read is made again")                                 \
     X(retention_unconsumed, "retention drops what groups still need")                              \

@@ -135,6 +135,7 @@ static const struct {
     { "subject_unnamed", ROT },
     { "expired_uncopied", EXPIRY },
     { "expired_undurable", EXPIRY },
+    { "unread_ahead_passed", UNREADABLE },
     { "unread_passed", UNREADABLE },
     { "header_guessed", UNREADABLE },
     { "retention_unconsumed", RETENTION },

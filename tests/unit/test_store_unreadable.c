@@ -541,6 +541,27 @@ Test(store_unreadable, given_up_with_progress)
     assert_goes_on("new");
 }
 
+/* Behind damage, which a start looks past, it passes over nothing that it can't read. */
+Test(store_unreadable, behind_damage)
+{
+    (void)publish(fixture_subject, 5);
+    struct qlog_range damaged = publish(fixture_subject, 1);
+    struct qlog_range newest = publish(fixture_subject, 1);
+    (void)publish("other", 3);
+    (void)fixture_join(&fixture, "g", "c", NULL);
+    make_bad(first_segment, damaged.first, damaged.last, EVER);
+    give_up();
+    make_bad(first_segment, newest.first, newest.last, EVER);
+    assert_refused("message");
+    make_well();
+    must_open();
+    struct taken taken = take("g");
+    cr_expect_eq(taken.count, 6);
+    cr_expect(taken.has[6], "what could not be read");
+    cr_expect_eq(publish_one(fixture_subject), 7);
+    must_open();
+}
+
 Test(store_unreadable, given_up_at_the_end)
 {
     (void)publish("other", 3);

@@ -9,13 +9,14 @@
 enum {
     /* Frames in flight at a crash lie within this distance behind the first that is missing, */
     FLIGHT_BYTES_MAX = 32 * 1024 * 1024,
-    /* and the first of them within this one behind its end: more than the largest request. Where
-     * there is none, there are none further on. */
+    /* and the first of them within this one behind its end, where nothing is damaged: more than the
+     * largest request. */
     LOOK_BYTES = 10 * 1024 * 1024
 };
 
-static bool recover_at_gap(
+static enum q_err recover_at_gap(
     struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_state state);
+static bool is_untouched(enum ql_scan_state state);
 static bool recover_look(
     const struct ql_recover *recover,
     enum ql_scan_state state,
@@ -77,7 +78,7 @@ ql_recover_next(struct ql_recover *recover)
             scan->position >= recover->durable || (recover->whole && !QL_PLANTED(unread_passed));
         if (state == QL_SCAN_READ && (needed || scan->error != EIO))
             return ql_scan_fail(scan, recover->log);
-        if (!recover_at_gap(recover, scan, state)) return Q_END;
+        Q_TRY(recover_at_gap(recover, scan, state));
     }
 }
 
@@ -90,21 +91,23 @@ ql_recover_end(struct ql_recover *recover)
     ql_scan_fini(&recover->scan);
 }
 
-/* True: the scan goes on behind a range of rot. False: the log ends where the scan stands. */
-static bool
+/* Q_OK: the scan goes on behind a range of rot. Q_END: the log ends where the scan stands. Else it can't be
+ * told. */
+static enum q_err
 recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_state state)
 {
     uint64_t gap = scan->position;
-    if (recover->live && gap >= recover->marks.durable) return false;
-    if (recover->clean && gap == recover->marks.end) return false;
+    if (recover->live && gap >= recover->marks.durable) return Q_END;
+    if (recover->clean && gap == recover->marks.end) return Q_END;
     /* A log that fills its last segment, or was never written. */
     if (state == QL_SCAN_LIMIT && gap >= recover->durable &&
         ql_segment_set_next(recover->segments, gap) == NULL)
-        return false;
+        return Q_END;
 
     /* Whole frames behind the gap may know a newer durable mark. */
     struct ql_scan ahead = *scan;
     ahead.linked = false;
+    ahead.unread = UINT64_MAX;
     uint64_t until;
     bool found = recover_look(recover, state, &ahead, &until);
     uint64_t next = ahead.position;
@@ -117,6 +120,13 @@ recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_st
             more = ql_scan_search(&ahead, until);
     }
     recover->durable = durable;
+    /* A frame that can't be read may be there, and know a newer mark. Not so where nothing was ever written. */
+    bool unseen = ahead.unread != UINT64_MAX && (gap < durable || !is_untouched(state));
+    if (unseen && recover->whole && !QL_PLANTED(unread_ahead_passed)) {
+        scan->position = ahead.unread;
+        scan->error = EIO;
+        return ql_scan_fail(scan, recover->log);
+    }
     if (gap >= durable || QL_PLANTED(cut_at_damage)) {
         recover->torn_bytes = found ? ahead.position - gap : recover_torn_bytes(scan, state);
         /* What was there when the log was said to end here was told then. */
@@ -124,7 +134,7 @@ recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_st
         bool header = found || state == QL_SCAN_RECORDS || state == QL_SCAN_PAYLOAD;
         if (gap == recover->marks.end && (!header || generation < recover->since))
             recover->torn_bytes = 0;
-        return false;
+        return Q_END;
     }
     /* Rot. Go on at the next whole frame below the mark, or at the mark itself. */
     uint64_t to = q_min_u64(found && next < durable ? next : durable, scan->limit);
@@ -135,22 +145,31 @@ recover_at_gap(struct ql_recover *recover, struct ql_scan *scan, enum ql_scan_st
         .text = q_text(
             "damaged below the durable mark %llu: %s", (unsigned long long)durable,
             ql_scan_state_text(state)));
-    if (recover->on_rot != NULL) recover->on_rot(recover->context, gap, to, state);
+    /* What could not be read ahead is not known to be rot. */
+    if (recover->on_rot != NULL)
+        recover->on_rot(recover->context, gap, to, unseen ? QL_SCAN_READ : state);
     /* Records are right where a payload alone is not, and later frames build on them. Its hash keeps
      * it from whoever would read it; at the next start this frame is below the mark from the
      * beginning, and its payloads are not looked at. */
     bool below = gap + ql_frame_size(scan->frame.body_length) <= durable;
-    if (state == QL_SCAN_PAYLOAD && below && !recover->deep) return true;
+    if (state == QL_SCAN_PAYLOAD && below && !recover->deep) return Q_OK;
     if (state == QL_SCAN_READ) recover->unread = gap;
     scan->position = to;
     scan->linked = false;
-    return true;
+    return Q_OK;
+}
+
+/* Nothing of the log's last flight is there: what most logs end with. */
+static bool
+is_untouched(enum ql_scan_state state)
+{
+    return state == QL_SCAN_ZERO || state == QL_SCAN_STALE || state == QL_SCAN_LIMIT;
 }
 
 /*
- * The first whole frame behind the gap, where `ahead` stands. Further on, up to `until`, there is only
- * something if there is something near: most ends have nothing behind them, and a start waits for
- * each byte that is looked at.
+ * The first whole frame behind the gap, where `ahead` stands. Where the end is untouched there is only
+ * something further on, up to `until`, if there is something near: most ends have nothing behind them,
+ * and a start waits for each byte that is looked at. Behind damage all of it is looked at.
  */
 static bool
 recover_look(
@@ -166,6 +185,7 @@ recover_look(
     uint64_t flight = recover->flight_bytes == 0 ? FLIGHT_BYTES_MAX : recover->flight_bytes;
     uint64_t far = q_min_u64(q_max_u64(recover->durable, gap + flight), ahead->limit);
     *ret_until = QL_PLANTED(look_is_short) ? near : q_max_u64(near, far);
+    if (!is_untouched(state)) near = *ret_until;
     ahead->ahead = near;
     bool found = ql_scan_search(ahead, near);
     ahead->ahead = UINT64_MAX;

@@ -35,6 +35,7 @@ ql_scan_init(
     scan->limit = UINT64_MAX;
     scan->ahead = UINT64_MAX;
     scan->end = UINT64_MAX;
+    scan->unread = UINT64_MAX;
 }
 
 void
@@ -174,13 +175,24 @@ static bool
 scan_is_frame_at(struct ql_scan *scan, const struct ql_segment *segment, uint64_t position)
 {
     const uint8_t *block;
-    if (!scan_load(scan, segment, position, QL_BLOCK, &block)) return false;
+    bool is_read = scan_load(scan, segment, position, QL_BLOCK, &block);
+    /* Of many, the first one is tried again: to know of one is enough. */
+    bool is_first = scan->unread == UINT64_MAX;
+    for (unsigned i = 1; i < QL_READ_TRIES && is_first && !is_read; i++)
+        is_read = scan_load(scan, segment, position, QL_BLOCK, &block);
+    if (!is_read) {
+        scan->unread = q_min_u64(scan->unread, position);
+        return false;
+    }
     if (q_load_le32(block + QL_FRAME_MAGIC_AT) != QL_FRAME_MAGIC) return false;
     struct ql_scan probe = *scan;
     probe.position = position;
     probe.linked = false;
     probe.payloads_above = 0;
     enum ql_scan_state state = scan_check(&probe, segment);
+    for (unsigned i = 1; i < QL_READ_TRIES && is_first && state == QL_SCAN_READ; i++)
+        state = scan_check(&probe, segment);
+    if (state == QL_SCAN_READ) scan->unread = q_min_u64(scan->unread, position);
     return state == QL_SCAN_FRAME;
 }
 

@@ -56,6 +56,7 @@ struct ql_scan {
     struct q_bytes records;
     struct q_bytes payloads;
     int error;
+    uint64_t unread; /* what a search could not read first; UINT64_MAX: nothing */
 
     struct ql_window *window; /* private; copies share it */
 };
@@ -70,7 +71,8 @@ void ql_scan_fini(struct ql_scan *scan);
 enum ql_scan_state ql_scan_next(struct ql_scan *scan);
 /*
  * Look for a whole frame that begins in (position, until). True: the scan stands at it, unlinked,
- * and ql_scan_next() will give it. False: the scan stays.
+ * and ql_scan_next() will give it. False: the scan stays. What can't be read is passed over, and `unread`
+ * says where that began.
  */
 bool ql_scan_search(struct ql_scan *scan, uint64_t until);
 /* Fail with what QL_SCAN_READ has met: file, place and errno. Q_E_IO, Q_E_NOMEM, … */

@@ -9,6 +9,7 @@
  *
  * A statement tells only of what is durable: power loss may take the rest, and then it is not known.
  */
+#include <errno.h>
 #include <string.h>
 
 #include <qbase/assert.h>
@@ -219,6 +220,11 @@ ql_producers_recover(struct qlog_store *store)
             err = ql_scan_fail(&scan, store->messages->name);
         else if (scan.position >= to || !ql_scan_search(&scan, to))
             break;
+        if (err == Q_OK && scan.unread != UINT64_MAX) {
+            scan.position = scan.unread;
+            scan.error = EIO;
+            err = ql_scan_fail(&scan, store->messages->name);
+        }
     }
     ql_scan_fini(&scan);
     return err;
