@@ -708,20 +708,20 @@ step_end(struct ql_index_files *files, struct ql_entries *entries, uint64_t now_
     bool adopted = good && step_adopt(files, entries, false);
     if (!adopted && opened) files_unlink(files, files->number);
     /* What can't be written is of use all the same: somebody waits for it. */
-    if (!adopted && mended && !files->abandoned && files->build.file != NULL)
-        adopted = step_adopt(files, entries, true);
+    bool kept = !adopted && mended && !files->abandoned && files->build.file != NULL &&
+                step_adopt(files, entries, true);
     free(files->build.file);
     files->build.file = NULL;
-    if (mended) step_end_mend(files, adopted, now_ns);
+    if (mended) step_end_mend(files, adopted || kept, now_ns);
     if (adopted || files->abandoned) return;
     if (!mended) files->retry_ns = now_ns + RETRY_NS;
     QL_TELL(
         env, INDEX_FAILED, .log = files->log->name, .path = files_path(files, files->number, path),
         .position = files->build.header.base,
         .text = q_text(
-            "index of the segment at %llu: %s; it is tried again",
-            (unsigned long long)files->build.header.base,
-            error < 0 ? strerror(-error) : q_err_name(files->build.err)));
+            "index of the segment at %llu: %s; %s", (unsigned long long)files->build.header.base,
+            error < 0 ? strerror(-error) : q_err_name(files->build.err),
+            kept ? "it is kept in memory until the next start" : "it is tried again"));
 }
 
 static void

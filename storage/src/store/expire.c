@@ -63,14 +63,16 @@ expiry_gives_up(struct qlog_store *store)
            store->now_ns - store->expiry.progress_ns >= PATIENCE_NS;
 }
 
-/* Letters of others say nothing of what is waited for. */
+/* Letters of others say nothing of what is waited for, nor do those of messages that begin to die meanwhile:
+ * there must be fewer than ever. */
 static void
 expiry_note_progress(struct qlog_store *store, const struct ql_group *group)
 {
     struct ql_expiry *expiry = &store->expiry;
-    if (expiry->waits_for == expiry->next && expiry->dead == group->dead) return;
+    uint64_t left = group->pending_by[QL_REASON_DYING];
+    if (expiry->waits_for == expiry->next && left >= expiry->left) return;
     expiry->waits_for = expiry->next;
-    expiry->dead = group->dead;
+    expiry->left = left;
     expiry->progress_ns = store->now_ns;
 }
 
@@ -149,8 +151,9 @@ static bool
 group_has_more(struct qlog_store *store, struct ql_group *group)
 {
     uint64_t below;
-    return ql_group_has_some(group) && group_below(store, group, &below) == Q_OK &&
-           ql_group_oldest(group) < below;
+    if (!ql_group_has_some(group)) return false;
+    /* Not to be told now: it is waited for, as long as patience lasts. */
+    return group_below(store, group, &below) != Q_OK || ql_group_oldest(group) < below;
 }
 
 /* Whether nothing of the group is dying that goes. */

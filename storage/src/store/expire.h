@@ -36,7 +36,7 @@ struct ql_expiry {
     uint32_t next;        /* number of a group */
     uint64_t below;       /* COPYING: sequences of that group's subject that go; 0: not known yet */
     uint32_t waits_for;   /* COPYING: number of a group; UINT32_MAX: none yet */
-    uint64_t dead;        /* its dead letters, when it was looked at last */
+    uint64_t left;        /* the fewest of its messages that were dying since */
     uint64_t progress_ns; /* when that, or the group, was another before */
     uint64_t
         retry_ns; /* MARKING: not before. Retention looks at the disk each second, so a turn comes */

@@ -486,7 +486,8 @@ hand_entry(struct hand *hand, uint64_t sequence, uint64_t end, struct ql_entry *
         return end;
     }
     if (QL_PLANTED(mended_gone) && err == Q_E_NOT_NOW) err = Q_NOT_FOUND;
-    if (err < Q_OK) hand->err = err;
+    if (err < Q_OK && err != Q_E_CORRUPT) (void)hand_missing(hand, err);
+    if (err == Q_E_CORRUPT) hand->err = err;
     if (err != Q_OK || ret_entry->first_sequence >= end) return end; /* taken by rot */
     return q_max_u64(sequence, ret_entry->first_sequence);
 }

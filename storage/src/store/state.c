@@ -166,12 +166,15 @@ static enum q_err
 trim_groups(struct qlog_store *store)
 {
     uint64_t expired = store->counters.expired;
+    enum q_err failed = Q_OK;
     for (uint32_t i = 0; i < store->group_count; i++) {
         struct ql_group *group = store->groups[i];
         if (group == NULL || !ql_group_has_some(group)) continue;
         struct ql_entry entry;
         enum q_err err = ql_index_entry(&store->index, group->subject, 0, &entry);
-        if (err < Q_OK) return err;
+        if (err < Q_OK && err != Q_E_NOT_NOW) return err;
+        if (err == Q_E_NOT_NOW) failed = err;
+        if (err < Q_OK) continue;
         uint64_t first = err == Q_OK ? entry.first_sequence : UINT64_MAX;
         /* What it has is below its cursor, also where nothing of the subject is left. */
         uint64_t end = q_min_u64(first, group->cursor);
@@ -193,7 +196,14 @@ trim_groups(struct qlog_store *store)
             .text = q_text(
                 "%llu messages that groups had in hand were dropped without a dead letter",
                 (unsigned long long)expired));
+    store->trim_looks_again = failed != Q_OK;
     return Q_OK;
+}
+
+void
+ql_trim_look_again(struct qlog_store *store)
+{
+    if (store->trim_looks_again) (void)trim_groups(store);
 }
 
 static enum q_err

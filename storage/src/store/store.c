@@ -211,7 +211,10 @@ qlog_store_turn(struct qlog_store *store)
     ql_home_write(home, store->now_ns);
     ql_reader_submit(&store->reader);
     ql_scrub_step(&store->scrub, store->now_ns, store->reader.under_way > 0);
-    if (ql_index_make(&store->index, store->now_ns)) store->look_again = true;
+    if (ql_index_make(&store->index, store->now_ns)) {
+        store->look_again = true;
+        ql_trim_look_again(store);
+    }
     return ql_env_check(&home->env);
 }
 

@@ -137,6 +137,7 @@ struct qlog_store {
     uint64_t looked_durable;
     uint64_t fetch_retry_ns; /* a read could not begin: it is asked for again then; 0: none */
     bool look_again;         /* the last look left something that needs no mark to move */
+    bool trim_looks_again;   /* groups have what went, and could not be looked at */
 
     bool damaged;         /* recovery met rot: records may speak of what it took */
     uint64_t passed_over; /* such records */
@@ -329,6 +330,8 @@ void ql_groups_start(struct qlog_store *store, struct qlog_groups *groups);
 void ql_trim_start(struct qlog_store *store, struct qlog_trim *trim);
 /* The first trim need not wait for dead letters any more, or ends so. */
 void ql_trim_copied(struct qlog_store *store, enum q_err err);
+/* What could not be told of some groups after a trim can be told now. */
+void ql_trim_look_again(struct qlog_store *store);
 /* Finish a trim whose state records are durable. */
 void ql_trim_go_on(struct qlog_store *store, struct qlog_trim *trim, enum q_err err);
 struct ql_subject_record ql_subject_statement(const struct ql_subject *subject);
