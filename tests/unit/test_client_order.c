@@ -158,7 +158,6 @@ Test(client_order, without_a_key_they_take_turns, .timeout = 120)
     stop();
 }
 
-/* A key whose home is away waits for it; all others go on, and it has its order when it is back. */
 /* Messages with and without a key in turns don't make batches of one. */
 Test(client_order, both_kinds_in_turns, .timeout = 120)
 {
@@ -181,6 +180,62 @@ Test(client_order, both_kinds_in_turns, .timeout = 120)
     stop();
 }
 
+enum {
+    IN_A_ROW = 3000
+};
+
+/* Where each message of one key was stored. */
+static struct {
+    uint64_t sequences[IN_A_ROW];
+    unsigned count;
+} row;
+
+static void
+on_sent_in_a_row(void *context, const struct qmq_sent *sent)
+{
+    cr_assert_eq(sent->code, QMQ_OK);
+    *(uint64_t *)context = sent->sequence;
+}
+
+static void
+send_in_a_row(unsigned number)
+{
+    char text[16];
+    struct qmq_outgoing message = {
+        .body = { "x", 1 },
+        .order_key = { text, (size_t)snprintf(text, sizeof(text), "key-%u", number) },
+    };
+    uint64_t *sequence = &row.sequences[row.count++];
+    cr_assert_eq(qmq_send(producer, FAKE_SUBJECT, &message, on_sent_in_a_row, sequence), QMQ_OK);
+}
+
+/* With several groups keys have batches of their own, with one they share: no message of a key goes into a batch
+ * in front of an earlier one when that changes. */
+Test(client_order, groups_come_and_go, .timeout = 120)
+{
+    start(NULL);
+    for (unsigned number = 0; number < KEYS; number++)
+        send_key(number);
+    flush();
+    unsigned number = 0;
+    while (strcmp(keys[number].home, "b") != 0)
+        number++;
+    fake_hold(b);
+    for (unsigned round = 0; row.count < IN_A_ROW; round++) {
+        if (round % 50 == 0) fake_set_listed(a, round / 50 % 2 == 1);
+        send_none(1);
+        send_in_a_row(number);
+        usleep(500);
+    }
+    fake_set_listed(a, true);
+    fake_release(b);
+    flush();
+    for (unsigned i = 1; i < IN_A_ROW; i++)
+        cr_assert_gt(row.sequences[i], row.sequences[i - 1], "message %u of its key", i);
+    stop();
+}
+
+/* A key whose home is away waits for it; all others go on, and it has its order when it is back. */
 Test(client_order, a_key_waits_for_its_home, .timeout = 120)
 {
     const struct qmq_producer_options options = { .deadline_ms = FLUSH_MS, .unknown_ms = 100 };
