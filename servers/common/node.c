@@ -66,6 +66,7 @@ static void tame_memory(void);
 static void raise_file_limit(void);
 static enum q_err start(struct srv_node *node);
 static enum q_err start_role(struct srv_node *node, const struct srv_role *role);
+static enum q_err probe_one_way(const struct srv_node *node, const struct srv_role *role);
 static unsigned one_way_port(const struct srv_node *node, const struct srv_role *role);
 static void prepare_view(struct srv_node *node);
 static int open_signals(void);
@@ -150,8 +151,7 @@ start(struct srv_node *node)
     for (size_t i = 0; i < options->role_count && options->port_base; i++) {
         unsigned port = (unsigned)options->port_base + options->roles[i]->port_offset;
         Q_TRY(srv_url_probe(options->listen, port));
-        unsigned one_way = one_way_port(node, options->roles[i]);
-        if (one_way) Q_TRY(srv_url_probe(options->listen, one_way));
+        Q_TRY(probe_one_way(node, options->roles[i]));
     }
     Q_TRY(srv_home_make(&node->home));
     prepare_view(node);
@@ -163,6 +163,22 @@ start(struct srv_node *node)
     for (size_t i = 0; i < options->role_count; i++)
         Q_TRY(start_role(node, options->roles[i]));
     return Q_OK;
+}
+
+/* Nobody asked for this port: a node that has been fine without it may go on so. */
+static enum q_err
+probe_one_way(const struct srv_node *node, const struct srv_role *role)
+{
+    const struct srv_options *options = &node->options;
+    unsigned port = one_way_port(node, role);
+    if (!port || srv_url_probe(options->listen, port) == Q_OK) return Q_OK;
+    struct q_fault fault = *q_fault_last();
+    char url[SRV_URL_MAX];
+    srv_url_make(options->listen, port, url, sizeof(url));
+    return Q_FAIL(
+        fault.err, .path = url, .sys = fault.sys_errno, .what = "can't listen for one-way messages",
+        .hint =
+            "--one-way tcp://IP:PORT for another port, or --one-way none to take no such messages");
 }
 
 /* Of the port base; 0: any, its own url's, or none. */

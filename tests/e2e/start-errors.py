@@ -56,6 +56,12 @@ with lib.Test() as t:
         other.listen()
         refused(ADDRESS, str(spare + 1), directory=t.path("unborn"))
         t.check(not os.path.exists(t.path("unborn")), "a failed start left a directory")
+    # Nobody has asked for this one.
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", spare + 3))
+        other.listen()
+        refused(ADDRESS, str(spare + 3), "--one-way none", directory=t.path("unborn"))
+        t.check(not os.path.exists(t.path("unborn")), "a failed start left a directory")
 
     # A file where the directory should be.
     t.write_lines("file", [b"mine"])
