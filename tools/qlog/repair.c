@@ -34,6 +34,7 @@
 
 enum {
     STEPS_MAX = 1000,
+    GIVE_UP_MAX = 900, /* at a time: others have steps, too */
     STEP_TEXT = 256,
     TEXT_SIZE = 32,
     COPY_BYTES = 1024 * 1024,
@@ -79,6 +80,7 @@ struct repair {
     struct step *steps;
     uint32_t count;
     uint32_t given_up; /* the first steps */
+    bool has_more;     /* to give up than that */
     uint32_t damages;
     enum tool_exit found;
     char aside[QL_PATH_MAX - 512];
@@ -133,7 +135,7 @@ repair_run(const struct command *command, int argc, char **argv)
         err = apply(&repair);
     /* What is left is what can't be repaired. */
     if (apply_it && repair.count > repair.damages)
-        now = repair.damages > 0 ? TOOL_EXIT_CORRUPT : TOOL_EXIT_OK;
+        now = repair.damages > 0 || repair.has_more ? TOOL_EXIT_CORRUPT : TOOL_EXIT_OK;
     if (err == Q_OK)
         print_steps(&repair, apply_it, line.json, now);
     else
@@ -162,8 +164,10 @@ look_at_unreadable(struct repair *repair)
     for (uint32_t i = 0; i < directory->file_count; i++) {
         const struct ql_file *file = &directory->files[i];
         char path[QL_PATH_MAX];
+        /* Whatever a start reads, also of what it is about to remove. */
         bool counts = file->state == QL_FILE_ACTIVE || file->state == QL_FILE_SEALED ||
-                      file->state == QL_FILE_UNREADABLE;
+                      file->state == QL_FILE_UNREADABLE || file->state == QL_FILE_HALF_MADE ||
+                      file->state == QL_FILE_SPARE || file->state == QL_FILE_DROPPED;
         if (!counts) continue;
         repair->file_log = file->log;
         repair->file_path = ql_directory_file_path(directory, file, path);
@@ -176,6 +180,9 @@ static void
 on_unreadable(void *context, const struct ql_unreadable *range)
 {
     struct repair *repair = context;
+    repair->found = TOOL_EXIT_CORRUPT;
+    repair->has_more = repair->given_up == GIVE_UP_MAX;
+    if (repair->has_more) return;
     struct step *step = add_step(repair, STEP_GIVE_UP);
     (void)snprintf(step->path, sizeof(step->path), "%s", repair->file_path);
     step->log = repair->file_log;
@@ -188,7 +195,6 @@ on_unreadable(void *context, const struct ql_unreadable *range)
         "they are gone for good",
         range->from, range->from + range->bytes);
     repair->given_up = repair->count;
-    repair->found = TOOL_EXIT_CORRUPT;
 }
 
 /* And the directory is looked at again, as it is then. */
@@ -488,6 +494,7 @@ print_steps(const struct repair *repair, bool applied, bool json, enum tool_exit
         }
         json_close(&out, ']');
         json_bool(&out, "applied", applied && acts);
+        json_bool(&out, "more", repair->has_more);
         if (repair->aside[0] != '\0')
             json_bytes(&out, "saved_in", q_bytes_from_text(repair->aside));
         json_number(&out, "exit", now);
@@ -495,6 +502,10 @@ print_steps(const struct repair *repair, bool applied, bool json, enum tool_exit
         (void)putchar('\n');
         return;
     }
+    if (repair->has_more)
+        (void)printf(
+            "more than %d ranges can't be read: when these are given up, run it again\n",
+            GIVE_UP_MAX);
     for (uint32_t i = 0; i < repair->count; i++) {
         const struct step *step = &repair->steps[i];
         (void)printf("%s  ", step_texts[step->kind]);
