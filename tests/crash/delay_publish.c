@@ -30,6 +30,7 @@ static void request_fill(
     struct delay_client *client, struct delay_request *request, struct qbatch_builder *builders[]);
 static void request_send(struct delay_client *client, unsigned number, bool again);
 static void on_published(struct qlog_delay_request *request, enum q_err err);
+static bool waited_in_vain(const struct delay_history *history, const struct sending *sending);
 static bool may_be_unknown(const struct delay_history *history, unsigned producer);
 
 static bool
@@ -322,12 +323,24 @@ on_published(struct qlog_delay_request *store_request, enum q_err err)
         err == Q_UNKNOWN_PRODUCER && sending->publish.publish.again && !is_settled(request) &&
         may_be_unknown(client->history, request->producer))
         request->given_up = simdisk_now(client->disk);
+    else if (err == Q_OUT_OF_SEQUENCE && !client->dying && waited_in_vain(client->history, sending))
+        request_send(client, sending->request, true);
     else if (!client->dying)
         verdict_add_error(
-            client->verdict, client->disk, "request %llu of producer %u ended: %s",
-            (unsigned long long)request->number, request->producer, q_err_name(err));
+            client->verdict, client->disk, "request %llu of producer %u ended: %s: %s",
+            (unsigned long long)request->number, request->producer, q_err_name(err),
+            q_fault_last()->what);
     free(sending->bytes);
     free(sending);
+}
+
+/* It waited for one that its producer has given up since: sent again, it says so. */
+static bool
+waited_in_vain(const struct delay_history *history, const struct sending *sending)
+{
+    const struct delay_request *request = &history->requests[sending->request];
+    return !is_settled(request) &&
+           settled_below(history, request) > sending->publish.publish.settled;
 }
 
 /* Power may have taken all that there was of it. */
