@@ -312,6 +312,7 @@ reserve_all(struct qbatch_builder *builder, const struct qbatch_message *message
 {
     Q_TRY(buffer_reserve(&builder->content, length));
     Q_TRY(buffer_reserve(&builder->entries, QBATCH_ENTRY_SIZE));
+    if (message->key_count == 0) return Q_OK;
     return buffer_reserve(&builder->keys, (size_t)message->key_count * QBATCH_KEY_SIZE);
 }
 
